@@ -1,0 +1,1 @@
+//! claviger-pki-tpm

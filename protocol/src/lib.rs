@@ -1,0 +1,14 @@
+//! What `clavigerd`'s requesters and its user's CLI say to it, and the closed set of failures.
+//!
+//! [`keys`] is the body of callout frames: a filesystem, or `claviger cat`, asking for keys.
+//! [`control`] is the conversation of the CLI with its own user's daemon: volumes, tokens, prompts.
+//! Every failure either of them can end in is a [`Failure`], with one errno and one exit code.
+
+pub mod control;
+pub mod failure;
+pub mod keys;
+pub mod paths;
+pub mod secret;
+
+pub use failure::Failure;
+pub use secret::Secret;
