@@ -8,10 +8,15 @@
 pub mod audit;
 pub mod config;
 pub mod errand;
+pub mod failure;
 pub mod instance;
+pub mod modules;
 pub mod notify;
+pub mod pin_source;
 pub mod process;
 pub mod prompt;
 pub mod single_flight;
+pub mod tokens;
+pub mod touch;
 pub mod wait;
 pub mod workers;

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+
+use claviger_protocol::Failure;
+
+use crate::wait::Wait;
 
 /// Work in progress, by what it is about.
 #[derive(Debug)]
@@ -18,8 +21,8 @@ pub enum Outcome<V> {
     Led(V),
     /// Another was at it already.
     Joined(V),
-    /// Another was at it, and was not done by the deadline.
-    TimedOut,
+    /// Another is at it, and was not done when the caller's own wait ended.
+    GaveUp(Failure),
 }
 
 #[derive(Debug)]
@@ -44,10 +47,11 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
         }
     }
 
-    /// Does `work` for `key`, unless that is being done: then waits for its result until `deadline`.
+    /// Does `work` for `key`, unless that is being done: then waits for its result as long as `wait`
+    /// allows.
     ///
     /// A result is not kept: the next caller after it does the work anew.
-    pub fn run(&self, key: &K, deadline: Instant, work: impl FnOnce() -> V) -> Outcome<V> {
+    pub fn run(&self, key: &K, wait: &Wait, work: impl FnOnce() -> V) -> Outcome<V> {
         loop {
             let flight = {
                 let mut flights = lock(&self.flights);
@@ -64,10 +68,10 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
                     }
                 }
             };
-            match flight.wait(deadline) {
-                Landing::Landed(value) => return Outcome::Joined(value),
-                Landing::Flying => return Outcome::TimedOut,
-                Landing::Lost => {}
+            match flight.join(wait) {
+                Ok(Some(value)) => return Outcome::Joined(value),
+                Ok(None) => {}
+                Err(failure) => return Outcome::GaveUp(failure),
             }
         }
     }
@@ -107,17 +111,17 @@ impl<K: Clone + Eq + Hash, V: Clone> Default for SingleFlight<K, V> {
 }
 
 impl<V: Clone> Flight<V> {
-    fn wait(&self, deadline: Instant) -> Landing<V> {
-        let landed = lock(&self.landed);
-        let timeout = deadline.saturating_duration_since(Instant::now());
-        let (landed, _) = self
-            .changed
-            .wait_timeout_while(landed, timeout, |landed| matches!(landed, Landing::Flying))
-            .unwrap_or_else(PoisonError::into_inner);
-        match &*landed {
-            Landing::Flying => Landing::Flying,
-            Landing::Landed(value) => Landing::Landed(value.clone()),
-            Landing::Lost => Landing::Lost,
+    /// Waits for the result; `None` if the leader was lost.
+    fn join(&self, wait: &Wait) -> Result<Option<V>, Failure> {
+        let mut landed = lock(&self.landed);
+        loop {
+            match &*landed {
+                Landing::Landed(value) => return Ok(Some(value.clone())),
+                Landing::Lost => return Ok(None),
+                Landing::Flying => wait.check("another request for the same")?,
+            }
+            let waited = self.changed.wait_timeout(landed, wait.stretch());
+            landed = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -135,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
+    fn soon() -> Wait {
+        Wait::at_most(Duration::from_secs(20))
     }
 
     #[test]
@@ -147,7 +151,7 @@ mod tests {
         let runs = AtomicU32::new(0);
         thread::scope(|scope| {
             let leader = scope.spawn(|| {
-                flights.run(&"volume", soon(), || {
+                flights.run(&"volume", &soon(), || {
                     started.wait();
                     held.recv().unwrap();
                     runs.fetch_add(1, Ordering::SeqCst)
@@ -155,7 +159,7 @@ mod tests {
             });
             started.wait();
             let followers: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| flights.run(&"volume", soon(), || unreachable!())))
+                .map(|_| scope.spawn(|| flights.run(&"volume", &soon(), || unreachable!())))
                 .collect();
             // Each follower holds a share of the flight: the map one, the leader one.
             let flight = lock(&flights.flights).get("volume").unwrap().clone();
@@ -174,16 +178,18 @@ mod tests {
     #[test]
     fn a_result_is_not_kept_for_those_who_come_later() {
         let flights = SingleFlight::new();
-        assert_eq!(flights.run(&1, soon(), || 'a'), Outcome::Led('a'));
-        assert_eq!(flights.run(&1, soon(), || 'b'), Outcome::Led('b'));
+        assert_eq!(flights.run(&1, &soon(), || 'a'), Outcome::Led('a'));
+        assert_eq!(flights.run(&1, &soon(), || 'b'), Outcome::Led('b'));
     }
 
     #[test]
     fn a_follower_waits_no_longer_than_its_deadline() {
         let flights = SingleFlight::new();
-        let outcome = flights.run(&1, soon(), || match flights.run(&1, Instant::now(), || 0) {
-            Outcome::TimedOut => -1,
-            Outcome::Led(value) | Outcome::Joined(value) => value,
+        let outcome = flights.run(&1, &soon(), || {
+            match flights.run(&1, Instant::now(), || 0) {
+                Outcome::TimedOut => -1,
+                Outcome::Led(value) | Outcome::Joined(value) => value,
+            }
         });
         assert_eq!(outcome, Outcome::Led(-1));
     }
@@ -192,9 +198,9 @@ mod tests {
     fn work_that_panics_leaves_nobody_waiting() {
         let flights = SingleFlight::new();
         thread::scope(|scope| {
-            let lost = scope.spawn(|| flights.run(&1, soon(), || panic!("planted")));
+            let lost = scope.spawn(|| flights.run(&1, &soon(), || panic!("planted")));
             lost.join().unwrap_err();
         });
-        assert_eq!(flights.run(&1, soon(), || 7), Outcome::Led(7));
+        assert_eq!(flights.run(&1, &soon(), || 7), Outcome::Led(7));
     }
 }

@@ -1,33 +1,29 @@
 //! How long something may take, and whether anybody still wants it.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use claviger_pki::cancel::Cancel;
 use claviger_protocol::Failure;
 
 /// How often a wait that has no wake-up of its own looks whether it was called off.
 pub const TICK: Duration = Duration::from_millis(50);
 
 /// The bounds of one wait: a deadline, and whoever asked may call it off.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Wait {
     deadline: Instant,
-    cancelled: Arc<dyn Fn() -> bool + Send + Sync>,
+    cancel: Cancel,
 }
 
 impl Wait {
-    /// Until `deadline`, unless `cancelled` says so first.
-    pub fn new(deadline: Instant, cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self {
-            deadline,
-            cancelled: Arc::new(cancelled),
-        }
+    /// Until `deadline`, unless it is called off by `cancel`.
+    pub fn new(deadline: Instant, cancel: Cancel) -> Self {
+        Self { deadline, cancel }
     }
 
     /// For `time`, whatever happens.
     pub fn at_most(time: Duration) -> Self {
-        Self::new(Instant::now() + time, || false)
+        Self::new(Instant::now() + time, Cancel::never())
     }
 
     /// The same, but not beyond `time` from now.
@@ -35,7 +31,7 @@ impl Wait {
     pub fn shortened(&self, time: Duration) -> Self {
         Self {
             deadline: self.deadline.min(Instant::now() + time),
-            cancelled: self.cancelled.clone(),
+            cancel: self.cancel.clone(),
         }
     }
 
@@ -44,9 +40,14 @@ impl Wait {
         self.deadline
     }
 
+    /// What calls it off.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
     /// Whether nobody wants the result any more.
     pub fn is_cancelled(&self) -> bool {
-        (self.cancelled)()
+        self.cancel.is_cancelled()
     }
 
     /// Whether to go on.
@@ -68,11 +69,5 @@ impl Wait {
         self.deadline
             .saturating_duration_since(Instant::now())
             .min(TICK)
-    }
-}
-
-impl fmt::Debug for Wait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Wait({:?})", self.deadline)
     }
 }

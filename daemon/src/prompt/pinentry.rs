@@ -415,12 +415,16 @@ mod tests {
             asked.display()
         );
         let pinentry = scripted(dir.path(), &script);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let wait = Wait::new(deadline, move || asked.exists());
-        assert_eq!(
-            pinentry.ask(&question(), &wait).unwrap_err(),
-            Failure::Cancelled
-        );
+        let (canceller, cancel) = claviger_pki::cancel::pair();
+        let wait = Wait::new(Instant::now() + Duration::from_secs(60), cancel);
+        thread::scope(|scope| {
+            let answer = scope.spawn(|| pinentry.ask(&question(), &wait));
+            while !asked.exists() {
+                thread::yield_now();
+            }
+            canceller.cancel();
+            assert_eq!(answer.join().unwrap().unwrap_err(), Failure::Cancelled);
+        });
         let pid = fs::read_to_string(pid_file).unwrap();
         assert!(!Path::new("/proc").join(pid.trim()).exists());
     }

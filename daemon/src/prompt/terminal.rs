@@ -160,9 +160,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
+    use std::time::Instant;
 
     use claviger_protocol::Secret;
     use claviger_protocol::control::PromptKind;
@@ -219,16 +218,12 @@ mod tests {
     #[test]
     fn a_question_that_is_called_off_ends_at_once() {
         let (terminal, mut cli) = pair();
-        let off = Arc::new(AtomicBool::new(false));
-        let is_off = off.clone();
-        let wait = Wait::new(
-            std::time::Instant::now() + Duration::from_secs(60),
-            move || is_off.load(Ordering::SeqCst),
-        );
+        let (canceller, cancel) = claviger_pki::cancel::pair();
+        let wait = Wait::new(Instant::now() + Duration::from_secs(60), cancel);
         thread::scope(|scope| {
             let asked = scope.spawn(|| terminal.ask(&question("q"), &wait));
             prompt_text(&mut cli);
-            off.store(true, Ordering::SeqCst);
+            canceller.cancel();
             assert_eq!(asked.join().unwrap().unwrap_err(), Failure::Cancelled);
         });
     }
