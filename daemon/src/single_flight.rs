@@ -186,8 +186,8 @@ mod tests {
     fn a_follower_waits_no_longer_than_its_deadline() {
         let flights = SingleFlight::new();
         let outcome = flights.run(&1, &soon(), || {
-            match flights.run(&1, Instant::now(), || 0) {
-                Outcome::TimedOut => -1,
+            match flights.run(&1, &Wait::at_most(Duration::ZERO), || 0) {
+                Outcome::GaveUp(_) => -1,
                 Outcome::Led(value) | Outcome::Joined(value) => value,
             }
         });

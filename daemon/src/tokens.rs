@@ -5,7 +5,7 @@
 //! nothing is sent when one more wrong PIN would block the token.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_pki::host::ModuleHost;
 use claviger_pki::module::{Decapsulate, Locator, ModuleError, PinState};
