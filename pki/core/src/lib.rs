@@ -10,12 +10,15 @@
 
 pub mod cancel;
 mod der;
+mod dhkem;
 pub mod host;
 pub mod key;
 pub mod module;
+pub mod seed;
 pub mod serve;
 mod sys;
 mod text;
 pub mod wire;
+pub mod wrap;
 
 pub use text::UnknownName;
