@@ -134,7 +134,7 @@ impl Tokens {
             self.modules.keys(module, &selector.locator.0, &wait)
         };
         let found = self.with_login(module, selector, Login::IfNeeded, request, attempt);
-        found.map_err(|error| plain(module, error))
+        Ok(found?)
     }
 
     /// Makes a key pair, logging in first if need be.
@@ -156,7 +156,7 @@ impl Tokens {
             })
         };
         let made = self.with_login(module, token, Login::IfNeeded, request, attempt);
-        made.map_err(|error| plain(module, error))
+        Ok(made?)
     }
 
     fn with_login<T>(
@@ -321,13 +321,13 @@ enum LastTry {
     No,
 }
 
-fn plain(module: &str, error: TokenError) -> Failure {
-    match error {
-        TokenError::Failed(failure) => failure,
-        // Not said by who may log in; if it were, this is what it means.
-        TokenError::PinNeeded => Failure::NobodyToAsk {
-            what: format!("PIN for module {module}"),
-        },
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Failed(failure) => failure,
+            // Not said to whoever may log in; if it were, this is what it means.
+            TokenError::PinNeeded => Self::NobodyToAsk { what: "PIN".into() },
+        }
     }
 }
 

@@ -1,45 +1,51 @@
 //! Threads that take work off callout's hands, started as they are needed.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A bounded number of threads and a bounded queue before them.
-pub struct Workers {
-    shared: Arc<Shared>,
+/// A bounded number of threads that do jobs of one kind, and a bounded queue before them.
+pub struct Workers<Job> {
+    shared: Arc<Shared<Job>>,
     queue: Sender<Job>,
 }
 
-/// The queue is full: the caller answers *busy* at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+/// There is no room in the queue; here is the job back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full<Job>(pub Job);
 
-struct Shared {
+struct Shared<Job> {
     name: &'static str,
     most: NonZeroUsize,
     jobs: Receiver<Job>,
+    work: Box<dyn Fn(Job) + Send + Sync>,
     count: Mutex<Count>,
 }
 
 #[derive(Default)]
 struct Count {
     threads: usize,
-    /// Threads that are at work, and jobs in the queue: all that a new job has to wait behind.
+    /// Being done or in the queue.
     jobs: usize,
 }
 
-impl Workers {
-    /// At most `most` threads, named `name`, and `queue` jobs that wait.
-    pub fn new(name: &'static str, most: NonZeroUsize, queue: usize) -> Self {
+impl<Job: Send + 'static> Workers<Job> {
+    /// At most `most` threads named `name`, each doing `work`, and `queue` jobs that wait.
+    pub fn new(
+        name: &'static str,
+        most: NonZeroUsize,
+        queue: usize,
+        work: impl Fn(Job) + Send + Sync + 'static,
+    ) -> Self {
         let (sender, jobs) = crossbeam_channel::bounded(queue);
         let shared = Shared {
             name,
             most,
             jobs,
+            work: Box::new(work),
             count: Mutex::default(),
         };
         Self {
@@ -51,50 +57,46 @@ impl Workers {
     /// Has `job` done by one of the threads; never blocks.
     ///
     /// # Errors
-    /// [`Full`]; the job is dropped.
-    pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), Full> {
+    /// [`Full`].
+    pub fn submit(&self, job: Job) -> Result<(), Full<Job>> {
         let mut count = self.shared.count();
-        match self.queue.try_send(Box::new(job)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(Full),
+        if count.threads == 0 && !self.shared.start(&mut count) {
+            return Err(Full(job));
         }
+        self.queue.try_send(job).map_err(|refused| match refused {
+            TrySendError::Full(job) | TrySendError::Disconnected(job) => Full(job),
+        })?;
         count.jobs += 1;
         if count.jobs > count.threads && count.threads < self.shared.most.get() {
-            let shared = self.shared.clone();
-            let started = thread::Builder::new()
-                .name(self.shared.name.into())
-                .spawn(move || shared.work());
-            match started {
-                Ok(_) => count.threads += 1,
-                // One thread less; those that are there will come to it.
-                Err(error) if count.threads > 0 => tracing::warn!(%error, "no further worker"),
-                Err(error) => {
-                    tracing::error!(%error, "no worker");
-                    count.jobs -= 1;
-                    // Nobody else could have taken it: there is no thread.
-                    drop(self.shared.jobs.try_recv());
-                    return Err(Full);
-                }
-            }
+            // If not, those that are there will come to it.
+            self.shared.start(&mut count);
         }
         Ok(())
     }
 }
 
-impl Shared {
-    fn work(&self) {
-        // Ends when `Workers` and with it the sender is gone.
+impl<Job: Send + 'static> Shared<Job> {
+    /// Starts one more thread; whether that worked.
+    fn start(self: &Arc<Self>, count: &mut Count) -> bool {
+        let shared = self.clone();
+        let thread = thread::Builder::new().name(self.name.into());
+        match thread.spawn(move || shared.take_jobs()) {
+            Ok(_) => count.threads += 1,
+            Err(error) => tracing::error!(%error, pool = self.name, "cannot start a thread"),
+        }
+        count.threads > 0
+    }
+
+    /// Ends when [`Workers`], and with it the sender, is gone.
+    fn take_jobs(&self) {
         while let Ok(job) = self.jobs.recv() {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-            if done.is_err() {
-                // The request it held was answered by its drop; the panic hook has logged it.
-                tracing::error!(pool = self.name, "a request panicked");
-            }
+            // The panic hook has told of it; the request was answered when the job was dropped.
+            let _ = catch_unwind(AssertUnwindSafe(|| (self.work)(job)));
             self.count().jobs -= 1;
         }
     }
 
-    fn count(&self) -> std::sync::MutexGuard<'_, Count> {
+    fn count(&self) -> MutexGuard<'_, Count> {
         self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,8 +107,15 @@ mod tests {
 
     use super::*;
 
-    fn pool(most: usize, queue: usize) -> Workers {
-        Workers::new("test", NonZeroUsize::new(most).unwrap(), queue)
+    type Job = Box<dyn FnOnce() + Send>;
+
+    fn pool(most: usize, queue: usize) -> Workers<Job> {
+        let most = NonZeroUsize::new(most).unwrap();
+        Workers::new("test", most, queue, |job: Job| job())
+    }
+
+    fn submit(workers: &Workers<Job>, job: impl FnOnce() + Send + 'static) -> Result<(), ()> {
+        workers.submit(Box::new(job)).map_err(|_| ())
     }
 
     #[test]
@@ -118,7 +127,7 @@ mod tests {
             let meet = move || {
                 together.wait();
             };
-            workers.submit(meet).unwrap();
+            submit(&workers, meet).unwrap();
         }
         together.wait();
     }
@@ -132,10 +141,10 @@ mod tests {
             started.send(()).unwrap();
             held.recv().unwrap();
         };
-        workers.submit(busy).unwrap();
+        submit(&workers, busy).unwrap();
         is_started.recv().unwrap();
-        workers.submit(|| ()).unwrap();
-        assert_eq!(workers.submit(|| ()), Err(Full));
+        submit(&workers, || ()).unwrap();
+        assert_eq!(submit(&workers, || ()), Err(()));
         release.send(()).unwrap();
     }
 
@@ -143,8 +152,8 @@ mod tests {
     fn a_job_that_panics_costs_no_thread() {
         let workers = pool(1, 4);
         let (done, is_done) = crossbeam_channel::bounded(1);
-        workers.submit(|| panic!("planted")).unwrap();
-        workers.submit(move || done.send(()).unwrap()).unwrap();
+        submit(&workers, || panic!("planted")).unwrap();
+        submit(&workers, move || done.send(()).unwrap()).unwrap();
         is_done.recv().unwrap();
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use claviger_pki::seed::SeededKey;
 use claviger_protocol::Failure;
 use claviger_protocol::control::RecipientInfo;
 use claviger_vault::epoch::EpochKeys;
@@ -17,6 +18,7 @@ use crate::single_flight::SingleFlight;
 mod init;
 mod lock;
 mod open;
+mod recipient;
 mod recipients;
 mod unlock;
 
@@ -33,7 +35,6 @@ pub struct Volumes {
 }
 
 /// One unlocked volume. Who holds it may find it locked at any time.
-#[derive(Debug)]
 pub struct Volume {
     id: VolumeId,
     dir: PathBuf,
@@ -45,12 +46,14 @@ pub struct Volume {
 }
 
 /// What an unlocked volume is.
-#[derive(Debug)]
 pub struct Keys {
     /// Verified under the current epoch key.
     pub manifest: Manifest,
     /// All epoch keys, in locked memory.
     pub epochs: EpochKeys,
+    /// The private key that opened it, where a passphrase or recovery key gave it: in file scope the
+    /// files need it too.
+    pub seed: Option<SeededKey>,
 }
 
 impl Volumes {

@@ -2,25 +2,30 @@
 
 use std::sync::Arc;
 
-use claviger_pki::key::PublicKey;
-use claviger_pki::seed::{PassphraseKdf, RecoveryKey, SeededKey};
-use claviger_pki::wrap::{self, Context, Identity, Purpose, UnwrapError, Wrapped};
+use claviger_pki::key::{KeyId, PublicKey};
+use claviger_pki::seed::{RecoveryKey, SeededKey};
+use claviger_pki::wrap::{Context, Identity, Purpose, Wrapped};
 use claviger_protocol::control::{PromptKind, UnlockWith};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::epoch::EpochKey;
-use claviger_vault::manifest::{Argon2id, Enrolled, Manifest, RecipientKind};
+use claviger_vault::manifest::{Enrolled, Manifest, RecipientKind};
 use zeroize::Zeroizing;
 
 use crate::daemon::Daemon;
-use crate::enrol::OwnKey;
 use crate::failure;
+use crate::opener::Candidate;
+use crate::own_keys::shown;
 use crate::prompt::Question;
-use crate::tokens::{Login, Request, TokenError};
+use crate::tokens::Request;
+
+use super::recipient::{kdf, public_key};
 
 /// The epoch key, and whose wrap gave it.
 pub(super) struct Opened<'a> {
     pub(super) key: EpochKey,
     pub(super) by: &'a Enrolled,
+    /// The private key itself, where no token holds it.
+    pub(super) seed: Option<SeededKey>,
 }
 
 /// Unwraps the current epoch key of what `claims` to be a volume, by what the person named.
@@ -33,54 +38,39 @@ pub(super) fn open<'a>(
     match with {
         UnlockWith::AnyKey => by_any(daemon, claims, request),
         UnlockWith::Key(key) => {
-            let own = daemon.own_keys.find(key)?;
-            let recipient = claims.recipients().iter().find(|enrolled| is_of(enrolled, &own));
-            let by = recipient.ok_or_else(|| {
-                Failure::NotARecipient(format!("key {} does not open this volume", own.label))
+            let own = daemon.own_keys.find(key)?.ok_or_else(|| {
+                Failure::NotFound(format!("there is no enrolled key {}", shown(key)))
             })?;
-            let key = by_token(daemon, claims, by, &own, Login::IfNeeded, request);
-            Ok(Opened { key: key.map_err(plain)?, by })
+            by_tokens(daemon, claims, Which::Only(own.key_id()), request).map_err(|failure| {
+                failure.unwrap_or_else(|| {
+                    Failure::NotARecipient(format!("key {} does not open this volume", own.label))
+                })
+            })
         }
         UnlockWith::RecoveryKey(text) => by_recovery_key(claims, text),
         UnlockWith::Passphrase(passphrase) => by_passphrase(claims, passphrase.expose()),
     }
 }
 
-/// By whatever is here: first what needs nobody, then what needs a PIN, then a passphrase.
+/// By whatever is here: the keys in tokens and files, then a passphrase.
 fn by_any<'a>(
     daemon: &Daemon,
     claims: &'a Manifest,
     request: &Arc<Request>,
 ) -> Result<Opened<'a>, Failure> {
-    let own = daemon.own_keys.usable()?;
-    let mine = claims.recipients().iter().filter_map(|enrolled| {
-        let own = own.iter().find(|own| is_of(enrolled, own))?;
-        Some((enrolled, own))
-    });
-    let mut need_pin = Vec::new();
-    let mut worst = None;
-    for (by, own) in mine {
-        match by_token(daemon, claims, by, own, Login::Never, request) {
-            Ok(key) => return Ok(Opened { key, by }),
-            Err(TokenError::PinNeeded) => need_pin.push((by, own)),
-            Err(TokenError::Failed(failure)) => keep_telling(&mut worst, failure),
-        }
-        request.wait.check("a token")?;
-    }
-    for (by, own) in need_pin {
-        match by_token(daemon, claims, by, own, Login::IfNeeded, request) {
-            Ok(key) => return Ok(Opened { key, by }),
-            // Gone since the first round: the next one may be here.
-            Err(TokenError::Failed(failure @ Failure::TokenAbsent { .. })) => {
-                keep_telling(&mut worst, failure);
-            }
-            Err(error) => return Err(plain(error)),
-        }
-    }
-    let has_passphrase = |enrolled: &Enrolled| {
-        matches!(enrolled.recipient.kind(), RecipientKind::Passphrase(_))
+    let worst = match by_tokens(daemon, claims, Which::Any, request) {
+        Ok(opened) => return Ok(opened),
+        // Said by a person, or of what a person said: no reason to ask him for something else.
+        Err(Some(
+            failure @ (Failure::Declined
+            | Failure::Cancelled
+            | Failure::PinWrong { .. }
+            | Failure::TimedOut { .. }),
+        )) => return Err(failure),
+        Err(worst) => worst,
     };
-    if claims.recipients().iter().any(has_passphrase) {
+    let mut recipients = claims.recipients().iter().map(|enrolled| enrolled.recipient.kind());
+    if recipients.any(|kind| matches!(kind, RecipientKind::Passphrase(_))) {
         match ask_passphrase(daemon, request) {
             Ok(passphrase) => return by_passphrase(claims, &passphrase),
             // What keeps the tokens from opening it tells more.
@@ -91,21 +81,42 @@ fn by_any<'a>(
     Err(worst.unwrap_or_else(|| nobody_opens(claims)))
 }
 
-fn by_token(
+/// Which of this user's keys are tried.
+#[derive(Clone, Copy)]
+enum Which {
+    Any,
+    Only(KeyId),
+}
+
+fn by_tokens<'a>(
     daemon: &Daemon,
-    claims: &Manifest,
-    enrolled: &Enrolled,
-    own: &OwnKey,
-    login: Login,
+    claims: &'a Manifest,
+    which: Which,
     request: &Arc<Request>,
-) -> Result<EpochKey, TokenError> {
-    let failed = |error: UnwrapError| TokenError::Failed(failure::of_unwrap(&own.module, error));
-    let key = public_key(enrolled).map_err(TokenError::Failed)?;
-    let wrapped = wrapped(enrolled, &key).map_err(TokenError::Failed)?;
-    let step = wrapped.step(&key, own.locator.clone()).map_err(failed)?;
-    let secret = daemon.tokens.decapsulate(&own.module, &step, login, request)?;
-    let payload = wrap::open(&wrapped, &key, &context(claims), &secret).map_err(failed)?;
-    epoch_key(&payload).map_err(TokenError::Failed)
+) -> Result<Opened<'a>, Option<Failure>> {
+    let mut recipients = Vec::new();
+    let mut candidates = Vec::new();
+    for by in claims.recipients() {
+        let key_id = KeyId(by.recipient.key_id().0);
+        if matches!(which, Which::Only(only) if only != key_id) {
+            continue;
+        }
+        let Some(own) = daemon.own_keys.usable(key_id)? else {
+            continue;
+        };
+        let public_key = public_key(&by.recipient)?;
+        let wrapped = wrapped(by, &public_key)?;
+        recipients.push(by);
+        candidates.push(Candidate {
+            own,
+            public_key,
+            wrapped,
+        });
+    }
+    let (number, payload) = daemon.tokens.open_any(&candidates, &context(claims), request)?;
+    let by = recipients.get(number).copied().ok_or(None)?;
+    let key = epoch_key(&payload)?;
+    Ok(Opened { key, by, seed: None })
 }
 
 fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>, Failure> {
@@ -116,7 +127,11 @@ fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>
     let by = of_key(claims, key.public_key()).ok_or_else(|| {
         Failure::NotARecipient("this recovery key does not open this volume".into())
     })?;
-    Ok(Opened { key: by_seed(claims, by, &key)?, by })
+    Ok(Opened {
+        key: by_seed(claims, by, &key)?,
+        by,
+        seed: Some(key),
+    })
 }
 
 fn by_passphrase<'a>(claims: &'a Manifest, passphrase: &[u8]) -> Result<Opened<'a>, Failure> {
@@ -126,7 +141,11 @@ fn by_passphrase<'a>(claims: &'a Manifest, passphrase: &[u8]) -> Result<Opened<'
         };
         let key = kdf(parameters)?.derive(passphrase);
         if key.public_key().spki() == by.recipient.spki() {
-            return Ok(Opened { key: by_seed(claims, by, &key)?, by });
+            return Ok(Opened {
+        key: by_seed(claims, by, &key)?,
+        by,
+        seed: Some(key),
+    });
         }
     }
     Err(Failure::NotARecipient("this passphrase does not open this volume".into()))
@@ -148,13 +167,6 @@ fn ask_passphrase(daemon: &Daemon, request: &Request) -> Result<Zeroizing<Vec<u8
     request.asker.ask(&question, &wait)
 }
 
-/// Keeps what tells more: that a token is not here is the least.
-fn keep_telling(worst: &mut Option<Failure>, failure: Failure) {
-    if matches!(worst, None | Some(Failure::TokenAbsent { .. })) {
-        *worst = Some(failure);
-    }
-}
-
 fn nobody_opens(claims: &Manifest) -> Failure {
     let labels = claims.recipients().iter().map(|enrolled| {
         let recipient = &enrolled.recipient;
@@ -168,18 +180,9 @@ fn nobody_opens(claims: &Manifest) -> Failure {
     ))
 }
 
-fn is_of(enrolled: &Enrolled, own: &OwnKey) -> bool {
-    enrolled.recipient.key_id().0 == own.key_id.0
-}
-
 fn of_key<'a>(claims: &'a Manifest, key: &PublicKey) -> Option<&'a Enrolled> {
     let mut recipients = claims.recipients().iter();
     recipients.find(|enrolled| enrolled.recipient.spki() == key.spki())
-}
-
-fn public_key(enrolled: &Enrolled) -> Result<PublicKey, Failure> {
-    PublicKey::from_spki(enrolled.recipient.spki())
-        .map_err(|error| Failure::Integrity(format!("manifest: {error}")))
 }
 
 fn wrapped(enrolled: &Enrolled, key: &PublicKey) -> Result<Wrapped, Failure> {
@@ -204,17 +207,4 @@ fn epoch_key(payload: &[u8]) -> Result<EpochKey, Failure> {
     }
     bytes.copy_from_slice(payload);
     EpochKey::new(&mut bytes).map_err(|error| Failure::Internal(error.to_string()))
-}
-
-/// The parameters as they stand in a manifest, for the one who derives.
-pub(super) fn kdf(parameters: &Argon2id) -> Result<PassphraseKdf, Failure> {
-    let _ = parameters;
-    unimplemented!("adapted when seed has landed")
-}
-
-fn plain(error: TokenError) -> Failure {
-    match error {
-        TokenError::Failed(failure) => failure,
-        TokenError::PinNeeded => Failure::NobodyToAsk { what: "PIN".into() },
-    }
 }

@@ -12,10 +12,11 @@ use claviger_vault::ids::VolumeId;
 use claviger_vault::manifest::{self, Copy, Unverified};
 use claviger_vault::pin::{KnownVolumes, Pin, Verdict, remember};
 
+use super::recipient::recipient_info;
 use super::{Keys, Volume, open, open_lower};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::{Caller, Daemon};
-use crate::errand::{Errand, Standing, VolumeName};
+use crate::errand::{Standing, VolumeName};
 use crate::failure;
 use crate::single_flight::Outcome;
 use crate::tokens::Request;
@@ -50,11 +51,11 @@ impl Daemon {
             if let Some(already) = self.already_unlocked(&dir, &manifest)? {
                 return Ok(already);
             }
-            let request = caller.request(VolumeName {
+            let request = caller.request(Some(VolumeName {
                 id,
                 dir: dir.clone(),
                 standing,
-            });
+            }));
             let work = || self.unlock_now(&dir, manifest, with, &request);
             match self.volumes.unlocking.run(&id, &caller.wait, work) {
                 Outcome::Led(result) => return result,
@@ -87,7 +88,8 @@ impl Daemon {
             let by = recipient_info(&opened.by.recipient);
             let manifest = manifest.verify(&opened.key).map_err(failure::of_manifest)?;
             let epochs = manifest.unwrap_chain(opened.key).map_err(failure::of_manifest)?;
-            self.admit(dir, Keys { manifest, epochs }, by)
+            let seed = opened.seed;
+            self.admit(dir, Keys { manifest, epochs, seed }, by)
         });
         let key = UsedKey {
             module: used.as_ref().and_then(|by| self.own_keys.module_of(&by.key_id)),
@@ -198,32 +200,5 @@ impl Daemon {
             caller.asker.tell(&text);
         }
         Ok(loaded.manifest)
-    }
-}
-
-impl Caller {
-    /// A request for a token, on behalf of this caller and about `volume`.
-    pub fn request(&self, volume: VolumeName) -> Arc<Request> {
-        Arc::new(Request {
-            errand: Errand {
-                volume: Some(volume),
-                lower_path: None,
-                program: self.program.clone(),
-            },
-            asker: self.asker.clone(),
-            wait: self.wait.clone(),
-            waits_for: Box::new(|_| ()),
-        })
-    }
-}
-
-/// A recipient, as it is shown.
-pub(super) fn recipient_info(recipient: &manifest::Recipient) -> RecipientInfo {
-    let key = claviger_pki::key::PublicKey::from_spki(recipient.spki());
-    RecipientInfo {
-        key_id: recipient.key_id().to_string(),
-        kind: recipient.kind().word().into(),
-        label: recipient.label().into(),
-        key_type: key.map_or_else(|_| "unknown".into(), |key| key.key_type().to_string()),
     }
 }
