@@ -8,6 +8,7 @@
 //! [`wire`] what it speaks with [`host`], which `clavigerd` runs it under, and [`contract`] the test
 //! that each passes.
 
+pub mod auth_tok;
 pub mod cancel;
 mod der;
 mod dhkem;
