@@ -9,9 +9,11 @@ use std::time::Instant;
 use claviger_pki::key::Kem;
 use claviger_protocol::control::{KeyRef, Recovery, Reply};
 use claviger_protocol::{Failure, Secret};
+use claviger_vault::dir::{Location, Record};
 use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::Scope;
 use claviger_vault::manifest::{Manifest, Recipient};
+use claviger_vault::names::{NamesKeys, RECORD};
 
 use super::recipient::{Newcomer, recipient_infos, wrap_epoch_key};
 use super::recipients::{new_recovery_key, of_change};
@@ -97,17 +99,25 @@ impl Daemon {
             seed: None,
         };
         // The manifest last: a folder that has one is a whole volume.
-        self.make_root(&lower, &keys)?;
+        make_root(&lower, &dir, &keys)?;
         keys.manifest.store(keys.epochs.current(), &lower).map_err(failure::of_manifest)?;
         self.pin(&dir, &keys)?;
         tracing::info!(volume = %keys.manifest.volume(), "volume made");
         Ok((keys.manifest, dir))
     }
+}
 
-    /// Gives the lower root its directory record.
-    fn make_root(&self, _lower: &fs::File, _keys: &Keys) -> Result<(), Failure> {
-        unimplemented!("directory records have not landed")
-    }
+/// Gives the lower root its directory record, durably.
+fn make_root(lower: &fs::File, dir: &Path, keys: &Keys) -> Result<(), Failure> {
+    let (volume, epoch) = (keys.manifest.volume(), keys.epochs.current_epoch());
+    let names_keys = keys.epochs.names_keys(volume, epoch);
+    let names = NamesKeys::new(epoch, epoch, names_keys)
+        .map_err(|error| Failure::Internal(error.to_string()))?;
+    let failed = |error: io::Error| Failure::Internal(format!("{}: {error}", dir.display()));
+    Record::create(lower, &names, Location::ROOT)
+        .map_err(|error| Failure::Internal(error.to_string()))?;
+    fs::File::open(dir.join(RECORD)).and_then(|record| record.sync_all()).map_err(failed)?;
+    lower.sync_all().map_err(failed)
 }
 
 /// Makes `dir` (0700) if it is not there, and refuses it unless it is empty.

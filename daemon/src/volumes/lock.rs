@@ -18,8 +18,9 @@ use crate::errand::{Errand, Standing, VolumeName};
 use crate::mounts::Mount;
 use crate::wait::Wait;
 
-/// How long mounts may take to write out what they hold, and drop their keys.
-const LOCK_TIME: Duration = Duration::from_secs(10);
+/// How long mounts may take to write out what they hold, drop their keys, and say so. They give
+/// themselves 10 s and the kernel 2 s more.
+const LOCK_TIME: Duration = Duration::from_secs(13);
 
 /// Which mounts have not said yet that they are done.
 #[derive(Default)]

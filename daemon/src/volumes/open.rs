@@ -11,6 +11,7 @@ use claviger_vault::epoch::EpochKey;
 use claviger_vault::manifest::{Enrolled, Manifest, RecipientKind};
 use zeroize::Zeroizing;
 
+use crate::audit::UsedKey;
 use crate::daemon::Daemon;
 use crate::failure;
 use crate::opener::Candidate;
@@ -26,6 +27,18 @@ pub(super) struct Opened<'a> {
     pub(super) by: &'a Enrolled,
     /// The private key itself, where no token holds it.
     pub(super) seed: Option<SeededKey>,
+    /// Who unwrapped it.
+    module: String,
+}
+
+impl Opened<'_> {
+    /// For the audit log.
+    pub(super) fn used_key(&self) -> UsedKey {
+        UsedKey {
+            key_id: Some(self.by.recipient.key_id().to_string()),
+            module: Some(self.module.clone()),
+        }
+    }
 }
 
 /// Unwraps the current epoch key of what `claims` to be a volume, by what the person named.
@@ -106,7 +119,7 @@ fn by_tokens<'a>(
         };
         let public_key = public_key(&by.recipient)?;
         let wrapped = wrapped(by, &public_key)?;
-        recipients.push(by);
+        recipients.push((by, own.module.clone()));
         candidates.push(Candidate {
             own,
             public_key,
@@ -114,9 +127,13 @@ fn by_tokens<'a>(
         });
     }
     let (number, payload) = daemon.tokens.open_any(&candidates, &context(claims), request)?;
-    let by = recipients.get(number).copied().ok_or(None)?;
-    let key = epoch_key(&payload)?;
-    Ok(Opened { key, by, seed: None })
+    let (by, module) = recipients.into_iter().nth(number).ok_or(None)?;
+    Ok(Opened {
+        key: epoch_key(&payload)?,
+        by,
+        seed: None,
+        module,
+    })
 }
 
 fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>, Failure> {
@@ -131,6 +148,7 @@ fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>
         key: by_seed(claims, by, &key)?,
         by,
         seed: Some(key),
+        module: by.recipient.kind().word().into(),
     })
 }
 
@@ -145,6 +163,7 @@ fn by_passphrase<'a>(claims: &'a Manifest, passphrase: &[u8]) -> Result<Opened<'
         key: by_seed(claims, by, &key)?,
         by,
         seed: Some(key),
+        module: by.recipient.kind().word().into(),
     });
         }
     }

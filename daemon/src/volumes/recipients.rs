@@ -11,7 +11,7 @@ use claviger_protocol::{Failure, Secret};
 use claviger_vault::manifest::{ChangeError, KeyId, Manifest, RecipientKind};
 
 use super::recipient::{Newcomer, kem_of, recipient_infos, wrap_epoch_key};
-use super::{Keys, Volume, open_lower};
+use super::{Volume, open_lower};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::{Caller, Daemon};
 use crate::enrol::Named;
@@ -200,6 +200,3 @@ fn find(manifest: &Manifest, who: &str) -> Result<KeyId, Failure> {
         ))),
     }
 }
-
-#[allow(dead_code)]
-fn _keys(_: &Keys) {}

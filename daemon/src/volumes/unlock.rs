@@ -83,7 +83,7 @@ impl Daemon {
         let begun = Instant::now();
         let claims = manifest.claims().clone();
         let opened = open::open(self, &claims, with, request);
-        let used = opened.as_ref().map(|opened| recipient_info(&opened.by.recipient)).ok();
+        let used = opened.as_ref().map(open::Opened::used_key).ok();
         let result = opened.and_then(|opened| {
             let by = recipient_info(&opened.by.recipient);
             let manifest = manifest.verify(&opened.key).map_err(failure::of_manifest)?;
@@ -91,10 +91,7 @@ impl Daemon {
             let seed = opened.seed;
             self.admit(dir, Keys { manifest, epochs, seed }, by)
         });
-        let key = UsedKey {
-            module: used.as_ref().and_then(|by| self.own_keys.module_of(&by.key_id)),
-            key_id: used.map(|by| by.key_id),
-        };
+        let key = used.unwrap_or_default();
         self.audit.record(Event::Unlock, &request.errand, &key, &result, begun.elapsed());
         result
     }
