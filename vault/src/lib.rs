@@ -9,5 +9,6 @@ pub mod ids;
 mod kdf;
 mod locked;
 pub mod names;
+pub mod native;
 mod sealed;
 pub mod secret;
