@@ -10,6 +10,7 @@ mod kdf;
 mod locked;
 pub mod manifest;
 pub mod names;
+pub mod native;
 pub mod pin;
 mod replace;
 mod sealed;
