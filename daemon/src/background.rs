@@ -5,7 +5,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -126,7 +125,9 @@ enum Start {
 }
 
 fn spawn(log: &File, ready: &std::path::Path) -> io::Result<std::process::Child> {
-    let kept = ENVIRONMENT.iter().filter_map(|name| Some((name, env::var_os(name)?)));
+    let kept = ENVIRONMENT
+        .iter()
+        .filter_map(|name| Some((name, env::var_os(name)?)));
     let locale = env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LC_"));
     Command::new(env::current_exe()?)
         .env_clear()
@@ -137,8 +138,8 @@ fn spawn(log: &File, ready: &std::path::Path) -> io::Result<std::process::Child>
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log.try_clone()?)
-        // Its own group: Ctrl-C at the terminal that started it is not for it.
-        .process_group(0)
+        // Ctrl-C and the end of the terminal that started it are not for it.
+        .arg("--own-session")
         .spawn()
 }
 
@@ -176,6 +177,9 @@ fn said_since(path: &std::path::Path, offset: u64) -> io::Result<String> {
     log.seek(SeekFrom::Start(offset))?;
     let mut said = String::new();
     log.take(64 << 10).read_to_string(&mut said)?;
-    let last = said.lines().filter_map(|line| line.strip_prefix("clavigerd: ")).next_back();
+    let last = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("clavigerd: "))
+        .next_back();
     Ok(last.unwrap_or(said.trim_end()).to_owned())
 }

@@ -8,10 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use claviger_pki::cancel;
+use claviger_protocol::Failure;
 use claviger_protocol::control::{
     Command, Conversation, ConversationError, LockTarget, Reply, ToDaemon, VERSION,
 };
-use claviger_protocol::Failure;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::daemon::{Caller, Daemon};
@@ -106,7 +106,8 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
     };
     let terminal = Arc::new(Terminal::new(conversation)?);
     if version != VERSION {
-        let text = "claviger and clavigerd are of different versions: 'claviger stop' ends this one";
+        let text =
+            "claviger and clavigerd are of different versions: 'claviger stop' ends this one";
         terminal.done(Err(Failure::Usage(text.into())));
         return Ok(());
     }

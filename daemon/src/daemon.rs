@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use claviger_callout::{Responder, ResponderConfig, StartError};
-use claviger_pki::auth_tok::{AuthToks, Place};
 use claviger_pki::auth_tok::enrolled::KeyFolder;
+use claviger_pki::auth_tok::{AuthToks, Place};
 use claviger_protocol::control::{LockTarget, MountStatus, Status, VolumeStatus};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::paths;
@@ -127,7 +127,11 @@ impl Daemon {
     /// Filesystems that have registered.
     pub fn mounts(&self) -> Vec<Mount> {
         let peers = self.responder().as_ref().map(Responder::peers);
-        peers.unwrap_or_default().iter().map(Mount::of_peer).collect()
+        peers
+            .unwrap_or_default()
+            .iter()
+            .map(Mount::of_peer)
+            .collect()
     }
 
     /// Tells all mounts.
@@ -176,7 +180,9 @@ impl Daemon {
     }
 
     fn responder(&self) -> MutexGuard<'_, Option<Responder>> {
-        self.responder.lock().unwrap_or_else(PoisonError::into_inner)
+        self.responder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

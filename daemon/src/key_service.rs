@@ -67,22 +67,33 @@ impl Service for KeyService {
 
     fn gone(&self, peer: &PeerInfo) {
         tracing::info!(instance = %peer.instance, "requester gone");
-        self.daemon.volumes.lock_waits.gone(&peer.instance.to_string());
+        self.daemon
+            .volumes
+            .lock_waits
+            .gone(&peer.instance.to_string());
     }
 }
 
 fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
     let Ok(request) = postcard::from_bytes::<KeyRequest>(&call.body) else {
-        reply(call, Err(Failure::Usage("a request that does not decode".into())));
+        reply(
+            call,
+            Err(Failure::Usage("a request that does not decode".into())),
+        );
         return;
     };
     let result = match request {
         KeyRequest::Names { volume, .. } => names(daemon, volume),
         KeyRequest::Fresh { volume, count } => fresh::fresh(daemon, volume, count),
         KeyRequest::LockDone { volume, lost } => {
-            let lost = lost.iter().map(|path| String::from_utf8_lossy(path).into_owned());
+            let lost = lost
+                .iter()
+                .map(|path| String::from_utf8_lossy(path).into_owned());
             let instance = call.peer.instance.to_string();
-            daemon.volumes.lock_waits.done(volume, &instance, lost.collect());
+            daemon
+                .volumes
+                .lock_waits
+                .done(volume, &instance, lost.collect());
             Ok(KeyReply::Done)
         }
         KeyRequest::UnwrapFek {
@@ -106,10 +117,7 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
     reply(call, result);
 }
 
-fn names(
-    daemon: &Daemon,
-    volume: claviger_vault::ids::VolumeId,
-) -> Result<KeyReply, Failure> {
+fn names(daemon: &Daemon, volume: claviger_vault::ids::VolumeId) -> Result<KeyReply, Failure> {
     daemon.volumes.get(volume)?.with_keys(|keys| {
         let minimum = keys.manifest.minimum();
         let names_keys = keys.epochs.names_keys(volume, minimum);
@@ -120,7 +128,9 @@ fn names(
             current: keys.epochs.current_epoch(),
             minimum,
             scope: keys.manifest.scope(),
-            keys: names_keys.map(|(epoch, key)| (epoch, secret(&key))).collect(),
+            keys: names_keys
+                .map(|(epoch, key)| (epoch, secret(&key)))
+                .collect(),
         }
     })
 }

@@ -26,6 +26,9 @@ struct Args {
     /// Stay in the foreground, as under systemd (the default)
     #[arg(long, conflicts_with = "background")]
     foreground: bool,
+    /// Leave the session of whoever started it
+    #[arg(long, hide = true, conflicts_with = "background")]
+    own_session: bool,
 }
 
 fn main() -> ExitCode {
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
     let result = if args.background {
         background::start().context("cannot start in the background")
     } else {
-        serve()
+        serve(&args)
     };
     match result {
         Ok(code) => code,
@@ -44,7 +47,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve() -> anyhow::Result<ExitCode> {
+fn serve(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.own_session {
+        nix::unistd::setsid().context("cannot start a session")?;
+    }
     // Before any thread: a thread that runs already keeps its keyring and its signal mask.
     harden().context("cannot protect this process")?;
     let signals = EndSignals::block()?;

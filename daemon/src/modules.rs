@@ -246,5 +246,7 @@ fn no_host(module: &str) -> HostError {
 
 /// The PKCS#11 libraries of this machine.
 fn installed_libraries() -> Vec<PathBuf> {
-    ["/usr/lib/softhsm/libsofthsm2.so"].map(PathBuf::from).into()
+    ["/usr/lib/softhsm/libsofthsm2.so"]
+        .map(PathBuf::from)
+        .into()
 }

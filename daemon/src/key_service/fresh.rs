@@ -20,10 +20,14 @@ const MOST: u16 = 64;
 /// Makes material for `count` new files of `volume`.
 pub(super) fn fresh(daemon: &Daemon, volume: VolumeId, count: u16) -> Result<KeyReply, Failure> {
     let make = |keys: &Keys| match keys.manifest.scope() {
-        Scope::Volume => (0..count.min(MOST)).map(|_| in_volume_scope(keys)).collect(),
+        Scope::Volume => (0..count.min(MOST))
+            .map(|_| in_volume_scope(keys))
+            .collect(),
         Scope::File => {
             let recipients = recipients(&keys.manifest)?;
-            (0..count.min(MOST)).map(|_| in_file_scope(keys, &recipients)).collect()
+            (0..count.min(MOST))
+                .map(|_| in_file_scope(keys, &recipients))
+                .collect()
         }
     };
     let files: Result<_, Failure> = daemon.volumes.get(volume)?.with_keys(make)?;
@@ -57,9 +61,16 @@ fn in_file_scope(keys: &Keys, recipients: &[PublicKeyRecipient]) -> Result<Fresh
 
 fn one(keys: &Keys, file: FileId, layer: &Layer<'_>) -> Result<FreshFile, Failure> {
     let epoch = keys.epochs.current_epoch();
-    let made = head::fresh(keys.manifest.volume(), file, (epoch, keys.epochs.current()), layer);
+    let made = head::fresh(
+        keys.manifest.volume(),
+        file,
+        (epoch, keys.epochs.current()),
+        layer,
+    );
     let (header, fek) = made.map_err(|error| {
-        Failure::Usage(format!("{error}: in file scope a volume has few recipients"))
+        Failure::Usage(format!(
+            "{error}: in file scope a volume has few recipients"
+        ))
     })?;
     Ok(FreshFile {
         epoch,

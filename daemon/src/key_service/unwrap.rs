@@ -39,7 +39,7 @@ pub(super) enum Opened {
     /// The end, and told in the audit log.
     Answer(Result<KeyReply, Failure>),
     /// A token has to unwrap the file key.
-    NeedsToken(NeedsToken),
+    NeedsToken(Box<NeedsToken>),
 }
 
 /// A file in file scope.
@@ -53,7 +53,10 @@ pub(super) struct NeedsToken {
 impl Unwrap {
     pub(super) fn new(daemon: &Daemon, id: VolumeId, lower_path: &[u8], pid: u32) -> Self {
         let volume = daemon.volumes.get(id);
-        let dir = volume.as_ref().map(|volume| volume.dir().to_owned()).unwrap_or_default();
+        let dir = volume
+            .as_ref()
+            .map(|volume| volume.dir().to_owned())
+            .unwrap_or_default();
         Self {
             volume,
             errand: Errand {
@@ -75,20 +78,19 @@ impl Unwrap {
             let opened = volume.with_keys(|keys| {
                 let minimum = keys.manifest.minimum();
                 let key = |epoch| keys.epochs.of(epoch).filter(|_| epoch >= minimum);
-                head::open(header, volume.id(), key).map_err(|error| {
-                    of_head(error, minimum, keys.epochs.current_epoch())
-                })
+                head::open(header, volume.id(), key)
+                    .map_err(|error| of_head(error, minimum, keys.epochs.current_epoch()))
             });
             Ok((opened??, volume))
         });
         let result = match opened {
             Ok((head::Opened::FileScope(sealed), volume)) => {
-                return Opened::NeedsToken(NeedsToken {
+                return Opened::NeedsToken(Box::new(NeedsToken {
                     volume,
                     sealed,
                     errand: self.errand,
                     begun: self.begun,
-                });
+                }));
             }
             Ok((head::Opened::Feks(feks, epoch), _)) => Ok(reply_of(&feks, epoch)),
             Err(failure) => Err(failure),
@@ -98,13 +100,15 @@ impl Unwrap {
             module: Some("epoch-key".into()),
         };
         let took = self.begun.elapsed();
-        daemon.audit.record(Event::Unwrap, &self.errand, &key, &result, took);
+        daemon
+            .audit
+            .record(Event::Unwrap, &self.errand, &key, &result, took);
         Opened::Answer(result)
     }
 }
 
 impl NeedsToken {
-    pub(super) fn for_call(self, call: Call) -> TokenJob {
+    pub(super) fn for_call(self: Box<Self>, call: Call) -> TokenJob {
         TokenJob {
             file: self,
             call: Arc::new(Mutex::new(Some(call))),
@@ -138,7 +142,9 @@ impl NeedsToken {
         };
         let mut bytes = Zeroizing::new([0; 32]);
         if payload.len() != bytes.len() {
-            return Err(Failure::Integrity("a wrapped file key has the wrong size".into()));
+            return Err(Failure::Integrity(
+                "a wrapped file key has the wrong size".into(),
+            ));
         }
         bytes.copy_from_slice(&payload);
         let file_key = FileKey::new(&mut bytes);
@@ -165,7 +171,9 @@ impl NeedsToken {
             let context = file_key_context(self.volume.id(), self.sealed.file);
             let wrapped = Wrapped::parse(packet.algorithm, &packet.body, seed.public_key());
             let payload = wrapped.and_then(|wrapped| seed.unwrap(&wrapped, &context));
-            payload.map(Some).map_err(|error| failure::of_unwrap("passphrase", error))
+            payload
+                .map(Some)
+                .map_err(|error| failure::of_unwrap("passphrase", error))
         })?
     }
 
@@ -173,14 +181,20 @@ impl NeedsToken {
     fn candidates(&self, daemon: &Daemon) -> Result<Vec<Candidate>, Failure> {
         let recipients = self.volume.with_keys(|keys| {
             let recipients = keys.manifest.recipients().iter();
-            recipients.map(|enrolled| public_key(&enrolled.recipient)).collect::<Result<Vec<_>, _>>()
+            recipients
+                .map(|enrolled| public_key(&enrolled.recipient))
+                .collect::<Result<Vec<_>, _>>()
         })??;
         let found = self.of_keys(daemon, &recipients)?;
         if !found.is_empty() {
             return Ok(found);
         }
         // Written when other keys opened the volume, perhaps.
-        let enrolled = daemon.own_keys.enrolled().into_iter().map(|key| key.public_key);
+        let enrolled = daemon
+            .own_keys
+            .enrolled()
+            .into_iter()
+            .map(|key| key.public_key);
         self.of_keys(daemon, &enrolled.collect::<Vec<_>>())
     }
 
@@ -216,7 +230,7 @@ impl NeedsToken {
 
 /// A file whose file key a token is to unwrap, and who waits for it.
 pub(super) struct TokenJob {
-    file: NeedsToken,
+    file: Box<NeedsToken>,
     /// Taken by the answer; until then it is told what it waits for.
     call: Arc<Mutex<Option<Call>>>,
 }
@@ -245,7 +259,9 @@ impl TokenJob {
         let mut used = UsedKey::default();
         let result = self.file.open(daemon, &mut used, &request);
         let took = self.file.begun.elapsed();
-        daemon.audit.record(Event::Unwrap, &self.file.errand, &used, &result, took);
+        daemon
+            .audit
+            .record(Event::Unwrap, &self.file.errand, &used, &result, took);
         self.answer(result);
     }
 

@@ -69,7 +69,13 @@ impl Daemon {
             program: caller.program.clone(),
         };
         let result = Ok(());
-        self.audit.record(Event::Init, &errand, &UsedKey::default(), &result, begun.elapsed());
+        self.audit.record(
+            Event::Init,
+            &errand,
+            &UsedKey::default(),
+            &result,
+            begun.elapsed(),
+        );
         Ok(Reply::Initialised {
             volume: manifest.volume(),
             recovery: told,
@@ -83,12 +89,16 @@ impl Daemon {
         scope: Scope,
         newcomers: Vec<Newcomer>,
     ) -> Result<(Manifest, PathBuf), Failure> {
-        let (recipients, kems): (Vec<Recipient>, Vec<Kem>) =
-            newcomers.into_iter().map(|newcomer| (newcomer.recipient, newcomer.kem)).unzip();
+        let (recipients, kems): (Vec<Recipient>, Vec<Kem>) = newcomers
+            .into_iter()
+            .map(|newcomer| (newcomer.recipient, newcomer.kem))
+            .unzip();
         // Called for each recipient once, in their order.
         let mut kems = kems.into_iter();
         let (manifest, key) = Manifest::create(scope, recipients, |recipient, to_wrap| {
-            let kem = kems.next().ok_or_else(|| Failure::Internal("more wraps than keys".into()))?;
+            let kem = kems
+                .next()
+                .ok_or_else(|| Failure::Internal("more wraps than keys".into()))?;
             wrap_epoch_key(recipient, kem, &to_wrap)
         })
         .map_err(of_change)?;
@@ -100,7 +110,9 @@ impl Daemon {
         };
         // The manifest last: a folder that has one is a whole volume.
         make_root(&lower, &dir, &keys)?;
-        keys.manifest.store(keys.epochs.current(), &lower).map_err(failure::of_manifest)?;
+        keys.manifest
+            .store(keys.epochs.current(), &lower)
+            .map_err(failure::of_manifest)?;
         self.pin(&dir, &keys)?;
         tracing::info!(volume = %keys.manifest.volume(), "volume made");
         Ok((keys.manifest, dir))
@@ -116,7 +128,9 @@ fn make_root(lower: &fs::File, dir: &Path, keys: &Keys) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Internal(format!("{}: {error}", dir.display()));
     Record::create(lower, &names, Location::ROOT)
         .map_err(|error| Failure::Internal(error.to_string()))?;
-    fs::File::open(dir.join(RECORD)).and_then(|record| record.sync_all()).map_err(failed)?;
+    fs::File::open(dir.join(RECORD))
+        .and_then(|record| record.sync_all())
+        .map_err(failed)?;
     lower.sync_all().map_err(failed)
 }
 

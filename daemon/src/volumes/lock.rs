@@ -65,7 +65,8 @@ impl Daemon {
                     program: caller.program.clone(),
                 };
                 let key = UsedKey::default();
-                self.audit.record(Event::Lock, &errand, &key, &Ok(()), begun.elapsed());
+                self.audit
+                    .record(Event::Lock, &errand, &key, &Ok(()), begun.elapsed());
             }
             let of_volume = mounts.iter().filter(|mount| mount.volume == Some(volume));
             self.volumes.lock_waits.begin(volume, of_volume);
@@ -80,10 +81,12 @@ impl Daemon {
         for &volume in &volumes {
             let (files, silent) = self.volumes.lock_waits.wait(volume, end);
             lost.extend(files);
-            let silent = mounts.iter().filter(|mount| silent.contains(&mount.instance));
-            lost.extend(silent.map(|mount| {
-                format!("{}: did not say that it is locked", mount.mountpoint)
-            }));
+            let silent = mounts
+                .iter()
+                .filter(|mount| silent.contains(&mount.instance));
+            lost.extend(
+                silent.map(|mount| format!("{}: did not say that it is locked", mount.mountpoint)),
+            );
         }
         Ok(Reply::Locked {
             volumes: was_open.into_iter().collect(),
@@ -122,7 +125,9 @@ impl LockWaits {
     fn begin<'a>(&self, volume: VolumeId, mounts: impl Iterator<Item = &'a Mount>) {
         let mut waits = self.waits();
         let waiting = waits.entry(volume).or_default();
-        waiting.mounts.extend(mounts.map(|mount| mount.instance.clone()));
+        waiting
+            .mounts
+            .extend(mounts.map(|mount| mount.instance.clone()));
     }
 
     /// A mount has dropped its keys; `lost` are files whose last writes it could not write out.
@@ -148,7 +153,9 @@ impl LockWaits {
         let mut waits = self.waits();
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let over = waits.get(&volume).is_none_or(|waiting| waiting.mounts.is_empty());
+            let over = waits
+                .get(&volume)
+                .is_none_or(|waiting| waiting.mounts.is_empty());
             if over || left.is_zero() {
                 let waiting = waits.remove(&volume).unwrap_or_default();
                 return (waiting.lost, waiting.mounts);

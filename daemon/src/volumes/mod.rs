@@ -130,7 +130,10 @@ impl Volume {
     }
 
     fn forget(&self) {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 }
 

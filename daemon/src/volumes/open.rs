@@ -82,7 +82,10 @@ fn by_any<'a>(
         )) => return Err(failure),
         Err(worst) => worst,
     };
-    let mut recipients = claims.recipients().iter().map(|enrolled| enrolled.recipient.kind());
+    let mut recipients = claims
+        .recipients()
+        .iter()
+        .map(|enrolled| enrolled.recipient.kind());
     if recipients.any(|kind| matches!(kind, RecipientKind::Passphrase(_))) {
         match ask_passphrase(daemon, request) {
             Ok(passphrase) => return by_passphrase(claims, &passphrase),
@@ -126,7 +129,9 @@ fn by_tokens<'a>(
             wrapped,
         });
     }
-    let (number, payload) = daemon.tokens.open_any(&candidates, &context(claims), request)?;
+    let (number, payload) = daemon
+        .tokens
+        .open_any(&candidates, &context(claims), request)?;
     let (by, module) = recipients.into_iter().nth(number).ok_or(None)?;
     Ok(Opened {
         key: epoch_key(&payload)?,
@@ -160,14 +165,16 @@ fn by_passphrase<'a>(claims: &'a Manifest, passphrase: &[u8]) -> Result<Opened<'
         let key = kdf(parameters)?.derive(passphrase);
         if key.public_key().spki() == by.recipient.spki() {
             return Ok(Opened {
-        key: by_seed(claims, by, &key)?,
-        by,
-        seed: Some(key),
-        module: by.recipient.kind().word().into(),
-    });
+                key: by_seed(claims, by, &key)?,
+                by,
+                seed: Some(key),
+                module: by.recipient.kind().word().into(),
+            });
         }
     }
-    Err(Failure::NotARecipient("this passphrase does not open this volume".into()))
+    Err(Failure::NotARecipient(
+        "this passphrase does not open this volume".into(),
+    ))
 }
 
 fn by_seed(claims: &Manifest, by: &Enrolled, key: &SeededKey) -> Result<EpochKey, Failure> {
@@ -222,7 +229,9 @@ fn context(claims: &Manifest) -> Context {
 fn epoch_key(payload: &[u8]) -> Result<EpochKey, Failure> {
     let mut bytes = Zeroizing::new([0; 32]);
     if payload.len() != bytes.len() {
-        return Err(Failure::Integrity("a wrapped epoch key has the wrong size".into()));
+        return Err(Failure::Integrity(
+            "a wrapped epoch key has the wrong size".into(),
+        ));
     }
     bytes.copy_from_slice(payload);
     EpochKey::new(&mut bytes).map_err(|error| Failure::Internal(error.to_string()))
