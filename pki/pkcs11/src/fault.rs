@@ -1,5 +1,6 @@
 //! What an error of a private-key operation says of the ciphertext and of the token.
 
+use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
 
 /// What to do about it.
@@ -19,10 +20,14 @@ pub(crate) enum Fault {
 impl Fault {
     pub(crate) fn of(error: &Error) -> Self {
         use RvError as R;
-        let Error::Pkcs11(code, _) = error else {
+        let Error::Pkcs11(code, function) = error else {
             return Self::Unclear;
         };
         match code {
+            // No ciphertext has been shown to it yet (SoftHSM 2.6 refuses OAEP with SHA-256 so).
+            R::ArgumentsBad | R::MechanismParamInvalid if *function == Function::DecryptInit => {
+                Self::Mechanism
+            }
             R::EncryptedDataInvalid
             | R::EncryptedDataLenRange
             | R::DataInvalid
@@ -83,8 +88,6 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
-    use cryptoki::context::Function;
-
     use super::*;
 
     #[test]
@@ -94,5 +97,8 @@ mod tests {
         assert_eq!(fault(RvError::EncryptedDataInvalid), Fault::Ciphertext);
         assert_eq!(fault(RvError::DeviceRemoved), Fault::Gone);
         assert_eq!(fault(RvError::VendorDefined(0x8000_0001)), Fault::Unclear);
+        assert_eq!(fault(RvError::ArgumentsBad), Fault::Unclear);
+        let refused = Error::Pkcs11(RvError::ArgumentsBad, Function::DecryptInit);
+        assert_eq!(Fault::of(&refused), Fault::Mechanism);
     }
 }
