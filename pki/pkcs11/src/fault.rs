@@ -25,7 +25,9 @@ impl Fault {
         };
         match code {
             // No ciphertext has been shown to it yet (SoftHSM 2.6 refuses OAEP with SHA-256 so).
-            R::ArgumentsBad | R::MechanismParamInvalid if *function == Function::DecryptInit => {
+            R::ArgumentsBad | R::MechanismParamInvalid
+                if matches!(function, Function::DecryptInit) =>
+            {
                 Self::Mechanism
             }
             R::EncryptedDataInvalid
