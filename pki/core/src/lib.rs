@@ -17,6 +17,8 @@ mod dhkem;
 pub mod host;
 pub mod key;
 pub mod module;
+pub mod p11_modules;
+pub mod p11_uri;
 pub mod seed;
 pub mod serve;
 mod sys;
