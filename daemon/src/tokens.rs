@@ -4,8 +4,8 @@
 //! token refused ends the requests that waited for it. Unless a person at a terminal was told and agreed,
 //! nothing is sent when one more wrong PIN would block the token.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use claviger_pki::host::ModuleHost;
 use claviger_pki::module::{Decapsulate, Locator, ModuleError, PinState};
@@ -23,6 +23,9 @@ use crate::single_flight::{Outcome, SingleFlight};
 use crate::touch::{Hints, InProgress};
 use crate::wait::Wait;
 
+/// A person is told of a touch at most this often.
+const HINT_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The tokens, through their modules.
 pub struct Tokens {
     /// The module programs.
@@ -30,6 +33,7 @@ pub struct Tokens {
     logins: SingleFlight<(String, String), Result<(), Failure>>,
     refused: RefusedFiles,
     hints: Hints,
+    told_of_touch: Arc<Mutex<Option<Instant>>>,
     final_try: FinalTry,
     operation_time: Duration,
     prompt_time: Duration,
@@ -87,6 +91,7 @@ impl Tokens {
             logins: SingleFlight::new(),
             refused: RefusedFiles::default(),
             hints: Hints::new(),
+            told_of_touch: Arc::default(),
             final_try,
             operation_time,
             prompt_time,
@@ -299,10 +304,18 @@ impl Tokens {
             return None;
         }
         let request = request.clone();
+        let told = self.told_of_touch.clone();
         Some(self.hints.watch(move || {
             (request.waits_for)(WaitsFor::Touch);
-            let text = format!("Touch the token if it blinks: {}", request.errand);
-            request.asker.tell(&text);
+            // Sixteen files opened at once want one touch each, and one word about it.
+            let now = Instant::now();
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_none_or(|told| now - told > HINT_INTERVAL) {
+                *told = Some(now);
+                request
+                    .asker
+                    .tell(&format!("Touch the token if it blinks: {}", request.errand));
+            }
         }))
     }
 

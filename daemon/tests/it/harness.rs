@@ -229,6 +229,15 @@ impl User {
         );
     }
 
+    /// Moves what is in one folder to another: pulls a token, or puts it back.
+    pub fn move_all(&self, from: &str, to: &str) {
+        fs::create_dir_all(self.home.join(to)).unwrap();
+        for entry in fs::read_dir(self.home.join(from)).unwrap() {
+            let entry = entry.unwrap();
+            fs::rename(entry.path(), self.home.join(to).join(entry.file_name())).unwrap();
+        }
+    }
+
     /// A CLI whose person types [`PIN`] whenever asked.
     pub fn cli(&self) -> Cli<'_> {
         Cli {
@@ -335,8 +344,15 @@ impl Daemon {
             .collect()
     }
 
-    /// Everything in the memory of `pid` that can be read; to be called as root.
-    pub fn memory_of(pid: u32) -> Vec<Vec<u8>> {
+    /// Whether `needle` is anywhere in the memory of `pid` that can be read; to be called as root.
+    pub fn memory_holds(pid: u32, needle: &[u8]) -> bool {
+        let finder = memchr::memmem::Finder::new(needle);
+        Self::memory_of(pid)
+            .iter()
+            .any(|area| finder.find(area).is_some())
+    }
+
+    fn memory_of(pid: u32) -> Vec<Vec<u8>> {
         use std::os::unix::fs::FileExt;
 
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
@@ -407,14 +423,46 @@ impl<'a> Cli<'a> {
                 FromDaemon::Prompt(prompt) => self.reply(&mut conversation, &prompt),
                 FromDaemon::Notice(_) => {}
                 FromDaemon::Done(result) => return result,
+                FromDaemon::Attached => panic!("not asked for"),
             }
         }
+    }
+
+    /// A connection for prompts that no command of this CLI's needs.
+    pub fn attach(&self) -> Conversation {
+        let mut conversation = self.connect(Order::Attach);
+        let answer = conversation.receive().unwrap();
+        assert!(matches!(answer, FromDaemon::Attached), "{answer:?}");
+        conversation
     }
 
     /// Answers one prompt as the person would.
     pub fn reply(&self, conversation: &mut Conversation, prompt: &Prompt) {
         let answer = (self.answer)(prompt).map(|text| Secret::new(text.into_bytes()));
         conversation.send(&ToDaemon::Answer(answer)).unwrap();
+    }
+
+    /// The next prompt on a connection; notices are passed over.
+    pub fn next_prompt(conversation: &mut Conversation) -> Prompt {
+        loop {
+            match conversation.receive().unwrap() {
+                FromDaemon::Prompt(prompt) => return prompt,
+                FromDaemon::Notice(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The result on a connection that has no further prompt.
+    pub fn result(conversation: &mut Conversation) -> Result<Reply, Failure> {
+        loop {
+            match conversation.receive().unwrap() {
+                FromDaemon::Prompt(prompt) => panic!("asked: {}", prompt.text),
+                FromDaemon::Notice(_) => {}
+                FromDaemon::Done(result) => return result,
+                FromDaemon::Attached => panic!("not asked for"),
+            }
+        }
     }
 
     pub fn generate_in_token(&self, token: &str) -> KeyInfo {

@@ -163,10 +163,12 @@ user_test! {
 
 #[test]
 fn systemd_accepts_the_unit() {
+    let runtime = tempfile::tempdir().unwrap();
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/clavigerd.service");
     let verified = std::process::Command::new("systemd-analyze")
         .args(["verify", "--user", "--man=no", "--recursive-errors=no"])
         .arg(&unit)
+        .env("XDG_RUNTIME_DIR", runtime.path())
         .output();
     let Ok(verified) = verified else {
         assert!(
