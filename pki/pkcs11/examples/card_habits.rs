@@ -14,6 +14,7 @@
 //! All slots are removable, so that insertions are seen without starting the library anew.
 
 #![allow(unsafe_code)] // A library with a C interface.
+#![allow(clippy::unwrap_used)] // Test code: a poisoned lock is a failed test.
 #![allow(non_snake_case)] // Named as the standard names them.
 
 use std::collections::BTreeSet;
