@@ -56,7 +56,6 @@ impl Tokens {
 
     pub(super) fn lend(&self, shelf: &mut Shelf, index: usize) -> Result<Lease<'_>, Error> {
         let place = shelf.place(index);
-        let gone = || Error::Pkcs11(RvError::TokenNotPresent, Function::OpenSession);
         let sessions = place.seat.sessions().ok_or_else(gone)?;
         let open = match sessions.idle.pop() {
             Some(open) => open,
@@ -109,6 +108,14 @@ impl Lease<'_> {
 
     pub(crate) fn slot(&self) -> Option<Slot> {
         self.tokens.slot(self.index)
+    }
+
+    /// Whether the token still says what it is.
+    pub(crate) fn check_token(&self) -> Result<(), Error> {
+        match self.slot() {
+            Some(slot) => self.library().context.get_token_info(slot).map(drop),
+            None => Err(gone()),
+        }
     }
 
     /// The key that was found over this session before.
@@ -176,4 +183,8 @@ impl Drop for Lease<'_> {
             _ => drop(open),
         }
     }
+}
+
+fn gone() -> Error {
+    Error::Pkcs11(RvError::TokenNotPresent, Function::GetTokenInfo)
 }

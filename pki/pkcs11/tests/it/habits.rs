@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use claviger_pki::key::{Kem, KeyType};
 use claviger_pki::module::{Key, ModuleError, PinState};
@@ -247,4 +248,72 @@ fn a_failed_decryption_that_leaves_its_session_stuck_spoils_no_other() {
         module.use_key(&key).unwrap();
     }
     assert_eq!(card.logins(), ["user"]);
+}
+
+#[test]
+fn a_library_that_lists_no_slots_any_more_is_given_a_new_process() {
+    let card = Card::new();
+    let (module, key) = card.in_use();
+    module.logout();
+    card.begin("wedged", "");
+    for _ in 0..2 {
+        let error = module.tokens().unwrap_err();
+        assert_eq!(error, ModuleError::Process("ended: exit status: 70".into()));
+    }
+    card.end("wedged");
+    module.login(&key.locator.0, PIN).unwrap();
+    module.use_key(&key).unwrap();
+    assert_eq!(module.0.status().restarts, 2);
+}
+
+#[test]
+fn a_library_that_opens_no_session_is_given_a_new_process_after_a_few_tries() {
+    let card = Card::new();
+    let module = card.softhsm.module();
+    card.begin("deaf", "");
+    let errors: Vec<_> = (0..4)
+        .map(|_| module.login(TOKEN, PIN).unwrap_err())
+        .collect();
+    let deaf = ModuleError::Backend {
+        call: "C_OpenSession".into(),
+        detail: "CKR_DEVICE_ERROR".into(),
+    };
+    assert_eq!(errors[..3], [deaf.clone(), deaf.clone(), deaf]);
+    assert_eq!(
+        errors[3],
+        ModuleError::Process("ended: exit status: 70".into())
+    );
+    card.end("deaf");
+    module.login(TOKEN, PIN).unwrap();
+    assert_eq!(card.logins(), ["user"]);
+}
+
+#[test]
+fn a_card_pulled_under_load_is_never_taken_for_a_bad_ciphertext() {
+    let card = Card::new();
+    let (module, key) = card.in_use();
+    for _ in 0..5 {
+        thread::scope(|scope| {
+            let callers: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            if let Err(error) = module.use_key(&key) {
+                                return error;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            card.begin("removed", "");
+            for caller in callers {
+                let error = caller.join().unwrap();
+                assert!(matches!(error, ModuleError::Absent(_)), "{error:?}");
+            }
+        });
+        card.end("removed");
+        module.login(&key.locator.0, PIN).unwrap();
+        module.use_key(&key).unwrap();
+    }
+    assert_eq!(module.0.status().restarts, 0);
 }

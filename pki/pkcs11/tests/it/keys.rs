@@ -28,7 +28,10 @@ fn every_key_type_is_made_in_the_token_found_again_and_used() {
         assert_eq!(key.label, format!("test {key_type}"));
         assert!(key.locator.0.len() <= 512);
         module.use_key(&key).unwrap();
-        assert_eq!(module.keys(&key.locator.0).unwrap().as_slice(), core::slice::from_ref(&key));
+        assert_eq!(
+            module.keys(&key.locator.0).unwrap().as_slice(),
+            core::slice::from_ref(&key)
+        );
         made.push(key);
     }
 
