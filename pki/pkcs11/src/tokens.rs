@@ -24,9 +24,10 @@ use crate::pin;
 
 /// All tokens ever seen, and the library that reaches them.
 pub(crate) struct Tokens {
-    pub(crate) library: Library,
     /// Held for changes of state, C_Login among them; never during an operation with a key.
     shelf: Mutex<Shelf>,
+    /// After the shelf, whose sessions are to be closed before C_Finalize.
+    pub(crate) library: Library,
     /// Sessions kept open a token, at most.
     idle_max: usize,
 }
@@ -132,8 +133,15 @@ impl Tokens {
         let context = &self.library.context;
         let slots = match context.get_slots_with_token() {
             Ok(slots) => slots,
-            Err(error) if shelf.is_idle() => self.library.give_up(&describe(&error)),
-            Err(error) => return Err(backend(&error)),
+            Err(error) if !shelf.is_idle() => return Err(backend(&error)),
+            // It worked, and now it does not: nothing short of a new process is known to help.
+            Err(error) if shelf.has_seen_tokens() => self.library.give_up(&describe(&error)),
+            // It never has: a service may be missing (ykcs11 says so without pcscd).
+            Err(_) => {
+                self.library.start_anew();
+                let listed = context.get_slots_with_token();
+                listed.map_err(|error| backend(&error))?
+            }
         };
         let mut seen = Vec::new();
         for slot in slots {

@@ -93,6 +93,11 @@ impl Shelf {
         self.lent == 0 && !self.places.iter().any(|place| place.seat.is_logged_in())
     }
 
+    /// Whether the library has shown any token in this process.
+    pub(super) fn has_seen_tokens(&self) -> bool {
+        !self.places.is_empty()
+    }
+
     pub(super) fn new_era(&mut self) -> Era {
         self.eras += 1;
         Era(self.eras)
