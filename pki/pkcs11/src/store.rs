@@ -179,18 +179,20 @@ impl Module for Store {
         if call.encapsulation.len() != key_type.encapsulation_len() {
             return Err(ModuleError::NotDecryptable);
         }
-        match self.attempt(call, &uri, deadline) {
-            Ok(secret) => Ok(secret),
-            Err(Failed::ForGood(error)) => Err(error),
-            // Everything was closed. Opened anew it works, or says what is missing: token or PIN.
-            Err(Failed::Lost(_)) => {
-                self.attempt(call, &uri, deadline)
-                    .map_err(|failed| match failed {
-                        Failed::ForGood(error) => error,
-                        Failed::Lost(error) => backend(&error),
-                    })
-            }
-        }
+        let attempt = || match self.attempt(call, &uri, deadline) {
+            Err(Failed::Unclear(error)) => self.judge(call, &uri, error),
+            result => result,
+        };
+        // Once lost, everything was closed. Opened anew it works, or says what is missing: the token or
+        // its PIN.
+        let result = match attempt() {
+            Err(Failed::Lost(_)) => attempt(),
+            result => result,
+        };
+        result.map_err(|failed| match failed {
+            Failed::ForGood(error) => error,
+            Failed::Lost(error) | Failed::Unclear(error) => backend(&error),
+        })
     }
 }
 
