@@ -1,22 +1,16 @@
 use std::fs;
-use std::path::Path;
+use std::thread;
 
 use claviger_pki::key::KeyType;
 use claviger_pki::module::ModuleError;
 
+use crate::library::opensc;
 use crate::softhsm::{PIN, SoftHsm, TOKEN, WRONG_PIN};
 
-/// A library of OpenSC that logs every call and hands it on.
-const SPY: &[&str] = &[
-    "/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so",
-    "/usr/lib/aarch64-linux-gnu/pkcs11/pkcs11-spy.so",
-    "/usr/lib64/pkcs11/pkcs11-spy.so",
-    "/usr/lib/pkcs11/pkcs11-spy.so",
-];
-
+/// SoftHSM behind a library of OpenSC's that logs every call and hands it on.
 fn watched() -> SoftHsm {
-    let spy = SPY.iter().find(|path| Path::new(path).exists());
-    let spy = spy.expect("pkcs11-spy is installed (package opensc-pkcs11)");
+    let spy = opensc("pkcs11-spy.so");
+    let spy = spy.to_str().unwrap();
     let mut softhsm = SoftHsm::with_token().through(spy, "PKCS11SPY");
     softhsm.set("PKCS11SPY_OUTPUT", &softhsm.path("calls"));
     softhsm
@@ -118,4 +112,28 @@ fn keys_are_not_told_of_nor_used_before_a_login_nor_after_a_logout() {
     }
     module.login(&key.locator.0, PIN).unwrap();
     module.use_key(&key).unwrap();
+}
+
+#[test]
+fn a_logout_in_the_middle_of_work_leaves_nothing_behind_that_spoils_the_next_login() {
+    let softhsm = SoftHsm::with_token();
+    let module = softhsm.logged_in();
+    let key = module.generate(TOKEN, KeyType::Rsa2048).unwrap();
+    for _ in 0..10 {
+        thread::scope(|scope| {
+            let callers: Vec<_> = (0..6)
+                .map(|_| scope.spawn(|| module.use_until_it_fails(&key)))
+                .collect();
+            module.use_key(&key).unwrap();
+            module.logout();
+            for caller in callers {
+                let error = caller.join().unwrap();
+                assert!(matches!(error, ModuleError::PinNeeded { .. }), "{error:?}");
+            }
+        });
+        module.login(TOKEN, PIN).unwrap();
+        for _ in 0..4 {
+            module.use_key(&key).unwrap();
+        }
+    }
 }
