@@ -26,12 +26,17 @@ const ISOLATED: &str = "CALLOUT_TEST_ISOLATED";
 const ROLE: &str = "CALLOUT_TEST_ROLE";
 const UID: &str = "CALLOUT_TEST_UID";
 
+/// The one test this isolated process runs.
 static TEST: OnceLock<String> = OnceLock::new();
 
 /// Runs `body` inside namespaces of its own; or, in a child of this test, the role it was given.
 pub(crate) fn enter(module: &str, name: &str, body: impl FnOnce()) {
     let (_, module) = module.split_once("::").unwrap();
-    let test = TEST.get_or_init(|| format!("{module}::{name}"));
+    let test = format!("{module}::{name}");
+    if env::var_os(ISOLATED).is_some() {
+        TEST.set(test.clone())
+            .expect("one test a process, from here on");
+    }
     if let Ok(role) = env::var(ROLE) {
         roles::play(&role);
         process::exit(0);
@@ -59,7 +64,7 @@ pub(crate) fn enter(module: &str, name: &str, body: impl FnOnce()) {
             "--kill-child=KILL",
         ])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", &test, "--nocapture"])
         .env(ISOLATED, "1")
         // Uids of this test's other users: made up, in nobody's range, never the overflow uid.
         .env(UID, (200_000 + process::id() % 50_000).to_string())
