@@ -4,5 +4,11 @@
 //! ([`native`]), names, directory records and the manifest. The crate opens lower files and reads
 //! and writes them; it does no FUSE, no sockets and no prompts, and it never sees a token.
 
+pub mod epoch;
 pub mod ids;
+mod kdf;
+mod locked;
+pub mod names;
+pub mod native;
+mod sealed;
 pub mod secret;
