@@ -19,3 +19,6 @@ pub mod secret;
 pub mod symlink;
 pub mod tree;
 pub mod xattr;
+
+#[cfg(test)]
+mod examples;
