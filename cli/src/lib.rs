@@ -1,1 +1,13 @@
-//! claviger-cli
+//! `claviger`: what people type. It asks, shows and starts; what it asks for is done elsewhere.
+
+pub mod args;
+mod command;
+mod daemon;
+mod failed;
+mod key_ref;
+mod place;
+mod print;
+mod prompter;
+
+pub use command::run;
+pub use failed::Failed;
