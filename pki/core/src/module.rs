@@ -4,21 +4,26 @@
 //! does the KEM step only: what wraps volumes and files is opened by `clavigerd`, with the shared
 //! secret that the module returns.
 
+use core::fmt;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::key::{Kem, KeyType, PublicKey};
+use crate::text::named;
+use crate::wire::secret;
 
 /// Where a module finds one private key: opaque outside the module, no secret, at most 512 bytes.
 ///
 /// A PKCS#11 URI, the path of a PEM file, a TPM key file.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Locator(pub String);
 
 /// A key store that can be used now.
 ///
-/// Implementations are driven by `serve` from as many threads as
+/// Implementations are driven by [`serve`](crate::serve::serve) from as many threads as
 /// [`Module::concurrency`] says, and answer each call before its deadline where the hardware allows.
 pub trait Module: Send + Sync {
     /// How many calls may be in progress at once: 1 unless the store is known to stand more.
@@ -66,7 +71,7 @@ pub trait Module: Send + Sync {
 }
 
 /// One KEM step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decapsulate {
     /// Where the private key is.
     pub locator: Locator,
@@ -79,7 +84,7 @@ pub struct Decapsulate {
 }
 
 /// A key pair to make.
-#[derive(Debug)]
+#[derive(Serialize, Deserialize)]
 pub struct Generate {
     /// A selector of the token, as the module's tokens are named; empty where there is only one.
     pub token: String,
@@ -90,11 +95,24 @@ pub struct Generate {
     /// Where a key file goes, for modules that keep keys in files.
     pub out: Option<String>,
     /// Auth value or passphrase for the new key, for modules that have one a key.
+    #[serde(with = "secret::optional")]
     pub pin: Option<Zeroizing<Vec<u8>>>,
 }
 
+impl fmt::Debug for Generate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the PIN.
+        f.debug_struct("Generate")
+            .field("token", &self.token)
+            .field("key_type", &self.key_type)
+            .field("label", &self.label)
+            .field("out", &self.out)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A token that is present.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Its label.
     pub label: String,
@@ -109,7 +127,7 @@ pub struct Token {
 }
 
 /// What a token says of its PIN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PinState {
     /// None is needed.
     NotNeeded,
@@ -124,7 +142,7 @@ pub enum PinState {
 }
 
 /// A key pair in a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// Where to find it again.
     pub locator: Locator,
@@ -151,8 +169,20 @@ pub enum Provenance {
     Software,
 }
 
+impl Provenance {
+    /// All of them, with the names that key files and the module protocol use.
+    pub const NAMES: &'static [(Self, &'static str)] = &[
+        (Self::Hardware, "hardware"),
+        (Self::Imported, "imported"),
+        (Self::Extractable, "extractable"),
+        (Self::Software, "software"),
+    ];
+}
+
+named!(Provenance);
+
 /// Why a module could not do it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ModuleError {
     /// No token or file where the locator points.
     #[error("token absent: {0}")]

@@ -1,0 +1,270 @@
+//! Runs a module program and calls it.
+//!
+//! The program is started by the first call that needs it and lives until the host is dropped. Any
+//! number of calls may be in flight; each has a deadline and can be called back. A program that dies
+//! takes the calls in flight with it, as [`ModuleError::Process`], and the next call starts another.
+//! One that has not answered [`HostConfig::grace`] after a deadline is killed, which is the same.
+
+mod process;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{after, select};
+use zeroize::Zeroizing;
+
+use crate::cancel::Cancel;
+use crate::host::process::{Death, Process};
+use crate::module::{Decapsulate, Generate, Key, Locator, ModuleError, Token};
+use crate::wire::{Answer, Call, Login, Settings};
+
+/// Variables that a module program keeps of the environment; all others are cleared.
+///
+/// They say where the libraries find their tokens and files, and how they log.
+pub const ENVIRONMENT: &[&str] = &[
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    "HOME",
+    "LANG",
+    "OPENSC_CONF",
+    "PATH",
+    "PCSCLITE_CSOCK_NAME",
+    "RUST_LOG",
+    "SOFTHSM2_CONF",
+    "TPM2_PKCS11_STORE",
+    "TPM2_PKCS11_TCTI",
+    "TSS2_FAPICONF",
+    "TSS2_LOG",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+];
+
+/// What a host needs to know of its module.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// The module's name, as in auth toks: `pkcs11`, `tpm`, `openssl`.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// What it works with.
+    pub settings: Settings,
+    /// How long after a deadline it may still answer before it is killed.
+    pub grace: Duration,
+}
+
+/// One module program, running or not.
+#[derive(Debug)]
+pub struct ModuleHost {
+    config: HostConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    process: Option<Arc<Process>>,
+    restarts: u32,
+}
+
+/// What `status` shows of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostStatus {
+    /// Process id, while it runs.
+    pub pid: Option<u32>,
+    /// How often it died or was killed, and had to be started again.
+    pub restarts: u32,
+}
+
+impl ModuleHost {
+    /// Starts nothing yet.
+    pub fn new(config: HostConfig) -> Self {
+        Self {
+            config,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The module's name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Whether it runs, and how it has done so far.
+    pub fn status(&self) -> HostStatus {
+        let state = self.lock();
+        let running = state.process.as_ref().filter(|process| process.is_alive());
+        HostStatus {
+            pid: running.map(|process| process.pid()),
+            restarts: state.restarts,
+        }
+    }
+
+    /// Ends the program, if it runs; the next call starts it anew. That is no restart.
+    ///
+    /// Waits until it has ended: at most [`HostConfig::grace`], after which it is killed.
+    pub fn stop(&self) {
+        let process = self.lock().process.take();
+        if let Some(process) = process {
+            process.end(self.config.grace);
+        }
+    }
+
+    /// Calls the module and waits for what it answers.
+    ///
+    /// # Errors
+    /// What the module answers; [`ModuleError::TimedOut`] and [`ModuleError::Cancelled`] at once when
+    /// the one or the other happens, whatever the module does; [`ModuleError::Process`].
+    pub fn call(
+        &self,
+        call: Call,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Answer, ModuleError> {
+        if cancel.is_cancelled() {
+            return Err(ModuleError::Cancelled);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ModuleError::TimedOut);
+        }
+        let process = self.running()?;
+        let (id, answer) = process.send(call, left, self.config.grace)?;
+        select! {
+            recv(answer) -> result => result.unwrap_or_else(|_| Err(process.died())),
+            recv(cancel.receiver()) -> _ => {
+                process.cancel(id);
+                Err(ModuleError::Cancelled)
+            }
+            recv(after(left)) -> _ => {
+                process.cancel(id);
+                Err(ModuleError::TimedOut)
+            }
+        }
+    }
+
+    /// Tokens that are present now.
+    ///
+    /// # Errors
+    /// As [`ModuleHost::call`].
+    pub fn tokens(&self, deadline: Instant, cancel: &Cancel) -> Result<Vec<Token>, ModuleError> {
+        match self.call(Call::Tokens, deadline, cancel)? {
+            Answer::Tokens(tokens) => Ok(tokens),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// Keys that `selector` matches.
+    ///
+    /// # Errors
+    /// As [`ModuleHost::call`].
+    pub fn keys(
+        &self,
+        selector: &str,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Vec<Key>, ModuleError> {
+        let selector = selector.into();
+        match self.call(Call::Keys { selector }, deadline, cancel)? {
+            Answer::Keys(keys) => Ok(keys),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// Makes a key pair.
+    ///
+    /// # Errors
+    /// As [`ModuleHost::call`].
+    pub fn generate(
+        &self,
+        order: Generate,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Key, ModuleError> {
+        match self.call(Call::Generate(order), deadline, cancel)? {
+            Answer::Key(key) => Ok(key),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// Logs in to what `locator` names.
+    ///
+    /// # Errors
+    /// As [`ModuleHost::call`].
+    pub fn login(
+        &self,
+        locator: &Locator,
+        pin: Zeroizing<Vec<u8>>,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<(), ModuleError> {
+        let locator = locator.clone();
+        match self.call(Call::Login(Login { locator, pin }), deadline, cancel)? {
+            Answer::Done => Ok(()),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// Has the module forget logins and secrets; one that does not run has none.
+    ///
+    /// # Errors
+    /// As [`ModuleHost::call`].
+    pub fn logout(&self, deadline: Instant) -> Result<(), ModuleError> {
+        if self.status().pid.is_none() {
+            return Ok(());
+        }
+        match self.call(Call::Logout, deadline, &Cancel::never())? {
+            Answer::Done => Ok(()),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// Does one KEM step.
+    ///
+    /// # Errors
+    /// As [`ModuleHost::call`].
+    pub fn decapsulate(
+        &self,
+        call: Decapsulate,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+        match self.call(Call::Decapsulate(call), deadline, cancel)? {
+            Answer::Secret(secret) => Ok(secret),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// The process, started if there is none alive.
+    fn running(&self) -> Result<Arc<Process>, ModuleError> {
+        let mut state = self.lock();
+        if let Some(process) = &state.process {
+            match process.death() {
+                None => return Ok(Arc::clone(process)),
+                Some(Death::Refused(_)) => {}
+                Some(Death::Unasked(_)) => state.restarts += 1,
+            }
+        }
+        state.process = None;
+        let process = Process::start(&self.config).map_err(|error| {
+            let program = self.config.program.display();
+            ModuleError::Process(format!("cannot start {program}: {error}"))
+        })?;
+        let process = Arc::new(process);
+        state.process = Some(Arc::clone(&process));
+        Ok(process)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ModuleHost {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn wrong_answer() -> ModuleError {
+    ModuleError::Process("answered something that was not asked".into())
+}
