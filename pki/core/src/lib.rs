@@ -13,6 +13,8 @@ mod der;
 pub mod host;
 pub mod key;
 pub mod module;
+pub mod p11_modules;
+pub mod p11_uri;
 pub mod serve;
 mod sys;
 mod text;
