@@ -18,6 +18,11 @@ test-programs:
 	scripts/packages test
 	cargo build --workspace --bins --examples
 
+demo:
+	scripts/packages test
+	cargo build --release --workspace --bins
+	scripts/demo
+
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
