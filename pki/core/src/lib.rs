@@ -10,14 +10,17 @@
 
 pub mod cancel;
 mod der;
+mod dhkem;
 pub mod host;
 pub mod key;
 pub mod module;
 pub mod p11_modules;
 pub mod p11_uri;
+pub mod seed;
 pub mod serve;
 mod sys;
 mod text;
 pub mod wire;
+pub mod wrap;
 
 pub use text::UnknownName;
