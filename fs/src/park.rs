@@ -72,7 +72,9 @@ impl Park {
     pub fn callers(&self) -> Vec<Caller> {
         let state = self.state();
         let waiting = state.flights.values();
-        waiting.flat_map(|w| w.callers.iter().map(|(caller, _)| *caller)).collect()
+        waiting
+            .flat_map(|w| w.callers.iter().map(|(caller, _)| *caller))
+            .collect()
     }
 
     /// Blocks until somebody waits, at most `timeout`, and returns [`Park::callers`].
@@ -108,9 +110,21 @@ impl Park {
     pub(crate) fn join(&self, flight: Flight, pid: u32, wake: Wake) -> Joined {
         let mut state = self.state();
         state.next_id += 1;
-        let caller = Caller { id: state.next_id, pid };
-        let joined = if state.flights.contains_key(&flight) { Joined::UnderWay } else { Joined::First };
-        state.flights.entry(flight).or_default().callers.push((caller, wake));
+        let caller = Caller {
+            id: state.next_id,
+            pid,
+        };
+        let joined = if state.flights.contains_key(&flight) {
+            Joined::UnderWay
+        } else {
+            Joined::First
+        };
+        state
+            .flights
+            .entry(flight)
+            .or_default()
+            .callers
+            .push((caller, wake));
         drop(state);
         self.arrived.notify_all();
         joined
@@ -132,7 +146,10 @@ impl Park {
     /// Takes everyone, with the tickets to cancel: the volume is being locked.
     pub(crate) fn land_all(&self) -> (Vec<Wake>, Vec<Ticket>) {
         let flights = std::mem::take(&mut self.state().flights);
-        let tickets = flights.values().filter_map(|waiting| waiting.ticket).collect();
+        let tickets = flights
+            .values()
+            .filter_map(|waiting| waiting.ticket)
+            .collect();
         let callers = flights.into_values().flat_map(|waiting| waiting.callers);
         (callers.map(|(_, wake)| wake).collect(), tickets)
     }

@@ -1,7 +1,7 @@
 //! Runs a story in namespaces of its own, by starting the test program again inside them.
 
 use std::env;
-use std::process::{Command, id};
+use std::process::{Command, ExitStatus, id};
 
 use nix::unistd::Uid;
 
@@ -22,13 +22,36 @@ pub(crate) const UIDS_PER_STORY: u32 = 8;
 /// # Panics
 /// If the story fails, or the namespaces cannot be made.
 pub fn tell(path: &str, body: fn(&mut World)) {
+    let (_crate, test) = path.split_once("::").expect("a test has a path");
+    match enter(&["--exact", test, "--nocapture"]) {
+        Entered::Inside(mut world) => body(&mut world),
+        Entered::Outside(status) => {
+            assert!(
+                status.success(),
+                "the story '{test}' failed: see its output above"
+            );
+        }
+    }
+}
+
+/// On which side of the namespaces this process is.
+#[derive(Debug)]
+pub enum Entered {
+    /// Inside: everything here is this process's own.
+    Inside(World),
+    /// Outside: the same program has run inside, and ended so.
+    Outside(ExitStatus),
+}
+
+/// Runs this program again with `args` in namespaces of its own, unless that has been done.
+///
+/// # Panics
+/// If the namespaces cannot be made.
+pub fn enter(args: &[&str]) -> Entered {
     if let Ok(uids) = env::var(INSIDE) {
         let first = uids.parse().expect("set by ourselves");
-        let mut world = World::new(first);
-        body(&mut world);
-        return;
+        return Entered::Inside(World::new(first));
     }
-    let (_crate, test) = path.split_once("::").expect("a test has a path");
     let first = FIRST_UID + (id() % 100_000) * UIDS_PER_STORY;
     let mut command = if Uid::effective().is_root() {
         Command::new("unshare")
@@ -51,10 +74,10 @@ pub fn tell(path: &str, body: fn(&mut World)) {
         command.args(env::var(name).ok().map(|value| format!("{name}={value}")));
     }
     command.arg(env::current_exe().expect("/proc is mounted"));
-    command.args(["--exact", test, "--nocapture"]);
-    let status = command.status().expect("util-linux is installed");
-    assert!(
-        status.success(),
-        "the story '{test}' failed: see its output above"
-    );
+    Entered::Outside(
+        command
+            .args(args)
+            .status()
+            .expect("util-linux is installed"),
+    )
 }

@@ -13,7 +13,7 @@ mod user;
 mod wait;
 mod world;
 
-pub use isolation::tell;
+pub use isolation::{Entered, enter, tell};
 pub use run::{Finished, Run};
 pub use softhsm::SoftHsm;
 pub use swtpm::Swtpm;

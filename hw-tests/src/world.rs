@@ -103,13 +103,14 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
-/// `target/debug`, seen from `target/debug/deps/TEST`.
+/// `target/PROFILE`, seen from a program in it or a test in its `deps`.
 fn built_programs() -> PathBuf {
-    let test = env::current_exe().expect("/proc is mounted");
-    test.ancestors()
-        .nth(2)
-        .expect("a test lies in target/PROFILE/deps")
-        .to_owned()
+    let this = env::current_exe().expect("/proc is mounted");
+    let folder = this
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"));
+    folder.expect("a program lies in a folder").to_owned()
 }
 
 fn tmpfs(at: &Path) {
