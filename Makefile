@@ -23,6 +23,11 @@ demo:
 	cargo build --release --workspace --bins
 	scripts/demo
 
+bench:
+	scripts/packages bench
+	cargo build --release --workspace --bins
+	target/release/claviger-bench target/bench.json
+
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings

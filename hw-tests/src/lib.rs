@@ -15,7 +15,7 @@ mod world;
 
 pub use isolation::{Entered, enter, tell};
 pub use run::{Finished, Run};
-pub use softhsm::SoftHsm;
+pub use softhsm::{PIN, SoftHsm};
 pub use swtpm::Swtpm;
 pub use user::User;
 pub use wait::wait_until;
