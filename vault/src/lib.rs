@@ -12,5 +12,6 @@ pub mod manifest;
 pub mod names;
 pub mod pin;
 mod replace;
+pub mod native;
 mod sealed;
 pub mod secret;
