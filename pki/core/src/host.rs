@@ -5,6 +5,7 @@
 //! takes the calls in flight with it, as [`ModuleError::Process`], and the next call starts another.
 //! One that has not answered [`HostConfig::grace`] after a deadline is killed, which is the same.
 
+pub mod identity;
 mod process;
 
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ pub struct HostStatus {
     pub pid: Option<u32>,
     /// How often it died or was killed, and had to be started again.
     pub restarts: u32,
+    /// Calls that it has not answered, those included that nobody waits for any more.
+    pub in_flight: usize,
 }
 
 impl ModuleHost {
@@ -96,6 +99,7 @@ impl ModuleHost {
         HostStatus {
             pid: running.map(|process| process.pid()),
             restarts: state.restarts,
+            in_flight: running.map_or(0, |process| process.in_flight()),
         }
     }
 

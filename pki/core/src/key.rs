@@ -1,5 +1,7 @@
 //! Public keys, their ids, and the KEMs that wrap to them.
 
+mod pem;
+
 use core::fmt;
 use core::str::FromStr;
 

@@ -5,10 +5,13 @@
 //! the private half of which key.
 //!
 //! A module is a program of its own. [`module`] is what it implements, [`serve`] its main loop,
-//! [`wire`] what it speaks with [`host`], which `clavigerd` runs it under, and [`contract`] the test
-//! that each passes.
+//! [`wire`] what it speaks with [`host`], which `clavigerd` runs it under, and `contract` (a cargo
+//! feature) the test that each passes.
 
+pub mod auth_tok;
 pub mod cancel;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod der;
 mod dhkem;
 pub mod host;

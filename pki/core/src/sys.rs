@@ -44,3 +44,18 @@ pub(crate) fn take_module_socket() -> io::Result<OwnedFd> {
     // whoever started it, for this purpose.
     Ok(unsafe { OwnedFd::from_raw_fd(MODULE_SOCKET) })
 }
+
+/// Joins a new, anonymous session keyring in place of the one this process came with.
+///
+/// It belongs to the calling thread's credentials: threads that it starts later share it, those that
+/// run already do not. linux-keyutils has no such call.
+pub(crate) fn join_session_keyring() -> io::Result<()> {
+    let anonymous: *const libc::c_char = std::ptr::null();
+    let operation = libc::KEYCTL_JOIN_SESSION_KEYRING;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read or written through it.
+    let serial = unsafe { libc::syscall(libc::SYS_keyctl, operation, anonymous) };
+    if serial < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

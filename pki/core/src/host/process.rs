@@ -151,6 +151,10 @@ impl Process {
         self.shared.lock().death.is_none()
     }
 
+    pub(super) fn in_flight(&self) -> usize {
+        self.shared.lock().in_flight.len()
+    }
+
     pub(super) fn death(&self) -> Option<Death> {
         self.shared.lock().death.clone()
     }

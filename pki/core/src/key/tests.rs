@@ -77,6 +77,24 @@ fn a_key_id_is_the_hash_of_the_der() {
     assert!(id[1..].parse::<KeyId>().is_err());
 }
 
+/// `openssl pkey -pubin -outform PEM` of the same key.
+#[test]
+fn pem_is_written_as_openssl_writes_it_and_read_with_text_around_it() {
+    let pem = "-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE/owZzgkFGR68KYqSRXklMfJvDOzi
+RgY56Lw5y39waoJqd5tM+Wm4oOU5x/Yvs9MK1qqPgOMPHRKKr9aKLOcuoA==
+-----END PUBLIC KEY-----
+";
+    let around = format!("a key\n{pem}more\n").replace('\n', "\r\n");
+    let key = PublicKey::from_pem(&around).unwrap();
+    assert_eq!(key.to_pem(), pem);
+    let rsa = PublicKey::from_spki(&rsa_spki()).unwrap();
+    assert_eq!(PublicKey::from_pem(&rsa.to_pem()).unwrap(), rsa);
+    for text in ["", pem.split_at(70).0, &pem.replace("PUBLIC", "PRIVATE")] {
+        assert_eq!(PublicKey::from_pem(text), Err(BadKey::Malformed));
+    }
+}
+
 #[test]
 fn a_point_off_its_curve_is_refused() {
     let key = PublicKey::from_spki(&ec_spki(KeyType::EcP256)).unwrap();

@@ -1,0 +1,226 @@
+//! The host, with a module that misbehaves in every way it can.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use claviger_pki::cancel::{self, Cancel};
+use claviger_pki::host::{HostConfig, ModuleHost};
+use claviger_pki::key::KeyType;
+use claviger_pki::module::{Generate, ModuleError};
+use zeroize::Zeroizing;
+
+use crate::mock::{config, soon};
+
+fn host(settings: &[(&str, &str)]) -> ModuleHost {
+    ModuleHost::new(config(settings))
+}
+
+/// Makes the module do what `selector` says, and gives what comes of it.
+fn misdeed(host: &ModuleHost, selector: &str) -> ModuleError {
+    host.keys(selector, soon(), &Cancel::never()).unwrap_err()
+}
+
+fn works(host: &ModuleHost) {
+    let keys = host.keys("p256", soon(), &Cancel::never()).unwrap();
+    assert_eq!(keys[0].public_key.key_type(), KeyType::EcP256);
+}
+
+#[test]
+fn a_module_is_started_by_the_first_call_and_kept() {
+    let host = host(&[]);
+    assert_eq!(host.status().pid, None);
+    works(&host);
+    let pid = host.status().pid;
+    works(&host);
+    assert!(pid.is_some());
+    assert_eq!(host.status().pid, pid);
+    assert_eq!(host.status().restarts, 0);
+}
+
+#[test]
+fn a_crash_names_its_signal_and_an_exit_its_status() {
+    let host = host(&[]);
+    let crash = ModuleError::Process("ended: signal: 6 (SIGABRT)".into());
+    assert_eq!(misdeed(&host, "crash"), crash);
+    let exit = ModuleError::Process("ended: exit status: 3".into());
+    assert_eq!(misdeed(&host, "exit"), exit);
+    works(&host);
+    assert_eq!(host.status().restarts, 2);
+}
+
+#[test]
+fn a_crash_fails_the_other_calls_in_flight_too() {
+    let host = &host(&[("concurrency", "2")]);
+    works(host);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| misdeed(host, "hang"));
+        while host.status().in_flight == 0 {
+            thread::yield_now();
+        }
+        let crash = ModuleError::Process("ended: signal: 6 (SIGABRT)".into());
+        assert_eq!(misdeed(host, "crash"), crash);
+        assert_eq!(other.join().unwrap(), crash);
+    });
+}
+
+#[test]
+fn a_module_that_breaks_the_protocol_is_killed_for_it() {
+    let host = host(&[]);
+    for (selector, said) in [
+        ("garbage", "a message does not decode"),
+        ("endless", "a message of 4294967295 bytes is too large"),
+        ("unasked", "answered call 77, never made"),
+    ] {
+        assert_eq!(misdeed(&host, selector), ModuleError::Process(said.into()));
+        works(&host);
+    }
+    assert_eq!(host.status().restarts, 3);
+}
+
+#[test]
+fn a_late_answer_is_dropped_and_the_module_lives_on() {
+    let host = host(&[]);
+    works(&host);
+    let pid = host.status().pid;
+    let deadline = Instant::now() + Duration::from_millis(50);
+    let late = host.keys("late", deadline, &Cancel::never());
+    assert_eq!(late, Err(ModuleError::TimedOut));
+    works(&host);
+    assert_eq!(host.status().pid, pid);
+}
+
+#[test]
+fn a_call_whose_time_is_up_before_it_starts_starts_nothing() {
+    let host = host(&[]);
+    let refused = host.keys("p256", Instant::now(), &Cancel::never());
+    assert_eq!(refused, Err(ModuleError::TimedOut));
+    let (canceller, cancel) = cancel::pair();
+    canceller.cancel();
+    let refused = host.keys("p256", soon(), &cancel);
+    assert_eq!(refused, Err(ModuleError::Cancelled));
+    assert_eq!(host.status().pid, None);
+}
+
+#[test]
+fn a_call_that_waits_in_the_modules_queue_is_called_back_there() {
+    let host = &host(&[("concurrency", "1")]);
+    works(host);
+    let pid = host.status().pid;
+    thread::scope(|scope| {
+        // Keeps the one worker busy for 0.4 s.
+        let busy = scope.spawn(|| host.keys("late", soon(), &Cancel::never()));
+        while host.status().in_flight < 1 {
+            thread::yield_now();
+        }
+        let (canceller, cancel) = cancel::pair();
+        let queued = scope.spawn(move || host.keys("crash", soon(), &cancel));
+        while host.status().in_flight < 2 {
+            thread::yield_now();
+        }
+        canceller.cancel();
+        assert_eq!(queued.join().unwrap(), Err(ModuleError::Cancelled));
+        assert_eq!(busy.join().unwrap(), Ok(Vec::new()));
+    });
+    // It was never begun, or the module would have crashed.
+    works(host);
+    assert_eq!(host.status().pid, pid);
+}
+
+#[test]
+fn slow_calls_do_not_hold_up_others_where_the_module_stands_several() {
+    let host = &host(&[("concurrency", "2")]);
+    works(host);
+    let (canceller, cancel) = cancel::pair();
+    thread::scope(|scope| {
+        let hanging = scope.spawn(move || host.keys("hang", soon(), &cancel));
+        while host.status().in_flight == 0 {
+            thread::yield_now();
+        }
+        works(host);
+        canceller.cancel();
+        assert_eq!(hanging.join().unwrap(), Err(ModuleError::Cancelled));
+    });
+    // The call that hangs is still the module's; ending the host kills it after the grace.
+    assert_eq!(host.status().in_flight, 1);
+}
+
+#[test]
+fn a_module_that_cannot_work_says_why_to_every_call() {
+    let host = host(&[("refuse", "no such library: /usr/lib/x.so")]);
+    let why = ModuleError::BadRequest("no such library: /usr/lib/x.so".into());
+    for _ in 0..3 {
+        assert_eq!(misdeed(&host, "p256"), why);
+    }
+    assert_eq!(host.status().restarts, 0);
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let missing = HostConfig {
+        program: "/nonexistent/claviger-pki-x".into(),
+        ..config(&[])
+    };
+    let error = misdeed(&ModuleHost::new(missing), "p256").to_string();
+    let start = "module process: cannot start /nonexistent/claviger-pki-x: ";
+    assert!(error.starts_with(start), "{error}");
+}
+
+#[test]
+fn a_program_that_is_no_module_is_told_by_its_end() {
+    let other = HostConfig {
+        program: "/bin/true".into(),
+        ..config(&[])
+    };
+    let host = ModuleHost::new(other);
+    let ended = ModuleError::Process("ended: exit status: 0".into());
+    assert_eq!(misdeed(&host, "p256"), ended);
+}
+
+#[test]
+fn a_stopped_module_is_started_again_and_that_is_no_restart() {
+    let host = host(&[]);
+    works(&host);
+    let pid = host.status().pid;
+    host.stop();
+    assert_eq!(host.status().pid, None);
+    works(&host);
+    assert_ne!(host.status().pid, pid);
+    assert_eq!(host.status().restarts, 0);
+}
+
+#[test]
+fn the_whole_order_for_a_key_arrives() {
+    let order = Generate {
+        token: "pkcs11:token=T".into(),
+        key_type: Some(KeyType::Rsa3072),
+        label: "L".into(),
+        out: Some("/tmp/x".into()),
+        pin: Some(Zeroizing::new(b"123456".to_vec())),
+    };
+    let arrived = host(&[]).generate(order, soon(), &Cancel::never());
+    let expected = "Generate { token: \"pkcs11:token=T\", key_type: Some(Rsa3072), label: \"L\", \
+                    out: Some(\"/tmp/x\"), .. } PIN of 6";
+    assert_eq!(arrived, Err(ModuleError::Unsupported(expected.into())));
+}
+
+#[test]
+fn a_module_gets_only_the_variables_of_the_allow_list() {
+    let ModuleError::BadRequest(names) = misdeed(&host(&[]), "environment") else {
+        panic!("not a list of names");
+    };
+    assert!(
+        std::env::var_os("CARGO_PKG_NAME").is_some(),
+        "this test has more"
+    );
+    for name in names.split_whitespace() {
+        assert!(claviger_pki::host::ENVIRONMENT.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn a_module_can_gain_no_privileges() {
+    let ModuleError::BadRequest(status) = misdeed(&host(&[]), "status") else {
+        panic!("not a status");
+    };
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+}
