@@ -1,0 +1,53 @@
+use claviger_pki::host::{HostConfig, ModuleHost};
+use claviger_pki::module::ModuleError;
+
+use crate::softhsm::{Module, SoftHsm};
+
+fn with_library(library: &str) -> ModuleError {
+    let softhsm = SoftHsm::empty();
+    let settings = [("library".to_owned(), library.to_owned())].into();
+    let config = HostConfig {
+        settings,
+        ..softhsm.config()
+    };
+    Module(ModuleHost::new(config)).tokens().unwrap_err()
+}
+
+#[test]
+fn a_library_that_is_missing_is_named() {
+    assert_eq!(
+        with_library("/nonexistent/lib.so").to_string(),
+        "PKCS#11 library /nonexistent/lib.so: /nonexistent/lib.so: cannot open shared object file: \
+         No such file or directory"
+    );
+}
+
+#[test]
+fn a_file_that_is_no_library_is_named() {
+    let error = with_library("/etc/passwd").to_string();
+    assert!(
+        error.starts_with("PKCS#11 library /etc/passwd: "),
+        "{error}"
+    );
+    assert!(
+        error.contains("invalid ELF header") || error.contains("file too short"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_library_that_is_not_a_pkcs11_library_is_named() {
+    let libm = [
+        "/lib/x86_64-linux-gnu/libm.so.6",
+        "/lib/aarch64-linux-gnu/libm.so.6",
+        "/lib64/libm.so.6",
+    ];
+    let libm = libm
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+        .unwrap();
+    assert_eq!(
+        with_library(libm).to_string(),
+        format!("PKCS#11 library {libm}: not a PKCS#11 library, it exports no C_GetFunctionList")
+    );
+}

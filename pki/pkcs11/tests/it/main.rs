@@ -1,0 +1,7 @@
+//! The module program against SoftHSM, run as `clavigerd` runs it.
+
+mod keys;
+mod library;
+mod pins;
+mod removal;
+mod softhsm;
