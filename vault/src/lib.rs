@@ -4,5 +4,10 @@
 //! ([`native`]), names, directory records and the manifest. The crate opens lower files and reads
 //! and writes them; it does no FUSE, no sockets and no prompts, and it never sees a token.
 
+pub mod epoch;
 pub mod ids;
+mod kdf;
+mod locked;
+pub mod names;
+mod sealed;
 pub mod secret;
