@@ -14,3 +14,5 @@ pub mod pin;
 mod replace;
 mod sealed;
 pub mod secret;
+pub mod symlink;
+pub mod xattr;

@@ -129,19 +129,18 @@ impl fmt::Debug for KeyId {
 }
 
 impl Recipient {
-    /// Longest label kept, bytes.
-    pub const LABEL_MAX: usize = 200;
+    /// Longest label kept, characters.
+    pub const LABEL_MAX: usize = 100;
 
     /// Names the key `spki`, a DER SubjectPublicKeyInfo that the caller has checked.
     ///
     /// Labels may come from tokens: control characters are left out and long ones cut, so that
     /// showing one cannot confuse a terminal.
     pub fn new(kind: RecipientKind, label: &str, spki: Vec<u8>) -> Self {
-        let mut kept: String = label.chars().filter(|c| !c.is_control()).collect();
-        kept.truncate(kept.floor_char_boundary(Self::LABEL_MAX));
+        let shown = label.chars().filter(|c| !c.is_control());
         Self {
             kind,
-            label: kept,
+            label: shown.take(Self::LABEL_MAX).collect(),
             spki,
         }
     }
@@ -377,4 +376,4 @@ impl<E> From<LockedMemoryError> for ChangeError<E> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

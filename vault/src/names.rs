@@ -40,7 +40,8 @@ pub const RECORD: &str = ".claviger.dir";
 
 const LONG_SUFFIX: &str = ".long";
 const SIDECAR_SUFFIX: &str = ".name";
-const SIV_LEN: usize = 16;
+/// How much longer a sealed name is.
+pub(crate) const SIV_LEN: usize = 16;
 /// base64url of a SHA-256.
 const HASH_TEXT_LEN: usize = 43;
 /// base64url of the shortest sealed name, 17 bytes.
@@ -413,4 +414,4 @@ fn check_upper(name: &[u8]) -> Result<(), NameError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -233,7 +233,7 @@ impl RecipientTable {
         wrong: &impl Fn(usize, &str) -> ManifestError,
     ) -> Result<Enrolled, ManifestError> {
         let label = self.label.get_ref();
-        if label.len() > Recipient::LABEL_MAX || label.chars().any(char::is_control) {
+        if label.chars().count() > Recipient::LABEL_MAX || label.chars().any(char::is_control) {
             let what = "label is too long or has control characters";
             return Err(wrong(self.label.span().start, what));
         }

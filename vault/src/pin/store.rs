@@ -1,7 +1,7 @@
 //! Reading known_volumes, and moving a pin up.
 
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::Mode;
 
 use super::{KnownVolumes, NAME, Pin, PinError, text};
-use crate::replace::{read_small, replace};
+use crate::replace::replace;
 
 /// Some 50,000 volumes.
 const SIZE_MAX: u64 = 16 << 20;
@@ -47,22 +47,30 @@ pub fn remember(own: &Path, pin: Pin) -> Result<(), PinError> {
     let dir = Flock::lock(dir, FlockArg::LockExclusive)
         .map_err(|(_, errno)| failed(io::Error::from(errno)))?;
     let mut pins = load_from(own)?;
-    match pins.iter_mut().find(|known| known.volume == pin.volume) {
-        Some(known) if known.epoch > pin.epoch || known.generation > pin.generation => {
-            return Err(PinError::Overtaken(pin.volume));
-        }
-        Some(known) => *known = pin,
-        None => pins.push(pin),
+    if let Some(known) = pins.iter().find(|known| known.volume == pin.volume)
+        && (known.epoch > pin.epoch || known.generation > pin.generation)
+    {
+        return Err(PinError::Overtaken(pin.volume));
     }
+    pins.retain(|known| known.volume != pin.volume);
+    // A volume that was made in the place of another one: accepted by whoever made it.
+    for known in &mut pins {
+        if known.folder == pin.folder {
+            known.folder = None;
+        }
+    }
+    pins.push(pin);
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     replace(&*dir, NAME, text::write(&pins).as_bytes(), mode).map_err(failed)
 }
 
 fn load_from(dir: &Path) -> Result<Vec<Pin>, PinError> {
     let path = dir.join(NAME);
-    let content = File::open(dir).and_then(|dir| read_small(dir, NAME, SIZE_MAX));
-    match content {
-        Ok(content) => text::parse(&path, &content),
+    let mut content = Vec::new();
+    // Symlinks are followed: some systems make all of /etc of them.
+    let read = File::open(&path).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut content));
+    match read {
+        Ok(_) => text::parse(&path, &content),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(PinError::Io { path, source }),
     }
