@@ -12,6 +12,7 @@
 //! not a short name. What is not hidden: the length of a name, and that two states of one directory
 //! hold the same name.
 
+use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -225,6 +226,9 @@ pub enum LowerName {
 }
 
 impl LowerName {
+    /// Longest content of a sidecar, bytes.
+    pub const SIDECAR_MAX: u64 = (SIV_LEN + NAME_MAX) as u64;
+
     /// The lower name itself.
     pub fn as_str(&self) -> &str {
         match self {
@@ -269,6 +273,12 @@ pub enum NameError {
     /// A lower name or sidecar that was not made by this volume for this directory.
     #[error("name was not made by this volume for this directory")]
     Foreign,
+}
+
+impl fmt::Debug for DirNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DirNames({:?}, epoch {})", self.dir, self.epoch)
+    }
 }
 
 impl DirNames {
