@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod names;
 pub mod pin;
 mod replace;
+pub mod native;
 mod sealed;
 pub mod secret;
 pub mod symlink;

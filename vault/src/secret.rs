@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Declares a 32-byte key.
@@ -73,7 +72,7 @@ pub fn random_array<const N: usize>() -> [u8; N] {
 /// If the kernel refuses random bytes, which it does not once it has booted; nothing that needs a
 /// nonce could go on.
 pub fn fill_random(out: &mut [u8]) {
-    SystemRandom::new()
-        .fill(out)
-        .expect("getrandom(2) does not fail after boot");
+    // Not aws-lc's generator: its state lies in this process, where a fork or a snapshot of the
+    // machine would have it repeat a nonce.
+    getrandom::fill(out).expect("getrandom(2) does not fail after boot");
 }

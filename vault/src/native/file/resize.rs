@@ -1,0 +1,338 @@
+//! Truncating, allocating and punching holes.
+
+use super::super::error::FileError;
+use super::super::layout::{self, Span};
+use super::super::slot::{HALF_LEN, Half, Kind, SLOT_LEN, Slot};
+use super::super::unsynced::Mark;
+use super::super::{PAGE, PAGE_LEN};
+use super::read::Held;
+use super::write::{Content, Nonces};
+use super::{Cut, NativeFile, State, checked_end};
+
+/// A last block that holds more than the size shows.
+struct Shortened {
+    block: u64,
+    len: usize,
+    plain: [u8; PAGE],
+}
+
+impl NativeFile {
+    /// Sets the size; a longer file is zeros from the old end on, and what a shorter one has lost
+    /// never comes back.
+    ///
+    /// # Errors
+    /// [`FileError::TooLarge`], [`FileError::ReadOnly`], [`FileError::Poisoned`],
+    /// [`FileError::Io`]; [`FileError::Integrity`] if the new last block was changed below.
+    pub fn truncate(&self, size: u64) -> Result<(), FileError> {
+        let mut state = self.writable_state()?;
+        if size < state.size {
+            self.shrink(&mut state, size)
+        } else {
+            self.grow(&mut state, size)
+        }
+    }
+
+    /// Extends the file to at least `offset + len`. Reserves no space below.
+    ///
+    /// # Errors
+    /// As [`NativeFile::truncate`].
+    pub fn allocate(&self, offset: u64, len: u64) -> Result<(), FileError> {
+        let end = checked_end(offset, len)?;
+        let mut state = self.writable_state()?;
+        if end > state.size {
+            self.grow(&mut state, end)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn grow(&self, state: &mut State, size: u64) -> Result<(), FileError> {
+        let size = checked_end(size, 0)?;
+        if size == state.size {
+            return Ok(());
+        }
+        self.reach(state, size)?;
+        self.fill_gap_to(state, layout::blocks(size))?;
+        // stat(2) of a file that is not open goes by the lower length.
+        self.lower.set_len(self.layout.lower_len(size))?;
+        state.size = size;
+        Ok(())
+    }
+
+    /// First the shape, then a barrier, then the blocks: the old size never shows blocks that are
+    /// gone (rule W6). Of a file with nothing durable, a crash may leave anything it ever held.
+    fn shrink(&self, state: &mut State, size: u64) -> Result<(), FileError> {
+        let keep = layout::blocks(size);
+        let from = size / PAGE_LEN;
+        let durable = self.any_durable_from(state, from)?;
+        // Before anything is changed: a damaged block is refused, not lost.
+        let rest = self.shortened(state, from, size)?;
+
+        state.size = size;
+        state.solid = state.solid.min(keep);
+        state.doubtful_end = state.doubtful_end.min(keep);
+        state.cut = Cut::Unchecked;
+        if durable {
+            self.write_shape_if_changed(state)?;
+            self.barrier(state)?;
+        }
+        self.cut(state, rest)?;
+        state.cut = if durable {
+            Cut::From(keep)
+        } else {
+            Cut::Durable
+        };
+        Ok(())
+    }
+
+    /// Prepares for a size of `end`: what was cut off there must be gone for good.
+    pub(super) fn reach(&self, state: &mut State, end: u64) -> Result<(), FileError> {
+        if end <= state.size {
+            return Ok(());
+        }
+        match state.cut {
+            Cut::Durable => Ok(()),
+            Cut::From(first) if layout::blocks(end) <= first => Ok(()),
+            Cut::From(_) => self.barrier(state),
+            Cut::Unchecked => self.tidy(state),
+        }
+    }
+
+    /// Cuts off what a crash has left behind the end.
+    fn tidy(&self, state: &mut State) -> Result<(), FileError> {
+        let rest = self.shortened(state, state.size / PAGE_LEN, state.size)?;
+        let keep = layout::blocks(state.size);
+        let last = layout::segment_of(keep.saturating_sub(1));
+        let segment = self.segment(state, last)?;
+        let kept = (keep - layout::segment_blocks(last).start) as usize;
+        let tidy = rest.is_none()
+            && segment.slots().iter().skip(kept).all(Slot::is_zero)
+            && self.lower.len()? <= self.layout.lower_len(state.size);
+        drop(segment);
+        if !tidy {
+            // The size that shows no more than this must be durable before the rest goes.
+            self.barrier(state)?;
+            self.cut(state, rest)?;
+            self.barrier(state)?;
+        }
+        state.cut = Cut::Durable;
+        Ok(())
+    }
+
+    /// What the block that holds the end of a file of `size` is to be rewritten as: none if there is
+    /// nothing in it behind the end.
+    fn shortened(
+        &self,
+        state: &State,
+        block: u64,
+        size: u64,
+    ) -> Result<Option<Shortened>, FileError> {
+        let len = layout::len_within(size, block);
+        let segment = self.segment(state, layout::segment_of(block))?;
+        let slot = segment.slot(layout::index_in_segment(block));
+        let longer = |(_, half): (_, Half)| usize::from(half.length) > len;
+        if len == 0 || !slot.newest_first().into_iter().flatten().any(longer) {
+            return Ok(None);
+        }
+        let mut plain = [0; PAGE];
+        Ok(match self.held(state, block, &mut plain)? {
+            Held::Data(held, _) if held > len => Some(Shortened { block, len, plain }),
+            Held::Data(..) | Held::Hole(_) | Held::Nothing => None,
+        })
+    }
+
+    /// Whether anything from block `first` on may be durable.
+    fn any_durable_from(&self, state: &State, first: u64) -> Result<bool, FileError> {
+        let end = layout::blocks(state.size);
+        let mut next = first;
+        while let Some(span) = layout::spans(next..end).next() {
+            next = span.blocks().end;
+            let segment = self.segment(state, span.segment)?;
+            let slots = segment.slots().iter().skip(span.index());
+            if span
+                .blocks()
+                .zip(slots)
+                .any(|(block, slot)| state.is_durable(block, slot))
+            {
+                return Ok(true);
+            }
+            if segment.slots().iter().all(Slot::is_zero) {
+                next = self.next_segment_in_use(span.segment + 1)?.max(next);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Cuts the lower file behind the end, and zeros the slots of its last segment behind.
+    fn cut(&self, state: &mut State, rest: Option<Shortened>) -> Result<(), FileError> {
+        if let Some(Shortened { block, len, plain }) = rest {
+            let (plain, _) = plain.split_at(len);
+            let span = Span {
+                segment: layout::segment_of(block),
+                first: block,
+                count: 1,
+            };
+            self.put(state, span, Content::Data(plain), &mut Nonces::new())?;
+        }
+        let keep = layout::blocks(state.size);
+        let last = layout::segment_of(keep.saturating_sub(1));
+        let kept = (keep - layout::segment_blocks(last).start) as usize;
+        let segment = state.segments.read_mut(&self.lower, self.layout, last)?;
+        let behind = kept..segment.slots().len();
+        if segment
+            .slots()
+            .iter()
+            .skip(kept)
+            .any(|slot| !slot.is_zero())
+        {
+            let zeros = [0; PAGE];
+            let (zeros, _) = zeros.split_at(behind.len() * SLOT_LEN);
+            let offset = self.layout.slots(last) + (kept * SLOT_LEN) as u64;
+            self.lower.write_at(offset, zeros)?;
+            for index in behind {
+                segment.set_slot(index, Slot::ZERO);
+            }
+        }
+        state.unsynced.forget_from(keep);
+        state.segments.forget_from(last + 1);
+        Ok(self.lower.set_len(self.layout.lower_len(state.size))?)
+    }
+
+    /// Turns a range into zeros and gives back the space of whole blocks. The size stays.
+    ///
+    /// # Errors
+    /// As [`NativeFile::write_at`].
+    pub fn punch(&self, offset: u64, len: u64) -> Result<(), FileError> {
+        let mut state = self.writable_state()?;
+        let end = offset.saturating_add(len).min(state.size);
+        if offset >= end {
+            return Ok(());
+        }
+        let (first, last) = (offset / PAGE_LEN, end / PAGE_LEN);
+        let whole_first = offset.div_ceil(PAGE_LEN);
+        let whole_end = if end == state.size {
+            layout::blocks(end)
+        } else {
+            last
+        };
+        if whole_first > first {
+            let upto = end.min(layout::start(whole_first));
+            self.zero_part(&mut state, first, offset, upto)?;
+        }
+        self.punch_blocks(&mut state, whole_first..whole_end)?;
+        if last >= whole_end.max(whole_first) && end > layout::start(last) {
+            self.zero_part(&mut state, last, layout::start(last), end)?;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros into a part of one block that holds data there.
+    fn zero_part(
+        &self,
+        state: &mut State,
+        block: u64,
+        from: u64,
+        to: u64,
+    ) -> Result<(), FileError> {
+        let mut plain = [0; PAGE];
+        self.read_block(state, block, &mut plain)?;
+        let skip = (from - layout::start(block)) as usize;
+        let len = (to - from) as usize;
+        if plain.iter().skip(skip).take(len).all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        let (zeros, _) = [0; PAGE].split_at(len);
+        self.write_locked(state, from, zeros)
+    }
+
+    fn punch_blocks(
+        &self,
+        state: &mut State,
+        blocks: core::ops::Range<u64>,
+    ) -> Result<(), FileError> {
+        let mut next = blocks.start;
+        while let Some(span) = layout::spans(next..blocks.end).next() {
+            next = span.blocks().end;
+            let segment = self.segment(state, span.segment)?;
+            let used = segment.slots().iter().skip(span.index()).take(span.count);
+            if used.clone().all(Slot::is_zero) {
+                // A segment never written to may be one of millions.
+                next = self.next_segment_in_use(span.segment + 1)?.max(next);
+                continue;
+            }
+            let used: Vec<Slot> = used.copied().collect();
+            drop(segment);
+            for (block, slot) in span.blocks().zip(used) {
+                self.punch_block(
+                    state,
+                    Span {
+                        first: block,
+                        count: 1,
+                        ..span
+                    },
+                    slot,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns one block into a hole (rule W5).
+    fn punch_block(&self, state: &mut State, span: Span, slot: Slot) -> Result<(), FileError> {
+        let block = span.first;
+        let Some((side, newest)) = slot.newest() else {
+            return Ok(());
+        };
+        let mark = state.unsynced.mark(block);
+        match mark {
+            Mark::Fresh if newest.kind() == Kind::Hole => Ok(()),
+            Mark::Fresh => {
+                // Nothing durable, or a hole record in the other half: that counts again.
+                let index = span.index();
+                let offset = self.layout.slots(span.segment) + (index * SLOT_LEN) as u64;
+                self.lower
+                    .write_at(side.offset(offset, HALF_LEN), &[0; HALF_LEN])?;
+                let mut slot = slot;
+                *side.of_mut(&mut slot.0) = [0; HALF_LEN];
+                let segment = state
+                    .segments
+                    .read_mut(&self.lower, self.layout, span.segment)?;
+                segment.set_slot(index, slot);
+                let mark = if slot.is_zero() {
+                    Mark::Emptied
+                } else {
+                    Mark::Clean
+                };
+                state.unsynced.set(block, mark);
+                Ok(self.lower.free(self.layout.block(block), PAGE_LEN)?)
+            }
+            Mark::HoleOver | Mark::Emptied => Ok(()),
+            Mark::Clean if self.is_hole(state, block)? => Ok(()),
+            // The version written since the barrier lies over the durable one: it has to be durable
+            // itself before a hole record may take the half that names the older.
+            Mark::Over => {
+                self.barrier(state)?;
+                self.put_holes(state, span)
+            }
+            Mark::Clean | Mark::Wiped => self.put_holes(state, span),
+        }
+    }
+
+    fn is_hole(&self, state: &State, block: u64) -> Result<bool, FileError> {
+        let half = self.current_half(state, block)?;
+        Ok(half.is_none_or(|(_, half)| half.kind() == Kind::Hole))
+    }
+}
+
+impl State {
+    /// Whether a version of a block, data or hole, may be durable.
+    fn is_durable(&self, block: u64, slot: &Slot) -> bool {
+        match self.unsynced.mark(block) {
+            // With a second half: a hole record, which is.
+            Mark::Fresh => slot.newest_first().iter().flatten().count() > 1,
+            Mark::Emptied => false,
+            Mark::Clean => !slot.is_zero(),
+            Mark::Over | Mark::HoleOver | Mark::Wiped => true,
+        }
+    }
+}

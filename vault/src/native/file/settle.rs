@@ -1,0 +1,100 @@
+//! Reading all of a file: to tell what is damaged, and to settle what a crash left in doubt.
+
+use super::super::PAGE;
+use super::super::error::FileError;
+use super::super::layout;
+use super::super::slot::{HALF_LEN, SLOT_LEN};
+use super::super::unsynced::Mark;
+use super::read::Held;
+use super::{NativeFile, State};
+
+impl NativeFile {
+    /// Decrypts every block and calls `damaged` with the index of each that does not verify.
+    ///
+    /// `progress` is called after each block with the number of blocks done and to do.
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
+    pub fn verify(
+        &self,
+        mut damaged: impl FnMut(u64),
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<(), FileError> {
+        let mut plain = [0; PAGE];
+        let mut block = 0;
+        loop {
+            // Others get at the file between two blocks.
+            let state = self.read_state();
+            let end = layout::blocks(state.size);
+            if block >= end {
+                return Ok(());
+            }
+            match self.held(&state, block, &mut plain) {
+                Ok(_) => {}
+                Err(FileError::Integrity(_)) => damaged(block),
+                Err(error) => return Err(error),
+            }
+            block += 1;
+            progress(block, end);
+        }
+    }
+
+    /// Settles a file found unsettled: after a barrier, reads every block in doubt, and zeros the
+    /// halves that name what never reached the disk. The next shape then vouches for all of it.
+    ///
+    /// Reads as much of the file as is in doubt: for a background thread. A file not in doubt is
+    /// left alone.
+    ///
+    /// # Errors
+    /// [`FileError::ReadOnly`], [`FileError::Poisoned`], [`FileError::Io`].
+    pub fn settle(&self) -> Result<(), FileError> {
+        let mut state = self.writable_state()?;
+        if state.doubtful_end <= state.solid {
+            return Ok(());
+        }
+        self.barrier(&mut state)?;
+        for block in state.solid..state.doubtful_end {
+            self.settle_block(&mut state, block)?;
+        }
+        state.doubtful_end = state.solid;
+        self.barrier(&mut state)?;
+        self.write_shape_if_changed(&mut state)
+    }
+
+    fn settle_block(&self, state: &mut State, block: u64) -> Result<(), FileError> {
+        let counts = match self.held(state, block, &mut [0; PAGE])? {
+            Held::Data(_, side) | Held::Hole(side) => Some(side),
+            Held::Nothing => None,
+        };
+        let number = layout::segment_of(block);
+        let index = layout::index_in_segment(block);
+        let segment = state.segments.read_mut(&self.lower, self.layout, number)?;
+        let mut slot = segment.slot(index);
+        let [newest, other] = slot.newest_first();
+        let leftovers = [newest, other]
+            .into_iter()
+            .flatten()
+            .take_while(|(side, _)| {
+                // What is older than the half that counts is of no harm: it is not looked at.
+                counts != Some(*side)
+            });
+        let mut changed = false;
+        let offset = self.layout.slots(number) + (index * SLOT_LEN) as u64;
+        for (side, _) in leftovers {
+            self.lower
+                .write_at(side.offset(offset, HALF_LEN), &[0; HALF_LEN])?;
+            *side.of_mut(&mut slot.0) = [0; HALF_LEN];
+            changed = true;
+        }
+        if changed {
+            segment.set_slot(index, slot);
+            let mark = if slot.is_zero() {
+                Mark::Emptied
+            } else {
+                Mark::Wiped
+            };
+            state.unsynced.set(block, mark);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,414 @@
+//! Writing: each new version of a block goes beside the durable one's half.
+
+use std::cell::RefCell;
+
+use super::super::aead::{self, NONCE_LEN};
+use super::super::error::FileError;
+use super::super::layout::{self, SEGMENT_BLOCKS, Span};
+use super::super::octets::Side;
+use super::super::slot::{HALF_LEN, Half, Kind, SLOT_LEN, Slot};
+use super::super::unsynced::Mark;
+use super::super::{PAGE, PAGE_LEN};
+use super::{Earlier, NativeFile, State, checked_end};
+
+/// Blocks that one call of getrandom(2) draws nonces for: a request of 1 MiB.
+const NONCES: usize = 256;
+/// Zeros between the old end and what is written are taken in by hole records if no more blocks
+/// than these, 16 MiB; they take 16 KiB a MiB of zeros below. Behind a larger gap `solid` stays.
+const MAX_HOLE_RECORDS: u64 = 4096;
+/// Segments with marks, 16 GiB of data, after which a write begins with a barrier to drop them.
+const MAX_MARKED: usize = 1 << 16;
+
+thread_local! {
+    /// Ciphertext of one segment, before it is written.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Nonces for one request; none is used twice or kept.
+pub(super) struct Nonces {
+    bytes: [u8; NONCES * NONCE_LEN],
+    used: usize,
+    drawn: usize,
+}
+
+impl Nonces {
+    pub(super) fn new() -> Self {
+        Self {
+            bytes: [0; NONCES * NONCE_LEN],
+            used: 0,
+            drawn: 0,
+        }
+    }
+
+    /// The next one; draws for up to `needed` blocks if none is left.
+    fn next(&mut self, file: &NativeFile, needed: usize) -> [u8; NONCE_LEN] {
+        if self.used == self.drawn {
+            self.used = 0;
+            self.drawn = needed.clamp(1, NONCES);
+            let (fresh, _) = self.bytes.split_at_mut(self.drawn * NONCE_LEN);
+            file.random.fill(fresh);
+        }
+        let (nonces, _) = self.bytes.as_chunks::<NONCE_LEN>();
+        let nonce = nonces
+            .get(self.used)
+            .copied()
+            .expect("fewer used than drawn");
+        self.used += 1;
+        nonce
+    }
+}
+
+/// What blocks of one segment are to hold.
+#[derive(Clone, Copy)]
+pub(super) enum Content<'a> {
+    /// These bytes, of which the last block may have fewer than the others.
+    Data(&'a [u8]),
+    /// Zeros by hole record: nothing is stored.
+    Holes,
+}
+
+/// The half that a new version of a block goes to.
+#[derive(Clone, Copy)]
+struct Target {
+    side: Side,
+    seq: u8,
+    mark: Mark,
+}
+
+impl NativeFile {
+    /// Writes `data` at `offset`; zeros fill what lies between it and the end of the file.
+    ///
+    /// If it fails, nothing, all or a part of `data` has been written.
+    ///
+    /// # Errors
+    /// [`FileError::Integrity`] if a block of which only a part is written was changed below;
+    /// [`FileError::TooLarge`], [`FileError::ReadOnly`], [`FileError::Poisoned`],
+    /// [`FileError::Io`].
+    pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        let mut state = self.writable_state()?;
+        self.write_locked(&mut state, offset, data)
+    }
+
+    /// Writes `data` at the end of the file and returns where that was.
+    ///
+    /// # Errors
+    /// As [`NativeFile::write_at`].
+    pub fn append(&self, data: &[u8]) -> Result<u64, FileError> {
+        let mut state = self.writable_state()?;
+        let offset = state.size;
+        self.write_locked(&mut state, offset, data)?;
+        Ok(offset)
+    }
+
+    pub(super) fn write_locked(
+        &self,
+        state: &mut State,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), FileError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end = checked_end(offset, data.len() as u64)?;
+        if state.unsynced.segments() > MAX_MARKED {
+            self.barrier(state)?;
+        }
+        self.reach(state, end)?;
+        let nonces = &mut Nonces::new();
+        self.fill_gap(state, offset / PAGE_LEN, nonces)?;
+
+        let skip = (offset % PAGE_LEN) as usize;
+        let first_len = match skip {
+            0 => 0,
+            _ => data.len().min(PAGE - skip),
+        };
+        let (first, rest) = data.split_at(first_len);
+        if !first.is_empty() {
+            self.merge(state, offset / PAGE_LEN, skip, first, nonces)?;
+        }
+        // What is written up to the end of the file or beyond is all that its last block holds.
+        let last_len = if end < state.size {
+            rest.len() % PAGE
+        } else {
+            0
+        };
+        let (whole, last) = rest.split_at(rest.len() - last_len);
+        let first_block = offset.div_ceil(PAGE_LEN);
+        let end_block = first_block + whole.len().div_ceil(PAGE) as u64;
+        let mut whole = whole;
+        for span in layout::spans(first_block..end_block) {
+            let (piece, after) = whole.split_at(whole.len().min(span.count * PAGE));
+            whole = after;
+            self.put(state, span, Content::Data(piece), nonces)?;
+            let written = layout::start(span.first) + piece.len() as u64;
+            state.size = state.size.max(written);
+        }
+        if !last.is_empty() {
+            self.merge(state, end / PAGE_LEN, 0, last, nonces)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a part of one block, and what it held around it.
+    fn merge(
+        &self,
+        state: &mut State,
+        block: u64,
+        skip: usize,
+        data: &[u8],
+        nonces: &mut Nonces,
+    ) -> Result<(), FileError> {
+        let mut plain = [0; PAGE];
+        let held = layout::len_within(state.size, block);
+        if held > 0 {
+            self.read_block(state, block, &mut plain)?;
+        }
+        let end = skip + data.len();
+        for (place, byte) in plain.iter_mut().skip(skip).zip(data) {
+            *place = *byte;
+        }
+        let (plain, _) = plain.split_at(held.max(end));
+        let span = Span {
+            segment: layout::segment_of(block),
+            first: block,
+            count: 1,
+        };
+        self.put(state, span, Content::Data(plain), nonces)?;
+        state.size = state.size.max(layout::start(block) + end as u64);
+        Ok(())
+    }
+
+    /// Puts hole records for all blocks between the end of the file and `block`, so that `solid` can
+    /// pass them. Those of a large gap stay without: they are zeros that nothing vouches for.
+    pub(super) fn fill_gap_to(&self, state: &mut State, block: u64) -> Result<(), FileError> {
+        self.fill_gap(state, block, &mut Nonces::new())
+    }
+
+    fn fill_gap(
+        &self,
+        state: &mut State,
+        block: u64,
+        nonces: &mut Nonces,
+    ) -> Result<(), FileError> {
+        let first = layout::blocks(state.size);
+        if block.saturating_sub(first) > MAX_HOLE_RECORDS {
+            return Ok(());
+        }
+        for span in layout::spans(first..block) {
+            self.put(state, span, Content::Holes, nonces)?;
+        }
+        Ok(())
+    }
+
+    /// Turns blocks of one segment into holes.
+    pub(super) fn put_holes(&self, state: &mut State, span: Span) -> Result<(), FileError> {
+        self.put(state, span, Content::Holes, &mut Nonces::new())
+    }
+
+    /// Gives blocks of one segment new content.
+    pub(super) fn put(
+        &self,
+        state: &mut State,
+        span: Span,
+        content: Content<'_>,
+        nonces: &mut Nonces,
+    ) -> Result<(), FileError> {
+        self.admit(state, span)?;
+        SEALED.with_borrow_mut(|sealed| self.put_sealed(state, span, content, nonces, sealed))
+    }
+
+    /// Makes the blocks fit to be written to: whatever is durable of them, or vouches for them, is
+    /// not touched after this.
+    fn admit(&self, state: &mut State, span: Span) -> Result<(), FileError> {
+        let mut barrier = false;
+        let mut mark = false;
+        for block in span.blocks() {
+            let segment = self.segment(state, span.segment)?;
+            let slot = segment.slot(layout::index_in_segment(block));
+            if state.unsynced.mark(block) != Mark::Clean {
+                continue;
+            }
+            // W4: a half without its block reads as damage where a settled shape vouches for it.
+            mark |= slot.is_zero() && block < state.shapes.vouched();
+            // W2: of two halves found at opening, only a barrier tells that the newer is durable.
+            let [_, other] = slot.newest_first();
+            barrier |= other.is_some() && state.earlier == Earlier::Unknown;
+        }
+        if mark {
+            self.write_unsettled_shape(state)?;
+        }
+        if mark || barrier {
+            self.barrier(state)?;
+        }
+        Ok(())
+    }
+
+    fn put_sealed(
+        &self,
+        state: &mut State,
+        span: Span,
+        content: Content<'_>,
+        nonces: &mut Nonces,
+        sealed: &mut Vec<u8>,
+    ) -> Result<(), FileError> {
+        let segment = self.segment(state, span.segment)?;
+        let fek = state.keys.newest();
+        let cipher = segment
+            .cipher(&state.keys, fek)
+            .expect("the newest FEK is one of them");
+        let data = match content {
+            Content::Data(data) => data,
+            Content::Holes => &[],
+        };
+        sealed.clear();
+        sealed.resize(data.len(), 0);
+
+        let mut slots = [Slot::ZERO; SEGMENT_BLOCKS as usize];
+        let mut marks = [Mark::Clean; SEGMENT_BLOCKS as usize];
+        let mut sides = [Side::A; SEGMENT_BLOCKS as usize];
+        let mut plain = data.chunks(PAGE);
+        let mut texts = sealed.chunks_mut(PAGE);
+        let places = slots.iter_mut().zip(&mut marks).zip(&mut sides);
+        for (done, (block, ((slot, mark), side))) in span.blocks().zip(places).enumerate() {
+            let target = self.target(state, block, content)?;
+            let (plain, text) = (
+                plain.next().unwrap_or_default(),
+                texts.next().unwrap_or_default(),
+            );
+            let mut half = Half {
+                nonce: nonces.next(self, span.count - done),
+                tag: [0; aead::TAG_LEN],
+                length: plain.len() as u16,
+                seq: target.seq,
+                fek,
+            };
+            half.tag = aead::seal_into(cipher, &half.nonce, &half.associated(block), plain, text);
+            *slot = segment.slot(layout::index_in_segment(block));
+            *target.side.of_mut(&mut slot.0) = half.write();
+            *mark = target.mark;
+            *side = target.side;
+        }
+        drop(segment);
+        let (slots, _) = slots.split_at(span.count);
+        let (marks, _) = marks.split_at(span.count);
+        let (sides, _) = sides.split_at(span.count);
+        // The half first: until the block is there, the reader finds that the new half does not
+        // verify and takes the other.
+        self.write_halves(span, slots, marks, sides)?;
+        let segment = state
+            .segments
+            .read_mut(&self.lower, self.layout, span.segment)?;
+        for ((block, slot), mark) in span.blocks().zip(slots).zip(marks) {
+            segment.set_slot(layout::index_in_segment(block), *slot);
+            state.unsynced.set(block, *mark);
+        }
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let written = self.lower.write_at(self.layout.block(span.first), sealed);
+        written.or_else(|error| {
+            self.abandon(state, span)?;
+            Err(error.into())
+        })
+    }
+
+    /// Where the next version of a block goes.
+    fn target(&self, state: &State, block: u64, content: Content<'_>) -> Result<Target, FileError> {
+        let over = match content {
+            Content::Data(_) => Mark::Over,
+            Content::Holes => Mark::HoleOver,
+        };
+        let mark = state.unsynced.mark(block);
+        let Some((side, current)) = self.current_half(state, block)? else {
+            return Ok(Target {
+                side: Side::A,
+                seq: 1,
+                mark: Mark::Fresh,
+            });
+        };
+        let beside = |mark| Target {
+            side: side.other(),
+            seq: current.seq.wrapping_add(1),
+            mark,
+        };
+        let again = |mark| Target {
+            side,
+            seq: current.seq,
+            mark,
+        };
+        Ok(match (mark, current.kind()) {
+            // Not durable yet: the same half again, or the next crash could find neither version.
+            (Mark::Fresh, _) => again(Mark::Fresh),
+            (Mark::Over | Mark::HoleOver, _) => again(over),
+            (Mark::Emptied | Mark::Clean, Kind::Hole) => beside(Mark::Fresh),
+            (Mark::Emptied | Mark::Clean | Mark::Wiped, _) => beside(over),
+        })
+    }
+
+    /// Writes halves, each by itself: beside it lies the half that names the durable version, and a
+    /// write may tear anywhere within what it writes (rules W1, W2).
+    ///
+    /// Slots of which nothing is durable are written whole and many at once: whatever a torn write
+    /// leaves of them, nothing that was durable is lost, and the shape says that they may be torn
+    /// (rules W4, W7).
+    fn write_halves(
+        &self,
+        span: Span,
+        slots: &[Slot],
+        marks: &[Mark],
+        sides: &[Side],
+    ) -> Result<(), FileError> {
+        let first = self.layout.slots(span.segment) + (span.index() * SLOT_LEN) as u64;
+        let mut bytes = [0; SEGMENT_BLOCKS as usize * SLOT_LEN];
+        let mut index = 0;
+        let each = || slots.iter().zip(marks).zip(sides);
+        let whole = |slot: &Slot, mark: Mark, side: Side| {
+            mark == Mark::Fresh && slot.half(side.other()).is_none()
+        };
+        while let Some(((slot, mark), side)) = each().nth(index) {
+            let offset = first + (index * SLOT_LEN) as u64;
+            let run = each()
+                .skip(index)
+                .take_while(|((slot, mark), side)| whole(slot, **mark, **side))
+                .count();
+            if run == 0 {
+                debug_assert_ne!(*mark, Mark::Clean);
+                let half = side.of(&slot.0);
+                self.lower.write_at(side.offset(offset, HALF_LEN), half)?;
+                index += 1;
+                continue;
+            }
+            let (bytes, _) = bytes.split_at_mut(run * SLOT_LEN);
+            for (place, slot) in bytes
+                .chunks_exact_mut(SLOT_LEN)
+                .zip(slots.iter().skip(index))
+            {
+                place.copy_from_slice(slot.0.as_flattened());
+            }
+            self.lower.write_at(offset, bytes)?;
+            index += run;
+        }
+        Ok(())
+    }
+
+    /// After a failed write of blocks whose halves have been written. What was there before counts
+    /// again: over a durable version by the other half, else by an emptied slot.
+    fn abandon(&self, state: &mut State, span: Span) -> Result<(), FileError> {
+        for block in span.blocks() {
+            let index = layout::index_in_segment(block);
+            let segment = state
+                .segments
+                .read_mut(&self.lower, self.layout, span.segment)?;
+            segment.doubt(index);
+            let slot = segment.slot(index);
+            let lone = slot.newest_first().iter().flatten().count() == 1;
+            if state.unsynced.mark(block) == Mark::Fresh && lone {
+                let offset = self.layout.slots(span.segment) + (index * SLOT_LEN) as u64;
+                self.lower.write_at(offset, &[0; SLOT_LEN])?;
+                segment.set_slot(index, Slot::ZERO);
+                state.unsynced.set(block, Mark::Emptied);
+            }
+        }
+        Ok(())
+    }
+}

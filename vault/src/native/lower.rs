@@ -1,0 +1,129 @@
+//! The lower file: reads that end at the end of the file, writes that are whole.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::uio;
+use nix::unistd::{Whence, lseek64};
+
+use super::octets::Octets;
+
+/// An open lower file. Its file position is of no meaning.
+#[derive(Debug)]
+pub(super) struct Lower(File);
+
+impl Lower {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self(File::from(fd))
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Reads up to the end of `out` or of the file, whichever is first.
+    pub(super) fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        read_at(self.as_fd(), offset, out)
+    }
+
+    /// Reads into `pieces` one after the other; what lies behind the end of the file is zero.
+    pub(super) fn read_pieces(
+        &self,
+        offset: u64,
+        mut pieces: &mut [IoSliceMut<'_>],
+    ) -> io::Result<()> {
+        let mut offset = offset;
+        loop {
+            match uio::preadv(&self.0, pieces, offset as i64) {
+                Ok(0) => break,
+                Ok(read) => {
+                    offset += read as u64;
+                    IoSliceMut::advance_slices(&mut pieces, read);
+                    if pieces.is_empty() {
+                        return Ok(());
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        for piece in pieces {
+            piece.fill(0);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    /// A barrier: all that was written is durable when this returns without error.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    pub(super) fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    /// Gives back the space of `len` bytes. They read as zeros, or as before where the lower
+    /// filesystem has no holes: nothing reads them any more.
+    pub(super) fn free(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&self.0, flags, offset as i64, len as i64) {
+            Ok(()) | Err(nix::Error::EOPNOTSUPP) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The first offset from `offset` on that is not in a hole, or none.
+    pub(super) fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        match lseek64(&self.0, offset as i64, Whence::SeekData) {
+            Ok(data) => Ok(Some(data as u64)),
+            Err(nix::Error::ENXIO) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Reads up to the end of `out` or of the file, whichever is first.
+pub(super) fn read_at(fd: BorrowedFd<'_>, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some((_, rest)) = out
+        .split_at_mut_checked(done)
+        .filter(|(_, rest)| !rest.is_empty())
+    {
+        match uio::pread(fd, rest, (offset + done as u64) as i64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `bytes`.
+pub(super) fn write_at(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = Octets(bytes);
+    let mut offset = offset;
+    while !rest.0.is_empty() {
+        match uio::pwrite(fd, rest.0, offset as i64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                let _ = rest.slice(written);
+            }
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! What was written since the last barrier, block by block.
+
+use std::collections::BTreeMap;
+
+use super::layout::{SEGMENT_BLOCKS, index_in_segment, segment_blocks, segment_of};
+
+/// How a block differs from what a crash would leave of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Not at all: its newest half names a durable version, or it has none.
+    Clean,
+    /// Written where nothing was durable, or a hole record that its other half still has.
+    Fresh,
+    /// Slot zeroed where nothing was durable.
+    Emptied,
+    /// Written over a durable version, which its other half names.
+    Over,
+    /// A hole record over a durable version, which its other half names; the block is still there.
+    HoleOver,
+    /// Durable; the hole record in its other half was wiped.
+    Wiped,
+}
+
+impl Mark {
+    /// Whether a crash may leave neither what was there nor what is there now.
+    fn is_fresh(self) -> bool {
+        matches!(self, Self::Fresh | Self::Emptied)
+    }
+}
+
+type SegmentMarks = [Mark; SEGMENT_BLOCKS as usize];
+
+/// Marks of the blocks that are not [`Mark::Clean`].
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    segments: BTreeMap<u64, SegmentMarks>,
+    fresh: usize,
+}
+
+impl Unsynced {
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Number of segments that have marks: each takes some hundred bytes.
+    pub(super) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Whether any block is fresh, so that a shape has to say *unsettled* (rule W7).
+    pub(super) fn any_fresh(&self) -> bool {
+        self.fresh > 0
+    }
+
+    pub(super) fn mark(&self, block: u64) -> Mark {
+        let marks = self.segments.get(&segment_of(block));
+        marks
+            .and_then(|marks| marks.get(index_in_segment(block)))
+            .copied()
+            .unwrap_or(Mark::Clean)
+    }
+
+    pub(super) fn set(&mut self, block: u64, mark: Mark) {
+        let marks = self
+            .segments
+            .entry(segment_of(block))
+            .or_insert([Mark::Clean; SEGMENT_BLOCKS as usize]);
+        if let Some(place) = marks.get_mut(index_in_segment(block)) {
+            self.fresh -= usize::from(place.is_fresh());
+            self.fresh += usize::from(mark.is_fresh());
+            *place = mark;
+        }
+    }
+
+    /// Forgets the marks of blocks from `first` on.
+    pub(super) fn forget_from(&mut self, first: u64) {
+        let segment = segment_of(first);
+        for block in first..segment_blocks(segment).end {
+            if self.mark(block) != Mark::Clean {
+                self.set(block, Mark::Clean);
+            }
+        }
+        for marks in self.segments.split_off(&(segment + 1)).into_values() {
+            self.fresh -= marks.iter().filter(|mark| mark.is_fresh()).count();
+        }
+    }
+
+    /// Takes all marks, for a barrier has made everything durable.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = (u64, Mark)> + use<> {
+        let segments = core::mem::take(self).segments;
+        segments.into_iter().flat_map(|(segment, marks)| {
+            segment_blocks(segment)
+                .zip(marks)
+                .filter(|(_, mark)| *mark != Mark::Clean)
+        })
+    }
+}
