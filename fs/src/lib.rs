@@ -2,5 +2,15 @@
 //!
 //! [`keys`] is the seam to whoever has the keys.
 
+pub mod args;
+pub mod background;
+pub mod callout_keys;
+pub mod kernel;
 pub mod keys;
+mod kin;
+pub mod mountpoint;
+pub mod options;
 pub mod park;
+pub mod pool;
+pub mod watch;
+pub mod writer;
