@@ -1,1 +1,22 @@
-//! clavigerd
+//! `clavigerd`: the daemon that holds a user's unlocked keys and asks his tokens for more.
+//!
+//! One a user. It finds out which module has the private key that a volume or file was wrapped to, has
+//! that module do its step, does the rest itself, and answers filesystems over callout and the CLI over
+//! its control socket. It prompts, it writes the audit log, it forgets everything on `lock`. It loads no
+//! vendor code: modules are processes.
+
+pub mod audit;
+pub mod config;
+pub mod errand;
+pub mod failure;
+pub mod instance;
+pub mod modules;
+pub mod notify;
+pub mod pin_source;
+pub mod process;
+pub mod prompt;
+pub mod single_flight;
+pub mod tokens;
+pub mod touch;
+pub mod wait;
+pub mod workers;

@@ -1,0 +1,297 @@
+//! The configuration: `~/.config/claviger/config.toml` over `/etc/claviger/config.toml`.
+//!
+//! ```toml
+//! [pkcs11]
+//! libraries = ["/usr/lib/softhsm/libsofthsm2.so"]  # default: those p11-kit names, else known places
+//!
+//! [tpm]
+//! tcti = "device:/dev/tpmrm0"                      # default: the module's own
+//!
+//! [modules.vendor]                                 # a module of your own, or another program for ours
+//! program = "/opt/vendor/claviger-pki-vendor"
+//! settings = { reader = "front" }
+//!
+//! [prompts]
+//! pinentry = "/usr/bin/pinentry-gnome3"            # default: "pinentry" from PATH
+//! timeout-s = 60                                   # how long a person may take to answer
+//!
+//! [policy]
+//! final-try = "ask"                                # or "never": whether a PIN's last try may be spent
+//! token-timeout-s = 30                             # how long one token operation may take
+//! ```
+//!
+//! A key of the user's file replaces the same key of the system's. An unknown key or a wrong value is an
+//! error that names the file and the line: a setting that is not understood must not be ignored.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What the daemon goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// PKCS#11 libraries that the user or the administrator named.
+    pub pkcs11_libraries: Libraries,
+    /// Settings of the TPM module: `tcti`.
+    pub tpm_tcti: Option<String>,
+    /// Programs and settings of further modules, or other programs for ours, by name.
+    pub modules: BTreeMap<String, ModuleSection>,
+    /// The pinentry program: a path, or a name to find in PATH.
+    pub pinentry: PathBuf,
+    /// How long a person may take to answer a prompt.
+    pub prompt_timeout: Duration,
+    /// Whether the last try of a PIN may be spent.
+    pub final_try: FinalTry,
+    /// How long one token operation may take.
+    pub token_timeout: Duration,
+}
+
+/// Which PKCS#11 libraries are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Libraries {
+    /// Whatever is installed: p11-kit's `*.module` files, else the places distributions use.
+    Installed,
+    /// These only.
+    Named(Vec<PathBuf>),
+}
+
+/// What is done when one wrong PIN would block the token.
+///
+/// Nothing is ever tried unasked then: only a person at a terminal, who was told, may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinalTry {
+    /// Ask the person whether to go on.
+    Ask,
+    /// Refuse.
+    Never,
+}
+
+/// `[modules.NAME]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleSection {
+    /// The program, absolute.
+    pub program: PathBuf,
+    /// Given to it as they are.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There, and not readable.
+    #[error("{}: {source}", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not TOML, an unknown key, or a wrong value.
+    #[error("{}:{line}: {message}", file.display())]
+    Invalid {
+        /// Which file.
+        file: PathBuf,
+        /// Line of the first thing wrong, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pkcs11_libraries: Libraries::Installed,
+            tpm_tcti: None,
+            modules: BTreeMap::new(),
+            pinentry: "pinentry".into(),
+            prompt_timeout: Duration::from_secs(60),
+            final_try: FinalTry::Ask,
+            token_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the system's file, then the user's over it. A file that does not exist says nothing.
+    ///
+    /// # Errors
+    /// [`ConfigError`], for the first thing wrong.
+    pub fn load(system_dir: &Path, user_dir: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for dir in [Some(system_dir), user_dir].into_iter().flatten() {
+            if let Some(file) = File::read(&dir.join("config.toml"))? {
+                config.overlay(file);
+            }
+        }
+        Ok(config)
+    }
+
+    fn overlay(&mut self, file: File) {
+        if let Some(libraries) = file.pkcs11.libraries {
+            self.pkcs11_libraries = Libraries::Named(libraries);
+        }
+        if let Some(tcti) = file.tpm.tcti {
+            self.tpm_tcti = Some(tcti);
+        }
+        self.modules.extend(file.modules);
+        if let Some(pinentry) = file.prompts.pinentry {
+            self.pinentry = pinentry;
+        }
+        if let Some(seconds) = file.prompts.timeout_s {
+            self.prompt_timeout = Duration::from_secs(seconds.into());
+        }
+        if let Some(final_try) = file.policy.final_try {
+            self.final_try = final_try;
+        }
+        if let Some(seconds) = file.policy.token_timeout_s {
+            self.token_timeout = Duration::from_secs(seconds.into());
+        }
+    }
+}
+
+/// One file, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    pkcs11: Pkcs11Section,
+    tpm: TpmSection,
+    modules: BTreeMap<String, ModuleSection>,
+    prompts: PromptsSection,
+    policy: PolicySection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Pkcs11Section {
+    libraries: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TpmSection {
+    tcti: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct PromptsSection {
+    pinentry: Option<PathBuf>,
+    timeout_s: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct PolicySection {
+    final_try: Option<FinalTry>,
+    token_timeout_s: Option<u16>,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Option<Self>, ConfigError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                let file = path.into();
+                return Err(ConfigError::Unreadable { file, source });
+            }
+        };
+        match toml::from_str(&text) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) => Err(ConfigError::Invalid {
+                file: path.into(),
+                line: line_of(&text, error.span().map_or(0, |span| span.start)),
+                message: error.message().to_owned(),
+            }),
+        }
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|&b| b == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs(system: &str, user: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (etc, home) = (dir.path().join("etc"), dir.path().join("home"));
+        for (folder, text) in [(&etc, system), (&home, user)] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("config.toml"), text).unwrap();
+        }
+        (dir, etc, home)
+    }
+
+    fn error_of(user: &str) -> String {
+        let (dir, etc, home) = dirs("", user);
+        let error = Config::load(&etc, Some(&home)).unwrap_err().to_string();
+        error.replace(dir.path().to_str().unwrap(), "")
+    }
+
+    #[test]
+    fn no_file_at_all_is_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::load(&dir.path().join("no"), None).unwrap();
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn the_users_file_replaces_single_keys_of_the_systems() {
+        let (_dir, etc, home) = dirs(
+            "[pkcs11]\nlibraries = ['/a.so']\n[prompts]\ntimeout-s = 5\n",
+            "[prompts]\npinentry = '/bin/pe'\n[policy]\nfinal-try = 'never'\n",
+        );
+        let config = Config::load(&etc, Some(&home)).unwrap();
+        assert_eq!(
+            config.pkcs11_libraries,
+            Libraries::Named(vec!["/a.so".into()])
+        );
+        assert_eq!(config.prompt_timeout, Duration::from_secs(5));
+        assert_eq!(config.pinentry, Path::new("/bin/pe"));
+        assert_eq!(config.final_try, FinalTry::Never);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_its_line() {
+        let error = error_of("[pkcs11]\n\nlibrary = '/a.so'\n");
+        assert_eq!(
+            error,
+            "/home/config.toml:3: unknown field `library`, expected `libraries`"
+        );
+    }
+
+    #[test]
+    fn an_unknown_section_is_an_error_that_names_its_line() {
+        let error = error_of("# mine\n[pkcs12]\n");
+        assert!(
+            error.starts_with("/home/config.toml:2: unknown field `pkcs12`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_is_an_error_that_names_its_line() {
+        let error = error_of("[policy]\nfinal-try = 'perhaps'\n");
+        assert!(
+            error.starts_with("/home/config.toml:2: unknown variant `perhaps`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn broken_toml_is_an_error_that_names_its_line() {
+        let error = error_of("[policy]\n[tpm\n");
+        assert!(error.starts_with("/home/config.toml:2: "), "{error}");
+    }
+}

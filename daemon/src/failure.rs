@@ -1,0 +1,147 @@
+//! Which failure each error of the crates below is: one table an enum, without a catch-all.
+
+use claviger_pki::auth_tok::AuthTokError;
+use claviger_pki::auth_tok::enrolled::EnrolledError;
+use claviger_pki::module::{ModuleError, PinState};
+use claviger_pki::wrap::UnwrapError;
+use claviger_protocol::Failure;
+use claviger_vault::manifest::ManifestError;
+use claviger_vault::pin::{PinError, Verdict};
+
+/// What a module's error is to whoever asked for the key.
+pub fn of_module(module: &str, error: ModuleError) -> Failure {
+    match error {
+        ModuleError::Absent(token) => Failure::TokenAbsent { token },
+        ModuleError::NoSuchKey(what) => Failure::NotARecipient(what),
+        ModuleError::PinNeeded { token, .. } => Failure::NobodyToAsk {
+            what: format!("PIN of {token}"),
+        },
+        ModuleError::PinWrong { token, state } => Failure::PinWrong {
+            token,
+            tries_left: tries_left(state),
+        },
+        ModuleError::PinBlocked { token } => Failure::PinBlocked { token },
+        ModuleError::Lockout(what) => Failure::TpmLockout(what),
+        // Wrapped to this key, says the header, and it does not open: somebody changed it.
+        ModuleError::NotDecryptable => does_not_open(),
+        ModuleError::Unsupported(what) => Failure::Unsupported(what),
+        ModuleError::BadRequest(what) => Failure::Usage(what),
+        ModuleError::TimedOut => Failure::TimedOut {
+            what: format!("module {module}"),
+        },
+        ModuleError::Cancelled => Failure::Cancelled,
+        ModuleError::Backend { call, detail } => Failure::Module {
+            module: module.into(),
+            what: format!("{call} failed: {detail}"),
+        },
+        ModuleError::Process(what) => Failure::Module {
+            module: module.into(),
+            what,
+        },
+    }
+}
+
+/// What it means that something wrapped does not open; `module` is whose part it was.
+pub fn of_unwrap(module: &str, error: UnwrapError) -> Failure {
+    match error {
+        UnwrapError::NotDecryptable => does_not_open(),
+        UnwrapError::Module(error) => of_module(module, error),
+    }
+}
+
+/// What is wrong with a manifest.
+pub fn of_manifest(error: ManifestError) -> Failure {
+    let text = error.to_string();
+    match error {
+        ManifestError::Missing => Failure::NotFound(text),
+        ManifestError::Malformed { .. }
+        | ManifestError::CutShort
+        | ManifestError::UnknownKey { .. }
+        | ManifestError::TooLarge
+        | ManifestError::NotAuthentic
+        | ManifestError::Chain(_) => Failure::Integrity(text),
+        ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => {
+            Failure::Unsupported(text)
+        }
+        ManifestError::Conflict => Failure::Busy(text),
+        ManifestError::Memory(_) => Failure::Internal(text),
+        ManifestError::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Failure::Permission(text)
+        }
+        ManifestError::Io(_) => Failure::Internal(text),
+    }
+}
+
+/// Why a volume is not taken for the one that was known.
+pub fn of_verdict(verdict: &Verdict) -> Failure {
+    match verdict {
+        Verdict::RolledBack { seen, found } => Failure::Identity(format!(
+            "rolled back: epoch {} generation {} was seen here before, and the folder has epoch {} \
+             generation {}",
+            seen.0, seen.1, found.0, found.1
+        )),
+        Verdict::OtherVolume { known } => Failure::Identity(format!(
+            "this folder held volume {known}; if it was replaced on purpose, take its line out of \
+             known_volumes"
+        )),
+        Verdict::OtherKey => Failure::Identity(
+            "it has the id of a volume that is known here, and not its key".into(),
+        ),
+        Verdict::Unknown | Verdict::Same | Verdict::Advanced(_) => {
+            Failure::Internal("a volume was refused without a reason".into())
+        }
+    }
+}
+
+/// Why what was seen of volumes cannot be read or kept.
+pub fn of_pin(error: PinError) -> Failure {
+    match error {
+        PinError::Malformed { .. } => Failure::Usage(error.to_string()),
+        PinError::Overtaken(_) => Failure::Busy(error.to_string()),
+        PinError::Io { .. } => Failure::Permission(error.to_string()),
+    }
+}
+
+/// Why an auth tok cannot be read or put.
+pub fn of_auth_tok(error: AuthTokError) -> Failure {
+    match error {
+        AuthTokError::Quota | AuthTokError::Kernel(_) => Failure::Internal(error.to_string()),
+        AuthTokError::LocatorTooLong(_) | AuthTokError::Malformed(_) => {
+            Failure::Usage(error.to_string())
+        }
+    }
+}
+
+/// Why the file of an enrolled key cannot be read or written.
+pub fn of_enrolled(error: EnrolledError) -> Failure {
+    match error {
+        EnrolledError::Malformed { .. } => Failure::Usage(error.to_string()),
+        EnrolledError::Io { .. } => Failure::Permission(error.to_string()),
+    }
+}
+
+/// Wrapped to this key, it says, and it does not open: somebody changed it. One failure for all such.
+fn does_not_open() -> Failure {
+    Failure::Integrity("a wrapped key does not open".into())
+}
+
+/// How many tries a PIN has left, where the token tells.
+pub fn tries_left(state: PinState) -> Option<u32> {
+    match state {
+        PinState::NotNeeded | PinState::Ok => None,
+        PinState::TriesLeft(tries) => Some(tries),
+        PinState::FinalTry => Some(1),
+        PinState::Blocked => Some(0),
+    }
+}
+
+/// A PIN's state, as `token list` shows it.
+pub fn pin_state_text(state: PinState) -> String {
+    match state {
+        PinState::NotNeeded => "not needed".into(),
+        PinState::Ok => "ok".into(),
+        PinState::TriesLeft(1) | PinState::FinalTry => "final try".into(),
+        PinState::TriesLeft(tries) => format!("{tries} tries left"),
+        PinState::Blocked => "blocked".into(),
+    }
+}

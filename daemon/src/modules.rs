@@ -1,0 +1,245 @@
+//! The module programs of this daemon, by name; which of several PKCS#11 libraries has a key.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use claviger_pki::host::{HostConfig, ModuleHost};
+use claviger_pki::module::{Key, ModuleError, Token};
+use claviger_protocol::control::ModuleStatus;
+use claviger_protocol::{Failure, paths};
+
+use crate::config::{Config, Libraries};
+use crate::failure;
+use crate::wait::Wait;
+
+/// Smartcards, YubiKeys and HSMs.
+pub const PKCS11: &str = "pkcs11";
+/// The TPM 2.0 of this machine.
+pub const TPM: &str = "tpm";
+/// Key files.
+pub const OPENSSL: &str = "openssl";
+
+/// How long after a deadline a module may still answer before it is killed.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// All module programs; none runs until it is needed.
+#[derive(Debug)]
+pub struct Modules {
+    hosts: BTreeMap<String, Vec<Arc<ModuleHost>>>,
+    /// Which host had what a locator names, the last time.
+    had: Mutex<HashMap<String, Arc<ModuleHost>>>,
+}
+
+/// A module's error, and the host that it came from: a login must go to the same.
+#[derive(Debug)]
+pub struct HostError {
+    /// Which, if one could be asked.
+    pub host: Option<Arc<ModuleHost>>,
+    /// What it said.
+    pub error: ModuleError,
+}
+
+impl Modules {
+    /// Those that are configured, and ours; `libraries` are the PKCS#11 libraries that are installed.
+    pub fn new(config: &Config, libraries: Vec<PathBuf>) -> Self {
+        let libraries = match &config.pkcs11_libraries {
+            Libraries::Named(named) => named.clone(),
+            Libraries::Installed => libraries,
+        };
+        let mut hosts: BTreeMap<String, Vec<Arc<ModuleHost>>> = BTreeMap::new();
+        let mut add = |name: &str, settings: BTreeMap<String, String>| {
+            let (program, more) = match config.modules.get(name) {
+                Some(section) => (section.program.clone(), section.settings.clone()),
+                None => (
+                    paths::program(&format!("claviger-pki-{name}")),
+                    BTreeMap::new(),
+                ),
+            };
+            let host = ModuleHost::new(HostConfig {
+                name: name.into(),
+                program,
+                settings: settings.into_iter().chain(more).collect(),
+                grace: GRACE,
+            });
+            hosts.entry(name.into()).or_default().push(Arc::new(host));
+        };
+        for library in libraries {
+            let library = library.to_string_lossy().into_owned();
+            add(PKCS11, BTreeMap::from([("library".into(), library)]));
+        }
+        let tcti = config.tpm_tcti.clone().map(|tcti| ("tcti".into(), tcti));
+        add(TPM, tcti.into_iter().collect());
+        add(OPENSSL, BTreeMap::new());
+        for name in config.modules.keys() {
+            if ![PKCS11, TPM, OPENSSL].contains(&name.as_str()) {
+                add(name, BTreeMap::new());
+            }
+        }
+        Self {
+            hosts,
+            had: Mutex::default(),
+        }
+    }
+
+    /// Has `operation` done by the host of `module` that has what `locator` names.
+    ///
+    /// Where there are several, those that do not know it are passed over.
+    ///
+    /// # Errors
+    /// The error that tells most, of all hosts asked.
+    pub fn call<T>(
+        &self,
+        module: &str,
+        locator: &str,
+        operation: impl Fn(&ModuleHost) -> Result<T, ModuleError>,
+    ) -> Result<T, HostError> {
+        let hosts = self.of(module)?;
+        let last = self.lock().get(locator).cloned();
+        let mut order: Vec<&Arc<ModuleHost>> = hosts.iter().collect();
+        // Stable: the others stay as configured.
+        order.sort_by_key(|host| !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, host)));
+        let mut worst: Option<HostError> = None;
+        for host in order {
+            let error = match operation(host) {
+                Ok(done) => {
+                    self.lock().insert(locator.into(), host.clone());
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            let error = HostError {
+                host: Some(host.clone()),
+                error,
+            };
+            let Some(rank) = passed_over(&error.error) else {
+                self.lock().insert(locator.into(), host.clone());
+                return Err(error);
+            };
+            let tells_more = |worst: &HostError| passed_over(&worst.error) < Some(rank);
+            if worst.as_ref().is_none_or(tells_more) {
+                worst = Some(error);
+            }
+        }
+        Err(worst.unwrap_or_else(|| no_host(module)))
+    }
+
+    /// The tokens that are present, and which modules could not say.
+    pub fn tokens(&self, wait: &Wait) -> (Vec<(String, Token)>, Vec<Failure>) {
+        let hosts: Vec<_> = self.hosts.values().flatten().collect();
+        let ask = |host: &Arc<ModuleHost>| host.tokens(wait.deadline(), wait.cancel());
+        // Side by side: one library that hangs must not use up the time of the others.
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let asked: Vec<_> = hosts.iter().map(|host| scope.spawn(|| ask(host))).collect();
+            let lost = || Err(ModuleError::Process("lost".into()));
+            asked
+                .into_iter()
+                .map(|answer| answer.join().unwrap_or_else(|_| lost()))
+                .collect()
+        });
+        let mut tokens = Vec::new();
+        let mut failures = Vec::new();
+        for (host, answer) in hosts.into_iter().zip(answers) {
+            match answer {
+                Ok(found) => {
+                    tokens.extend(found.into_iter().map(|token| (host.name().into(), token)))
+                }
+                Err(ModuleError::Absent(_)) => {}
+                Err(error) => failures.push(failure::of_module(host.name(), error)),
+            }
+        }
+        (tokens, failures)
+    }
+
+    /// The keys that `selector` names in `module`: of all its hosts.
+    ///
+    /// # Errors
+    /// As [`Modules::call`], if no host has any.
+    pub fn keys(&self, module: &str, selector: &str, wait: &Wait) -> Result<Vec<Key>, HostError> {
+        self.call(module, selector, |host| {
+            let found = host.keys(selector, wait.deadline(), wait.cancel())?;
+            if found.is_empty() {
+                return Err(ModuleError::NoSuchKey(selector.into()));
+            }
+            Ok(found)
+        })
+    }
+
+    /// Whether there is a module of that name.
+    pub fn knows(&self, module: &str) -> bool {
+        self.hosts.contains_key(module)
+    }
+
+    /// Has all running modules forget logins and secrets; one that does not is ended.
+    pub fn log_out(&self, wait: &Wait) {
+        for host in self.hosts.values().flatten() {
+            if let Err(error) = host.logout(wait.deadline()) {
+                tracing::warn!(module = host.name(), %error, "no logout: ending the module");
+                host.stop();
+            }
+        }
+    }
+
+    /// Ends all module programs.
+    pub fn stop(&self) {
+        for host in self.hosts.values().flatten() {
+            host.stop();
+        }
+    }
+
+    /// Those that run.
+    pub fn status(&self) -> Vec<ModuleStatus> {
+        let all = self.hosts.values().flatten();
+        all.filter_map(|host| {
+            let status = host.status();
+            Some(ModuleStatus {
+                module: host.name().into(),
+                pid: status.pid?,
+                restarts: status.restarts,
+            })
+        })
+        .collect()
+    }
+
+    fn of(&self, module: &str) -> Result<&[Arc<ModuleHost>], HostError> {
+        let hosts = self.hosts.get(module).map(Vec::as_slice);
+        hosts
+            .filter(|hosts| !hosts.is_empty())
+            .ok_or_else(|| no_host(module))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ModuleHost>>> {
+        self.had.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether another library may still have the key; if so, how much the error tells.
+fn passed_over(error: &ModuleError) -> Option<u8> {
+    match error {
+        ModuleError::Absent(_) => Some(0),
+        ModuleError::Process(_) => Some(1),
+        ModuleError::Backend { .. } => Some(2),
+        ModuleError::NoSuchKey(_) => Some(3),
+        ModuleError::PinNeeded { .. }
+        | ModuleError::PinWrong { .. }
+        | ModuleError::PinBlocked { .. }
+        | ModuleError::Lockout(_)
+        | ModuleError::NotDecryptable
+        | ModuleError::Unsupported(_)
+        | ModuleError::BadRequest(_)
+        | ModuleError::TimedOut
+        | ModuleError::Cancelled => None,
+    }
+}
+
+fn no_host(module: &str) -> HostError {
+    let what = match module {
+        PKCS11 => "no PKCS#11 library is installed or configured".into(),
+        other => format!("no module '{other}' is configured"),
+    };
+    HostError {
+        host: None,
+        error: ModuleError::Process(what),
+    }
+}

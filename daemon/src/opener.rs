@@ -1,0 +1,90 @@
+//! Opening what was wrapped to several keys, by whichever of them is here.
+
+use std::sync::Arc;
+
+use claviger_pki::key::PublicKey;
+use claviger_pki::wrap::{self, Context, Wrapped};
+use claviger_protocol::Failure;
+use zeroize::Zeroizing;
+
+use crate::failure;
+use crate::own_keys::OwnKey;
+use crate::tokens::{Login, Request, TokenError, Tokens};
+
+/// One of this user's keys, and what was wrapped to it.
+#[derive(Debug)]
+pub struct Candidate {
+    /// The key.
+    pub own: OwnKey,
+    /// Its public half, as whoever wrapped says.
+    pub public_key: PublicKey,
+    /// What it opens.
+    pub wrapped: Wrapped,
+}
+
+impl Tokens {
+    /// Opens by the first candidate that can: those that need nobody, then those that need a PIN.
+    ///
+    /// Returns which one it was, and the payload. A token that is not here is passed over; a PIN that
+    /// is refused or declined ends it.
+    ///
+    /// # Errors
+    /// What tells most of why none could; `None` if there are no candidates.
+    pub fn open_any(
+        &self,
+        candidates: &[Candidate],
+        context: &Context,
+        request: &Arc<Request>,
+    ) -> Result<(usize, Zeroizing<Vec<u8>>), Option<Failure>> {
+        let mut need_pin = Vec::new();
+        let mut worst = None;
+        for (number, candidate) in candidates.iter().enumerate() {
+            match self.open(candidate, context, Login::Never, request) {
+                Ok(payload) => return Ok((number, payload)),
+                Err(TokenError::PinNeeded) => need_pin.push((number, candidate)),
+                Err(TokenError::Failed(failure)) => keep_telling(&mut worst, failure),
+            }
+            request.wait.check("a token").map_err(Some)?;
+        }
+        for (number, candidate) in need_pin {
+            match self.open(candidate, context, Login::IfNeeded, request) {
+                Ok(payload) => return Ok((number, payload)),
+                // Gone since the first round: the next one may be here.
+                Err(TokenError::Failed(failure @ Failure::TokenAbsent { .. })) => {
+                    keep_telling(&mut worst, failure);
+                }
+                Err(error) => return Err(Some(error.into())),
+            }
+        }
+        Err(worst)
+    }
+
+    /// Opens by one key.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn open(
+        &self,
+        candidate: &Candidate,
+        context: &Context,
+        login: Login,
+        request: &Arc<Request>,
+    ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+        let Candidate {
+            own,
+            public_key,
+            wrapped,
+        } = candidate;
+        let failed = |error| TokenError::Failed(failure::of_unwrap(&own.module, error));
+        let step = wrapped.step(public_key, own.locator.clone()).map_err(failed)?;
+        let secret = self.decapsulate(&own.module, &step, login, request)?;
+        wrap::open(wrapped, public_key, context, &secret).map_err(failed)
+    }
+}
+
+/// Keeps what tells more: that a token is not here is the least.
+fn keep_telling(worst: &mut Option<Failure>, failure: Failure) {
+    if matches!(worst, None | Some(Failure::TokenAbsent { .. })) {
+        *worst = Some(failure);
+    }
+}

@@ -1,0 +1,131 @@
+//! Asking people: which terminal or display a question goes to, and who is there to answer.
+//!
+//! A question goes to the CLI whose command needs the answer; for what a filesystem asks, to a CLI that
+//! is attached; else to pinentry, on the terminal or display that the last CLI call named; else to
+//! nobody, and the request fails at once saying what to type. A prompt never appears anywhere a person
+//! did not name.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use claviger_protocol::Failure;
+use claviger_protocol::control::{PromptKind, PromptPlace};
+use zeroize::Zeroizing;
+
+use crate::wait::Wait;
+
+pub mod pinentry;
+pub mod terminal;
+mod turn;
+
+use pinentry::Pinentry;
+pub use terminal::Terminal;
+
+/// A question to a person.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// What kind of answer is wanted.
+    pub kind: PromptKind,
+    /// What is asked for, as an error names it: `PIN of TOKEN`.
+    pub subject: String,
+    /// Everything that the person should know before answering.
+    pub text: String,
+}
+
+/// Whom to ask, decided once for a request.
+#[derive(Clone)]
+pub enum Asker {
+    /// A CLI at a terminal.
+    Terminal(Arc<Terminal>),
+    /// pinentry, where a CLI call said.
+    Pinentry(Arc<Pinentry>),
+    /// There is nobody.
+    Nobody,
+}
+
+impl Asker {
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Failure::NobodyToAsk`], [`Failure::Declined`], [`Failure::TimedOut`], [`Failure::Cancelled`].
+    pub fn ask(&self, question: &Question, wait: &Wait) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        match self {
+            Self::Terminal(terminal) => terminal.ask(question, wait),
+            Self::Pinentry(pinentry) => pinentry.ask(question, wait),
+            Self::Nobody => Err(nobody(question)),
+        }
+    }
+
+    /// Tells, without an answer; where there is only pinentry, nothing is told.
+    pub fn tell(&self, text: &str) {
+        match self {
+            Self::Terminal(terminal) => terminal.tell(text),
+            Self::Pinentry(_) | Self::Nobody => {}
+        }
+    }
+}
+
+/// Where people can be found.
+pub struct Prompts {
+    program: PathBuf,
+    timeout: Duration,
+    attached: Mutex<Vec<Weak<Terminal>>>,
+    pinentry: Mutex<Option<Arc<Pinentry>>>,
+}
+
+impl Prompts {
+    /// Nobody is known yet; `program` is pinentry, and an answer may take `timeout`.
+    pub fn new(program: PathBuf, timeout: Duration) -> Self {
+        Self {
+            program,
+            timeout,
+            attached: Mutex::default(),
+            pinentry: Mutex::default(),
+        }
+    }
+
+    /// How long a person may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Remembers where a CLI call said that prompts may appear; a call that names no place changes
+    /// nothing.
+    pub fn remember(&self, place: PromptPlace) {
+        if place.tty.is_none() && place.display.is_none() && place.wayland_display.is_none() {
+            return;
+        }
+        let pinentry = Pinentry::new(self.program.clone(), place);
+        *lock(&self.pinentry) = Some(Arc::new(pinentry));
+    }
+
+    /// Lets questions that no command waits for go to `terminal`, while it lives.
+    pub fn attach(&self, terminal: &Arc<Terminal>) {
+        let mut attached = lock(&self.attached);
+        attached.retain(|terminal| terminal.strong_count() > 0);
+        attached.push(Arc::downgrade(terminal));
+    }
+
+    /// Whom to ask when no command waits: the CLI that attached last, else pinentry, else nobody.
+    pub fn asker(&self) -> Asker {
+        let attached = lock(&self.attached).iter().rev().find_map(Weak::upgrade);
+        if let Some(terminal) = attached {
+            return Asker::Terminal(terminal);
+        }
+        match &*lock(&self.pinentry) {
+            Some(pinentry) => Asker::Pinentry(pinentry.clone()),
+            None => Asker::Nobody,
+        }
+    }
+}
+
+fn nobody(question: &Question) -> Failure {
+    Failure::NobodyToAsk {
+        what: question.subject.clone(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

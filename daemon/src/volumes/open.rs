@@ -1,0 +1,210 @@
+//! Opening one wrapped epoch key: by a token, a passphrase or the recovery key.
+
+use std::sync::Arc;
+
+use claviger_pki::key::{KeyId, PublicKey};
+use claviger_pki::seed::{RecoveryKey, SeededKey};
+use claviger_pki::wrap::{Context, Identity, Purpose, Wrapped};
+use claviger_protocol::control::{PromptKind, UnlockWith};
+use claviger_protocol::{Failure, Secret};
+use claviger_vault::epoch::EpochKey;
+use claviger_vault::manifest::{Enrolled, Manifest, RecipientKind};
+use zeroize::Zeroizing;
+
+use crate::daemon::Daemon;
+use crate::failure;
+use crate::opener::Candidate;
+use crate::own_keys::shown;
+use crate::prompt::Question;
+use crate::tokens::Request;
+
+use super::recipient::{kdf, public_key};
+
+/// The epoch key, and whose wrap gave it.
+pub(super) struct Opened<'a> {
+    pub(super) key: EpochKey,
+    pub(super) by: &'a Enrolled,
+    /// The private key itself, where no token holds it.
+    pub(super) seed: Option<SeededKey>,
+}
+
+/// Unwraps the current epoch key of what `claims` to be a volume, by what the person named.
+pub(super) fn open<'a>(
+    daemon: &Daemon,
+    claims: &'a Manifest,
+    with: &UnlockWith,
+    request: &Arc<Request>,
+) -> Result<Opened<'a>, Failure> {
+    match with {
+        UnlockWith::AnyKey => by_any(daemon, claims, request),
+        UnlockWith::Key(key) => {
+            let own = daemon.own_keys.find(key)?.ok_or_else(|| {
+                Failure::NotFound(format!("there is no enrolled key {}", shown(key)))
+            })?;
+            by_tokens(daemon, claims, Which::Only(own.key_id()), request).map_err(|failure| {
+                failure.unwrap_or_else(|| {
+                    Failure::NotARecipient(format!("key {} does not open this volume", own.label))
+                })
+            })
+        }
+        UnlockWith::RecoveryKey(text) => by_recovery_key(claims, text),
+        UnlockWith::Passphrase(passphrase) => by_passphrase(claims, passphrase.expose()),
+    }
+}
+
+/// By whatever is here: the keys in tokens and files, then a passphrase.
+fn by_any<'a>(
+    daemon: &Daemon,
+    claims: &'a Manifest,
+    request: &Arc<Request>,
+) -> Result<Opened<'a>, Failure> {
+    let worst = match by_tokens(daemon, claims, Which::Any, request) {
+        Ok(opened) => return Ok(opened),
+        // Said by a person, or of what a person said: no reason to ask him for something else.
+        Err(Some(
+            failure @ (Failure::Declined
+            | Failure::Cancelled
+            | Failure::PinWrong { .. }
+            | Failure::TimedOut { .. }),
+        )) => return Err(failure),
+        Err(worst) => worst,
+    };
+    let mut recipients = claims.recipients().iter().map(|enrolled| enrolled.recipient.kind());
+    if recipients.any(|kind| matches!(kind, RecipientKind::Passphrase(_))) {
+        match ask_passphrase(daemon, request) {
+            Ok(passphrase) => return by_passphrase(claims, &passphrase),
+            // What keeps the tokens from opening it tells more.
+            Err(Failure::NobodyToAsk { .. }) if worst.is_some() => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(worst.unwrap_or_else(|| nobody_opens(claims)))
+}
+
+/// Which of this user's keys are tried.
+#[derive(Clone, Copy)]
+enum Which {
+    Any,
+    Only(KeyId),
+}
+
+fn by_tokens<'a>(
+    daemon: &Daemon,
+    claims: &'a Manifest,
+    which: Which,
+    request: &Arc<Request>,
+) -> Result<Opened<'a>, Option<Failure>> {
+    let mut recipients = Vec::new();
+    let mut candidates = Vec::new();
+    for by in claims.recipients() {
+        let key_id = KeyId(by.recipient.key_id().0);
+        if matches!(which, Which::Only(only) if only != key_id) {
+            continue;
+        }
+        let Some(own) = daemon.own_keys.usable(key_id)? else {
+            continue;
+        };
+        let public_key = public_key(&by.recipient)?;
+        let wrapped = wrapped(by, &public_key)?;
+        recipients.push(by);
+        candidates.push(Candidate {
+            own,
+            public_key,
+            wrapped,
+        });
+    }
+    let (number, payload) = daemon.tokens.open_any(&candidates, &context(claims), request)?;
+    let by = recipients.get(number).copied().ok_or(None)?;
+    let key = epoch_key(&payload)?;
+    Ok(Opened { key, by, seed: None })
+}
+
+fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>, Failure> {
+    let text = core::str::from_utf8(text.expose()).unwrap_or_default();
+    let recovery = RecoveryKey::parse(text)
+        .map_err(|_| Failure::Usage("that is not a recovery key: check what was typed".into()))?;
+    let key = recovery.derive();
+    let by = of_key(claims, key.public_key()).ok_or_else(|| {
+        Failure::NotARecipient("this recovery key does not open this volume".into())
+    })?;
+    Ok(Opened {
+        key: by_seed(claims, by, &key)?,
+        by,
+        seed: Some(key),
+    })
+}
+
+fn by_passphrase<'a>(claims: &'a Manifest, passphrase: &[u8]) -> Result<Opened<'a>, Failure> {
+    for by in claims.recipients() {
+        let RecipientKind::Passphrase(parameters) = by.recipient.kind() else {
+            continue;
+        };
+        let key = kdf(parameters)?.derive(passphrase);
+        if key.public_key().spki() == by.recipient.spki() {
+            return Ok(Opened {
+        key: by_seed(claims, by, &key)?,
+        by,
+        seed: Some(key),
+    });
+        }
+    }
+    Err(Failure::NotARecipient("this passphrase does not open this volume".into()))
+}
+
+fn by_seed(claims: &Manifest, by: &Enrolled, key: &SeededKey) -> Result<EpochKey, Failure> {
+    let wrapped = wrapped(by, key.public_key())?;
+    let payload = key.unwrap(&wrapped, &context(claims));
+    epoch_key(&payload.map_err(|error| failure::of_unwrap("passphrase", error))?)
+}
+
+fn ask_passphrase(daemon: &Daemon, request: &Request) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let question = Question {
+        kind: PromptKind::Passphrase,
+        subject: "passphrase".into(),
+        text: format!("Passphrase\n{}", request.errand),
+    };
+    let wait = request.wait.shortened(daemon.prompts.timeout());
+    request.asker.ask(&question, &wait)
+}
+
+fn nobody_opens(claims: &Manifest) -> Failure {
+    let labels = claims.recipients().iter().map(|enrolled| {
+        let recipient = &enrolled.recipient;
+        format!("{} ({})", recipient.label(), recipient.kind().word())
+    });
+    let labels: Vec<_> = labels.collect();
+    Failure::NotARecipient(format!(
+        "no enrolled key opens volume {}; it opens with {}",
+        claims.volume(),
+        labels.join(", ")
+    ))
+}
+
+fn of_key<'a>(claims: &'a Manifest, key: &PublicKey) -> Option<&'a Enrolled> {
+    let mut recipients = claims.recipients().iter();
+    recipients.find(|enrolled| enrolled.recipient.spki() == key.spki())
+}
+
+fn wrapped(enrolled: &Enrolled, key: &PublicKey) -> Result<Wrapped, Failure> {
+    Wrapped::parse(enrolled.wrap.algorithm, &enrolled.wrap.body, key)
+        .map_err(|error| failure::of_unwrap("manifest", error))
+}
+
+/// What wraps of the current epoch key are bound to.
+fn context(claims: &Manifest) -> Context {
+    Context {
+        volume: claims.volume().0,
+        epoch: claims.epoch().0,
+        purpose: Purpose::EpochKey,
+        file: None,
+    }
+}
+
+fn epoch_key(payload: &[u8]) -> Result<EpochKey, Failure> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    if payload.len() != bytes.len() {
+        return Err(Failure::Integrity("a wrapped epoch key has the wrong size".into()));
+    }
+    bytes.copy_from_slice(payload);
+    EpochKey::new(&mut bytes).map_err(|error| Failure::Internal(error.to_string()))
+}

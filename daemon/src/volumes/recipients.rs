@@ -1,0 +1,205 @@
+//! Who opens a volume: listing, adding, and removing, which starts a new epoch.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use claviger_pki::seed::RecoveryKey;
+use claviger_protocol::control::{NewRecipient, Reply};
+use claviger_protocol::keys::KeyEvent;
+use claviger_protocol::{Failure, Secret};
+use claviger_vault::manifest::{ChangeError, KeyId, Manifest, RecipientKind};
+
+use super::recipient::{Newcomer, kem_of, recipient_infos, wrap_epoch_key};
+use super::{Keys, Volume, open_lower};
+use crate::audit::{Event, UsedKey};
+use crate::daemon::{Caller, Daemon};
+use crate::enrol::Named;
+use crate::errand::{Errand, Standing, VolumeName};
+use crate::failure;
+
+impl Daemon {
+    /// Who opens the volume in `dir`. Of a locked volume this is what its folder claims.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn recipient_list(&self, dir: &Path, caller: &Caller) -> Result<Reply, Failure> {
+        let (lower, dir) = open_lower(dir)?;
+        let manifest = self.load_manifest(&lower, caller)?;
+        if let Ok(volume) = self.volumes.get(manifest.claims().volume())
+            && self.refresh(&dir, &volume, manifest.clone())?
+        {
+            return volume.with_keys(|keys| recipients(&keys.manifest, None));
+        }
+        caller.asker.tell("The volume is locked: this is what its folder says, unverified.");
+        Ok(recipients(manifest.claims(), None))
+    }
+
+    /// Lets one more key open the volume in `dir`.
+    ///
+    /// # Errors
+    /// [`Failure::Locked`] unless the volume is unlocked; [`Failure`].
+    pub fn recipient_add(
+        &self,
+        dir: &Path,
+        newcomer: &NewRecipient,
+        caller: &Caller,
+    ) -> Result<Reply, Failure> {
+        let mut told = None;
+        let newcomer = match newcomer {
+            NewRecipient::Key(key) => self.newcomer(self.name(key, caller)?)?,
+            NewRecipient::Passphrase(passphrase) => Newcomer::of_passphrase(passphrase.expose())?,
+            NewRecipient::Recovery => {
+                let (newcomer, text) = new_recovery_key();
+                told = Some(text);
+                newcomer
+            }
+        };
+        self.change(dir, caller, |manifest, epochs| {
+            let Newcomer { recipient, kem } = newcomer;
+            let wrap = |recipient: &_, to_wrap| wrap_epoch_key(recipient, kem, &to_wrap);
+            manifest.add_recipient(epochs.current(), recipient, wrap).map_err(of_change)?;
+            Ok(None)
+        })?
+        .with_keys(|keys| recipients(&keys.manifest, told))
+    }
+
+    /// Removes a recipient of the volume in `dir`: what is written from now on, he cannot read.
+    ///
+    /// # Errors
+    /// [`Failure::Locked`] unless the volume is unlocked; [`Failure`].
+    pub fn recipient_remove(
+        &self,
+        dir: &Path,
+        who: &str,
+        caller: &Caller,
+    ) -> Result<Reply, Failure> {
+        let volume = self.change(dir, caller, |manifest, epochs| {
+            let key_id = find(manifest, who)?;
+            let before = manifest.clone();
+            let wrap = |recipient: &claviger_vault::manifest::Recipient, to_wrap| {
+                let kem = kem_of(&before, recipient.key_id())?;
+                wrap_epoch_key(recipient, kem, &to_wrap)
+            };
+            let removed = manifest.remove_recipient(epochs.current(), key_id, wrap);
+            Ok(Some(removed.map_err(of_change)?))
+        })?;
+        let epoch = volume.with_keys(|keys| keys.epochs.current_epoch())?;
+        self.broadcast(KeyEvent::NewEpoch { volume: volume.id(), epoch });
+        volume.with_keys(|keys| recipients(&keys.manifest, None))
+    }
+
+    /// What a key reference names, as a recipient. A key of one's own is enrolled on the way: a
+    /// recipient that could not be used afterwards would be a surprise.
+    pub(super) fn newcomer(&self, named: Named) -> Result<Newcomer, Failure> {
+        match named {
+            Named::Private(key) => {
+                if self.own_keys.usable(key.key_id())?.is_none() {
+                    self.own_keys.add(&key)?;
+                }
+                let kind = match key.provenance {
+                    claviger_pki::module::Provenance::Software => RecipientKind::File,
+                    _ => RecipientKind::Token,
+                };
+                Ok(Newcomer::of_key(&key.public_key, key.kem, kind, &key.label))
+            }
+            Named::Public(key, kem, label) => {
+                Ok(Newcomer::of_key(&key, kem, RecipientKind::File, &label))
+            }
+        }
+    }
+
+    /// Changes the manifest of an unlocked volume: on disk first, then here, then the pin.
+    fn change(
+        &self,
+        dir: &Path,
+        caller: &Caller,
+        change: impl FnOnce(
+            &mut Manifest,
+            &claviger_vault::epoch::EpochKeys,
+        ) -> Result<Option<claviger_vault::epoch::EpochKey>, Failure>,
+    ) -> Result<Arc<Volume>, Failure> {
+        let begun = Instant::now();
+        let (lower, dir) = open_lower(dir)?;
+        let manifest = self.load_manifest(&lower, caller)?;
+        let volume = self.volumes.get(manifest.claims().volume())?;
+        // Another machine may have changed it meanwhile.
+        if !self.refresh(&dir, &volume, manifest)? {
+            return Err(Failure::Locked);
+        }
+        let result = volume.change_keys(|keys| {
+            let mut changed = keys.manifest.clone();
+            let next = change(&mut changed, &keys.epochs)?;
+            let current = next.as_ref().unwrap_or_else(|| keys.epochs.current());
+            changed.store(current, &lower).map_err(failure::of_manifest)?;
+            keys.manifest = changed;
+            if let Some(key) = next {
+                keys.epochs.insert(keys.manifest.epoch(), key);
+            }
+            self.pin(&dir, keys).map(drop)
+        });
+        let result = result.and_then(|result| result);
+        let errand = Errand {
+            volume: Some(VolumeName {
+                id: volume.id(),
+                dir,
+                standing: Standing::Known,
+            }),
+            lower_path: None,
+            program: caller.program.clone(),
+        };
+        let key = UsedKey::default();
+        self.audit.record(Event::Recipients, &errand, &key, &result, begun.elapsed());
+        result.map(|()| volume)
+    }
+}
+
+/// A fresh recovery key as a recipient, and the text to be told once.
+pub(super) fn new_recovery_key() -> (Newcomer, Secret) {
+    let recovery = RecoveryKey::generate();
+    let text = Secret::new(recovery.expose_text().as_bytes().to_vec());
+    let newcomer = Newcomer::of_seed(&recovery.derive(), RecipientKind::Recovery, "recovery key");
+    (newcomer, text)
+}
+
+/// What cannot be changed, and why.
+pub(super) fn of_change(error: ChangeError<Failure>) -> Failure {
+    match error {
+        ChangeError::AlreadyRecipient(_) | ChangeError::LastRecipient => {
+            Failure::Usage(error.to_string())
+        }
+        ChangeError::NotRecipient(_) => Failure::NotFound(error.to_string()),
+        ChangeError::Wrap(failure) => failure,
+        ChangeError::Memory(error) => Failure::Internal(error.to_string()),
+    }
+}
+
+fn recipients(manifest: &Manifest, recovery: Option<Secret>) -> Reply {
+    Reply::Recipients {
+        epoch: manifest.epoch(),
+        recipients: recipient_infos(manifest),
+        recovery,
+    }
+}
+
+/// The recipient that a person means: by id, its beginning, or label.
+fn find(manifest: &Manifest, who: &str) -> Result<KeyId, Failure> {
+    let id = who.to_ascii_lowercase();
+    let all = manifest.recipients().iter().map(|enrolled| &enrolled.recipient);
+    let fits = all.filter(|recipient| {
+        let of_id = !id.is_empty() && recipient.key_id().to_string().starts_with(&id);
+        of_id || recipient.label() == who
+    });
+    let fits: Vec<_> = fits.map(|recipient| recipient.key_id()).collect();
+    match fits.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(Failure::NotFound(format!("no recipient '{who}' of this volume"))),
+        several => Err(Failure::Usage(format!(
+            "'{who}' fits {} recipients: give more of the key id",
+            several.len()
+        ))),
+    }
+}
+
+#[allow(dead_code)]
+fn _keys(_: &Keys) {}

@@ -1,0 +1,204 @@
+//! Unlocking a volume: its identity first, then a key, then what the key proves.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use claviger_protocol::Failure;
+use claviger_protocol::control::{RecipientInfo, UnlockWith};
+use claviger_protocol::keys::KeyEvent;
+use claviger_vault::ids::VolumeId;
+use claviger_vault::manifest::{self, Copy, Unverified};
+use claviger_vault::pin::{KnownVolumes, Pin, Verdict, remember};
+
+use super::recipient::recipient_info;
+use super::{Keys, Volume, open, open_lower};
+use crate::audit::{Event, UsedKey};
+use crate::daemon::{Caller, Daemon};
+use crate::errand::{Standing, VolumeName};
+use crate::failure;
+use crate::single_flight::Outcome;
+use crate::tokens::Request;
+
+/// What came of an unlock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlocked {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Who opened it; `None` if it was open.
+    pub by: Option<RecipientInfo>,
+    /// What changed since this machine last saw it, for people.
+    pub changes: Vec<String>,
+}
+
+impl Daemon {
+    /// Unlocks the volume in the lower folder `dir`. Of several who want the same, one does it.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn unlock(
+        &self,
+        dir: &Path,
+        with: &UnlockWith,
+        caller: &Caller,
+    ) -> Result<Unlocked, Failure> {
+        loop {
+            let (lower, dir) = open_lower(dir)?;
+            let manifest = self.load_manifest(&lower, caller)?;
+            let id = manifest.claims().volume();
+            let standing = self.check_identity(&dir, &manifest)?;
+            if let Some(already) = self.already_unlocked(&dir, &manifest)? {
+                return Ok(already);
+            }
+            let request = caller.request(Some(VolumeName {
+                id,
+                dir: dir.clone(),
+                standing,
+            }));
+            let work = || self.unlock_now(&dir, manifest, with, &request);
+            match self.volumes.unlocking.run(&id, &caller.wait, work) {
+                Outcome::Led(result) => return result,
+                Outcome::Joined(Ok(unlocked)) => return Ok(unlocked),
+                Outcome::GaveUp(failure) => return Err(failure),
+                // How another's attempt failed says something about this one only if both would
+                // have done the same, and it was not the other who gave up.
+                Outcome::Joined(Err(Failure::Cancelled | Failure::TimedOut { .. })) => {}
+                Outcome::Joined(Err(failure)) if matches!(with, UnlockWith::AnyKey) => {
+                    return Err(failure);
+                }
+                Outcome::Joined(Err(_)) => {}
+            }
+            caller.wait.check("another unlock of the volume")?;
+        }
+    }
+
+    fn unlock_now(
+        &self,
+        dir: &Path,
+        manifest: Unverified,
+        with: &UnlockWith,
+        request: &Arc<Request>,
+    ) -> Result<Unlocked, Failure> {
+        let begun = Instant::now();
+        let claims = manifest.claims().clone();
+        let opened = open::open(self, &claims, with, request);
+        let used = opened.as_ref().map(|opened| recipient_info(&opened.by.recipient)).ok();
+        let result = opened.and_then(|opened| {
+            let by = recipient_info(&opened.by.recipient);
+            let manifest = manifest.verify(&opened.key).map_err(failure::of_manifest)?;
+            let epochs = manifest.unwrap_chain(opened.key).map_err(failure::of_manifest)?;
+            let seed = opened.seed;
+            self.admit(dir, Keys { manifest, epochs, seed }, by)
+        });
+        let key = UsedKey {
+            module: used.as_ref().and_then(|by| self.own_keys.module_of(&by.key_id)),
+            key_id: used.map(|by| by.key_id),
+        };
+        self.audit.record(Event::Unlock, &request.errand, &key, &result, begun.elapsed());
+        result
+    }
+
+    /// Takes in a volume whose keys are proved, and pins what was seen.
+    fn admit(&self, dir: &Path, keys: Keys, by: RecipientInfo) -> Result<Unlocked, Failure> {
+        let id = keys.manifest.volume();
+        let changes = self.pin(dir, &keys)?;
+        self.volumes.insert(Volume {
+            id,
+            dir: dir.into(),
+            scope: keys.manifest.scope(),
+            opened_by: by.clone(),
+            keys: std::sync::RwLock::new(Some(keys)),
+        });
+        tracing::info!(volume = %id, by = %by.label, "volume unlocked");
+        self.broadcast(KeyEvent::Unlocked { volume: id });
+        Ok(Unlocked {
+            volume: id,
+            by: Some(by),
+            changes,
+        })
+    }
+
+    /// What the pins say of a volume that nobody has opened yet.
+    fn check_identity(&self, dir: &Path, manifest: &Unverified) -> Result<Standing, Failure> {
+        let known = self.known_volumes()?;
+        match known.before_unlock(dir, manifest.claims()) {
+            Verdict::Unknown => Ok(Standing::Unknown),
+            Verdict::Same | Verdict::Advanced(_) => Ok(Standing::Known),
+            refusal => Err(failure::of_verdict(&refusal)),
+        }
+    }
+
+    /// Compares with the pin what the keys prove, and moves the pin up; returns what changed.
+    pub(super) fn pin(&self, dir: &Path, keys: &Keys) -> Result<Vec<String>, Failure> {
+        let known = self.known_volumes()?;
+        let changes = match known.after_unlock(dir, &keys.manifest, &keys.epochs) {
+            Verdict::Same => return Ok(Vec::new()),
+            Verdict::Unknown => Vec::new(),
+            Verdict::Advanced(changes) => changes.iter().map(ToString::to_string).collect(),
+            refusal => return Err(failure::of_verdict(&refusal)),
+        };
+        let pin = Pin::new(&keys.manifest, &keys.epochs, dir);
+        remember(&self.places.state, pin).map_err(failure::of_pin)?;
+        Ok(changes)
+    }
+
+    fn known_volumes(&self) -> Result<KnownVolumes, Failure> {
+        KnownVolumes::load(&self.places.state, &self.places.system_config).map_err(failure::of_pin)
+    }
+
+    /// Whether the keys are here already. A manifest that another machine changed within the epoch is
+    /// taken over; after a new epoch the volume has to be opened anew.
+    fn already_unlocked(
+        &self,
+        dir: &Path,
+        manifest: &Unverified,
+    ) -> Result<Option<Unlocked>, Failure> {
+        let Ok(volume) = self.volumes.get(manifest.claims().volume()) else {
+            return Ok(None);
+        };
+        if !self.refresh(dir, &volume, manifest.clone())? {
+            return Ok(None);
+        }
+        Ok(Some(Unlocked {
+            volume: volume.id(),
+            by: None,
+            changes: Vec::new(),
+        }))
+    }
+
+    /// Takes over the manifest on disk, if the keys that are here prove it; whether they do.
+    pub(super) fn refresh(
+        &self,
+        dir: &Path,
+        volume: &Volume,
+        manifest: Unverified,
+    ) -> Result<bool, Failure> {
+        let changed = volume.change_keys(|keys| {
+            if manifest.claims().epoch() != keys.epochs.current_epoch() {
+                return Ok(false);
+            }
+            keys.manifest = manifest.verify(keys.epochs.current()).map_err(failure::of_manifest)?;
+            self.pin(dir, keys)?;
+            Ok(true)
+        });
+        match changed {
+            Ok(result) => result,
+            Err(_locked_meanwhile) => Ok(false),
+        }
+    }
+
+    pub(super) fn load_manifest(
+        &self,
+        lower: &File,
+        caller: &Caller,
+    ) -> Result<Unverified, Failure> {
+        let loaded = manifest::load(lower).map_err(failure::of_manifest)?;
+        if let Copy::Backup { because } = &loaded.copy {
+            let text = format!("{because}; its backup copy is used. Any change writes both anew.");
+            tracing::warn!(volume = %loaded.manifest.claims().volume(), "{text}");
+            caller.asker.tell(&text);
+        }
+        Ok(loaded.manifest)
+    }
+}
