@@ -1,7 +1,7 @@
 //! swtpm as the TPM of the machine.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::{User, wait_until};
@@ -15,23 +15,27 @@ pub struct Swtpm {
 }
 
 impl Swtpm {
+    /// Starts a new TPM with its state in `folder`, as the user who runs this.
+    pub fn start_in(folder: &Path) -> Self {
+        let port = free_pair_of_ports();
+        Self { process: start(folder, port), state: folder.to_owned(), port }
+    }
+
     /// Starts a new TPM and names it in `user`'s configuration.
     pub fn new(user: &User) -> Self {
         let state = user.home().join("tpm");
         user.run("mkdir", [&state]).ok();
-        let port = free_pair_of_ports();
-        let process = start(&state, port);
-        let mut config = std::fs::read_to_string(user.home().join(".config/claviger/config.toml"))
-            .unwrap_or_default();
-        config.push_str(&format!(
-            "[tpm]\ntcti = \"swtpm:host=127.0.0.1,port={port}\"\n"
-        ));
+        let tpm = Self::start_in(&state);
+        let file = user.home().join(".config/claviger/config.toml");
+        let mut config = std::fs::read_to_string(file).unwrap_or_default();
+        config.push_str(&format!("[tpm]\ntcti = \"{}\"\n", tpm.tcti()));
         user.write(".config/claviger/config.toml", config);
-        Self {
-            process,
-            state,
-            port,
-        }
+        tpm
+    }
+
+    /// How to reach it.
+    pub fn tcti(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
     }
 
     /// Switches the machine off.
@@ -53,7 +57,7 @@ impl Drop for Swtpm {
     }
 }
 
-fn start(state: &std::path::Path, port: u16) -> Child {
+fn start(state: &Path, port: u16) -> Child {
     let server = format!("type=tcp,port={port},bindaddr=127.0.0.1");
     let control = format!("type=tcp,port={},bindaddr=127.0.0.1", port + 1);
     let process = Command::new("swtpm")

@@ -102,11 +102,19 @@ impl Connection {
 
     /// State of the dictionary-attack protection.
     pub(crate) fn lockout(&mut self) -> Result<Lockout, Error> {
-        let mut property = |tag| Ok::<_, Error>(self.context.get_tpm_property(tag)?.unwrap_or(0));
+        // Not get_tpm_property(): tss-esapi 7.7 caches what it read once, and this counter counts.
+        let first = PropertyTag::LockoutCounter.into();
+        let (capability, _more) = self.context.execute_without_session(|context| {
+            context.get_capability(CapabilityType::TpmProperties, first, 3)
+        })?;
+        let value = |tag| match &capability {
+            CapabilityData::TpmProperties(list) => list.find(tag).map_or(0, |found| found.value()),
+            _ => 0,
+        };
         Ok(Lockout {
-            failed: property(PropertyTag::LockoutCounter)?,
-            limit: property(PropertyTag::MaxAuthFail)?,
-            interval_s: property(PropertyTag::LockoutInterval)?,
+            failed: value(PropertyTag::LockoutCounter),
+            limit: value(PropertyTag::MaxAuthFail),
+            interval_s: value(PropertyTag::LockoutInterval),
         })
     }
 

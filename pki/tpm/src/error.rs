@@ -1,8 +1,8 @@
 //! From the TSS's response codes to what a module reports.
 
 use claviger_pki::module::ModuleError;
-use tss_esapi::Error;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
+use tss_esapi::{Error, WrapperErrorKind};
 
 /// What a caller does about a failed TPM command.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +25,11 @@ pub(crate) enum Cause {
 /// Sorts `error`.
 pub(crate) fn cause(error: Error) -> Cause {
     use Tss2ResponseCodeKind as Kind;
-    let Error::Tss2Error(code) = error else {
-        return Cause::Other;
+    let code = match error {
+        Error::Tss2Error(code) => code,
+        // A ciphertext or coordinate longer than any that a TPM takes.
+        Error::WrapperError(WrapperErrorKind::WrongParamSize) => return Cause::Input,
+        Error::WrapperError(_) => return Cause::Other,
     };
     match code.kind() {
         Some(Kind::AuthFail | Kind::BadAuth) => Cause::AuthRefused,
