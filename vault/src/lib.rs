@@ -4,6 +4,7 @@
 //! ([`native`]), names, directory records and the manifest. The crate opens lower files and reads
 //! and writes them; it does no FUSE, no sockets and no prompts, and it never sees a token.
 
+pub mod dir;
 pub mod epoch;
 pub mod ids;
 mod kdf;
@@ -17,4 +18,8 @@ mod sealed;
 pub mod secret;
 pub mod stream;
 pub mod symlink;
+pub mod tree;
 pub mod xattr;
+
+#[cfg(test)]
+mod examples;
