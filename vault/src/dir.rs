@@ -30,7 +30,7 @@ use nix::sys::stat::{Mode, fchmod};
 use crate::ids::{DirId, Epoch};
 use crate::names::{DirNames, EpochRefused, NamesKeys, RECORD};
 use crate::native::octets::{Octets, is_zero, join};
-use crate::native::place::{Bound, PLACE_LEN, Place, PlaceCopy, PlaceKey, binding, newest_place};
+use crate::native::{Bound, PLACE_LEN, Place, PlaceCopy, PlaceKey, binding, newest_place};
 
 /// Length of a record in bytes.
 pub const RECORD_LEN: usize = 512;
@@ -131,8 +131,7 @@ impl Record {
         let mode = Mode::from_bits_truncate(0o644);
         let file = File::from(openat(dir, RECORD, flags, mode)?);
         fchmod(&file, mode)?;
-        let bytes: [u8; RECORD_LEN] = join(&[&record.fixed(), &record.place_bytes(keys)?]);
-        file.write_all_at(&bytes, 0)?;
+        file.write_all_at(&record.write(keys)?, 0)?;
         Ok(record)
     }
 
@@ -300,6 +299,11 @@ impl Record {
         file.write_all_at(&next.place_bytes(keys)?, offset(next.copy))?;
         *self = next;
         Ok(())
+    }
+
+    /// The record of a new directory: place record A counts, B is zero.
+    fn write(&self, keys: &NamesKeys) -> Result<[u8; RECORD_LEN], EpochRefused> {
+        Ok(join(&[&self.fixed(), &self.place_bytes(keys)?]))
     }
 
     fn place_bytes(&self, keys: &NamesKeys) -> Result<[u8; PLACE_LEN], EpochRefused> {

@@ -300,4 +300,4 @@ fn short_key_ids(manifest: &Manifest) -> impl Iterator<Item = ShortKeyId> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

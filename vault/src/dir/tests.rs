@@ -26,6 +26,28 @@ fn keys() -> NamesKeys {
     names_keys(Epoch(1), Epoch(1))
 }
 
+/// The record of directory 0x22…, named `lower_name` in the root, for the format's description.
+pub(crate) fn example(lower_name: &[u8]) -> [u8; RECORD_LEN] {
+    let (keys, id) = (keys(), DirId([0x22; 16]));
+    let location = Location {
+        parent: DirId::ROOT,
+        lower_name,
+    };
+    let bound = here(&keys, id, location).unwrap();
+    let place = Place {
+        seq: 1,
+        names_epoch: Epoch(1),
+        bound,
+    };
+    let record = Record {
+        id,
+        names_epoch: Epoch(1),
+        copy: PlaceCopy::A,
+        place,
+    };
+    record.write(&keys).unwrap()
+}
+
 /// A lower directory.
 struct Lower(TempDir);
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::epoch::tests::seal_previous_with_nonce;
 use crate::names::RESERVED;
 
 const PASSPHRASE: Argon2id = Argon2id {
@@ -57,6 +58,34 @@ fn grown() -> (Manifest, EpochKey) {
         .unwrap();
     manifest.raise_minimum(Epoch(2));
     (manifest, key)
+}
+
+/// A volume in its second epoch, for the format's description: keys, wraps and public keys are not
+/// real ones.
+pub(crate) fn example(keys: [&EpochKey; 2]) -> (Manifest, String) {
+    let [first, second] = keys;
+    let id = VolumeId([0x11; 16]);
+    let enrolled = |recipient, byte| Enrolled {
+        recipient,
+        wrap: Wrap {
+            algorithm: 102,
+            body: vec![byte; 24],
+        },
+    };
+    let card = Recipient::new(RecipientKind::Token, "card of Ada", vec![0x30; 24]);
+    let passphrase = RecipientKind::Passphrase(PASSPHRASE);
+    let passphrase = Recipient::new(passphrase, "passphrase", vec![0x31; 24]);
+    let manifest = Manifest {
+        volume: id,
+        scope: Scope::Volume,
+        epoch: Epoch(2),
+        minimum: Epoch(1),
+        generation: 4,
+        recipients: vec![enrolled(card, 0x40), enrolled(passphrase, 0x41)],
+        older: vec![seal_previous_with_nonce(second, 7, (id, Epoch(1)), first)],
+    };
+    let text = text_of(&manifest, second);
+    (manifest, text)
 }
 
 fn text_of(manifest: &Manifest, key: &EpochKey) -> String {

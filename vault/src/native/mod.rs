@@ -18,7 +18,7 @@ pub mod head;
 mod key_record;
 mod layout;
 mod lower;
-mod octets;
+pub(crate) mod octets;
 mod packet;
 mod place;
 mod segment;

@@ -8,6 +8,11 @@ use super::*;
 use crate::epoch::EpochKey;
 use crate::manifest::tests::{token, volume, wrap};
 
+/// The file that remembers one volume, for the format's description.
+pub(crate) fn example(manifest: &Manifest, keys: &EpochKeys) -> String {
+    text::write(&[Pin::new(manifest, keys, Path::new("/srv/team folder"))])
+}
+
 /// One volume through three states, as a machine may meet it.
 struct History {
     /// Cards 1 and 2, epoch 1.
