@@ -3,25 +3,26 @@
 //! Requests go to the daemon that has registered for the caller's uid; every one has a deadline, and
 //! its outcome is a key or a [`Failure`]. When keys come and go unasked is [`crate::keeper`]'s.
 
+mod reply;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use claviger_callout::{CallError, Requester};
-use claviger_protocol::keys::{self, KeyReply, KeyRequest};
-use claviger_protocol::{Failure, Secret};
-use claviger_vault::ids::{Epoch, VolumeId};
+use claviger_callout::{BODY_MAX, Requester};
+use claviger_protocol::Failure;
+use claviger_protocol::keys::{KeyReply, KeyRequest};
+use claviger_vault::ids::{Scope, VolumeId};
 use claviger_vault::names::NamesKeys;
-use claviger_vault::native::Feks;
-use claviger_vault::secret::{Fek, NamesKey};
+use claviger_vault::native::{HEAD_LEN, PAGE};
 use zeroize::Zeroizing;
 
 use crate::keys::{FreshFile, KeySource, Ticket, Unwrap, UnwrapDone};
 use crate::kin::{Kin, Kinship};
-use crate::pool::{Order, Pool};
+use crate::pool::{self, Order, Pool};
 
 /// Longest wait for the FEKs of one file: a person may have to find a card and type a PIN.
 const PARK_LIMIT: Duration = Duration::from_secs(30);
@@ -59,14 +60,14 @@ enum UnderWay {
 
 impl CalloutKeys {
     /// Keys of `volume`, whose lower root is `lower_root`; locked, and without a daemon.
-    pub fn new(volume: VolumeId, lower_root: &Path) -> Self {
+    pub fn new(volume: VolumeId, scope: Scope, lower_root: &Path) -> Self {
         Self(Arc::new(Shared {
             volume,
             lower_root: lower_root.as_os_str().as_encoded_bytes().to_vec(),
             requester: RwLock::default(),
             names: RwLock::default(),
             daemons: RwLock::default(),
-            pool: Pool::default(),
+            pool: Pool::new(fresh_files_a_reply(scope)),
             kin: Kin::default(),
             park_limit: park_limit(Path::new("/proc/sys/fs/fuse")),
             next_ticket: AtomicU64::new(1),
@@ -117,7 +118,7 @@ impl CalloutKeys {
             lower_root: self.0.lower_root.clone(),
         };
         self.ask(uid, &request, SHORT_LIMIT, move |reply| {
-            done(reply.and_then(names_keys))
+            done(reply.and_then(reply::names_keys))
         });
     }
 
@@ -142,7 +143,9 @@ impl CalloutKeys {
         let shared = Arc::downgrade(&self.0);
         self.ask(order.uid, &request, SHORT_LIMIT, move |reply| {
             if let Some(shared) = shared.upgrade() {
-                shared.pool.deliver(order, reply.and_then(fresh_files));
+                let files = reply.and_then(reply::fresh_files);
+                let files = files.and_then(|files| shared.check_epoch(files));
+                shared.pool.deliver(order, files);
             }
         });
     }
@@ -171,7 +174,7 @@ impl CalloutKeys {
             }
         };
         let deadline = Instant::now() + limit;
-        let done = Box::new(move |outcome| done(key_reply(uid, outcome)));
+        let done = Box::new(move |outcome| done(reply::key_reply(uid, outcome)));
         requester.submit(uid, body, deadline, done)
     }
 
@@ -190,6 +193,19 @@ impl CalloutKeys {
                 "clavigerd and what it starts open no files of a volume".into(),
             )),
         }
+    }
+}
+
+impl Shared {
+    /// Refuses fresh files of an epoch that is over: where several users share a mount, another one's
+    /// daemon may have begun a new epoch that this one has not heard of.
+    fn check_epoch(&self, files: Vec<FreshFile>) -> Result<Vec<FreshFile>, Failure> {
+        let names = read(&self.names).clone().ok_or(Failure::Locked)?;
+        if files.iter().any(|file| file.epoch < names.current()) {
+            let text = "clavigerd has not taken note of the new epoch yet";
+            return Err(Failure::Busy(text.into()));
+        }
+        Ok(files)
     }
 }
 
@@ -222,7 +238,7 @@ impl KeySource for CalloutKeys {
         let keys = self.clone();
         let sent = self.ask(uid, &request, self.0.park_limit, move |reply| {
             keys.tickets().remove(&ticket);
-            done(reply.and_then(feks));
+            done(reply.and_then(reply::feks));
         });
         // Unless its outcome was there first.
         if let (Some(sent), Some(under_way)) = (sent, self.tickets().get_mut(&ticket)) {
@@ -256,94 +272,41 @@ fn park_limit(settings: &Path) -> Duration {
     kernel.map_or(PARK_LIMIT, |limit| PARK_LIMIT.min(limit / 2))
 }
 
-fn key_reply(
-    uid: u32,
-    outcome: Result<Zeroizing<Vec<u8>>, CallError>,
-) -> Result<KeyReply, Failure> {
-    let body = outcome.map_err(|error| failure(uid, error))?;
-    match postcard::from_bytes(&body) {
-        Ok(KeyReply::Failed(failure)) => Err(failure),
-        Ok(reply) => Ok(reply),
-        Err(_) => Err(unexpected()),
-    }
-}
-
-/// No `_` arm: a new kind of failed call must choose what the caller is told.
-fn failure(uid: u32, error: CallError) -> Failure {
-    match error {
-        CallError::NoResponder | CallError::Lost | CallError::Stopped => Failure::NoDaemon { uid },
-        CallError::TableFull => Failure::Busy("too many requests wait for clavigerd".into()),
-        CallError::Deadline => Failure::TimedOut {
-            what: "clavigerd".into(),
-        },
-        CallError::Cancelled => Failure::Cancelled,
-        CallError::TooLarge(_) | CallError::Unanswered => Failure::Internal(error.to_string()),
-    }
-}
-
-fn unexpected() -> Failure {
-    Failure::Internal("the daemon's reply is not one to the request".into())
-}
-
-fn names_keys(reply: KeyReply) -> Result<NamesKeys, Failure> {
-    let KeyReply::Names {
-        current,
-        minimum,
-        keys,
-        scope: _,
-    } = reply
-    else {
-        return Err(unexpected());
+/// How many fresh files fit into one reply.
+fn fresh_files_a_reply(scope: Scope) -> u16 {
+    let head = match scope {
+        Scope::Volume => HEAD_LEN,
+        Scope::File => HEAD_LEN + PAGE,
     };
-    let keys: Vec<(Epoch, NamesKey)> = keys
-        .into_iter()
-        .map(|(epoch, key)| Ok((epoch, NamesKey::new(&mut *key_32(&key)?))))
-        .collect::<Result<_, Failure>>()?;
-    NamesKeys::new(current, minimum, keys).map_err(|_| unexpected())
+    // With the FEK, the epoch and the lengths of both.
+    let file = head + 64;
+    u16::try_from(BODY_MAX / file).unwrap_or(pool::FULL)
 }
 
-fn feks(reply: KeyReply) -> Result<(Feks, Epoch), Failure> {
-    let KeyReply::Feks {
-        feks,
-        newest,
-        epoch,
-    } = reply
-    else {
-        return Err(unexpected());
-    };
-    Ok((feks_of(&feks, newest)?, epoch))
-}
-
-fn fresh_files(reply: KeyReply) -> Result<Vec<FreshFile>, Failure> {
-    let KeyReply::Fresh(files) = reply else {
-        return Err(unexpected());
-    };
-    let fresh = |file: keys::FreshFile| {
-        Ok(FreshFile {
-            epoch: file.epoch,
-            head: file.header,
-            feks: feks_of(std::slice::from_ref(&file.fek), 0)?,
-        })
-    };
-    files.into_iter().map(fresh).collect()
-}
-
-fn feks_of(secrets: &[Secret], newest: u8) -> Result<Feks, Failure> {
-    let feks = secrets
-        .iter()
-        .map(|secret| Ok(Fek::new(&mut *key_32(secret)?)))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    Feks::new(feks, newest).map_err(|_| unexpected())
-}
-
-fn key_32(secret: &Secret) -> Result<Zeroizing<[u8; 32]>, Failure> {
-    secret.to_array().map(Zeroizing::new).ok_or_else(unexpected)
-}
-
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_never_held_back_longer_than_the_kernel_suffers() {
+        let settings = tempfile::tempdir().unwrap();
+        let limit = |default: &str, most: &str| {
+            fs::write(settings.path().join("default_request_timeout"), default).unwrap();
+            fs::write(settings.path().join("max_request_timeout"), most).unwrap();
+            park_limit(settings.path()).as_secs()
+        };
+        assert_eq!(limit("0\n", "0\n"), 30);
+        assert_eq!(limit("0\n", "40\n"), 20);
+        assert_eq!(limit("40\n", "0\n"), 20);
+        assert_eq!(limit("600\n", "600\n"), 30);
+        assert_eq!(park_limit(Path::new("/nowhere")).as_secs(), 30);
+    }
 }

@@ -12,19 +12,18 @@ use claviger_protocol::Failure;
 
 use crate::keys::FreshFile;
 
-/// A full shelf; also what one request may ask for.
-pub const FULL: usize = 64;
-
-/// At or below this, more are ordered.
-const LOW: usize = FULL / 2;
+/// The most on a shelf; also the most that one request may ask for.
+pub const FULL: u16 = 64;
 
 /// How long a create waits for an order when its shelf is empty. It holds its directory's lock, and
 /// a thread that serves FUSE.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Fresh files by uid.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pool {
+    /// A full shelf. At half of it more are ordered.
+    full: u16,
     shelves: Mutex<Shelves>,
     filled: Condvar,
 }
@@ -61,6 +60,16 @@ pub struct Order {
 }
 
 impl Pool {
+    /// An empty pool, whose shelves take `full` files each, at most [`FULL`]: what the daemon can send
+    /// in one reply.
+    pub fn new(full: u16) -> Self {
+        Self {
+            full: full.clamp(1, FULL),
+            shelves: Mutex::default(),
+            filled: Condvar::new(),
+        }
+    }
+
     /// Takes a fresh file of `uid`, calling `place` when more have to be ordered.
     ///
     /// # Errors
@@ -72,7 +81,7 @@ impl Pool {
             let mut shelves = self.shelves();
             let shelf = shelves.shelf(uid);
             let file = shelf.ready.pop_front();
-            (file, shelf.order_if_low(uid))
+            (file, shelf.order_if_low(uid, self.full))
         };
         if let Some(order) = order {
             place(order);
@@ -85,7 +94,7 @@ impl Pool {
 
     /// Orders a shelf full, before the first create asks.
     pub fn prefill(&self, uid: u32, place: impl Fn(Order)) {
-        let order = self.shelves().shelf(uid).order_if_low(uid);
+        let order = self.shelves().shelf(uid).order_if_low(uid, self.full);
         order.map(place);
     }
 
@@ -160,7 +169,7 @@ impl Shelves {
             *next_generation += 1;
             Shelf {
                 generation: *next_generation,
-                ready: VecDeque::with_capacity(FULL + LOW),
+                ready: VecDeque::new(),
                 supply: Supply::Idle,
             }
         })
@@ -168,15 +177,15 @@ impl Shelves {
 }
 
 impl Shelf {
-    fn order_if_low(&mut self, uid: u32) -> Option<Order> {
-        if self.ready.len() > LOW || matches!(self.supply, Supply::OrderedAt(_)) {
+    fn order_if_low(&mut self, uid: u32, full: u16) -> Option<Order> {
+        let there = u16::try_from(self.ready.len()).unwrap_or(u16::MAX);
+        if there > full / 2 || matches!(self.supply, Supply::OrderedAt(_)) {
             return None;
         }
         self.supply = Supply::OrderedAt(Instant::now());
-        let missing = FULL - self.ready.len();
         Some(Order {
             uid,
-            count: u16::try_from(missing).expect("a shelf is shorter than 65536"),
+            count: full - there,
             generation: self.generation,
         })
     }
@@ -194,6 +203,7 @@ mod tests {
 
     use super::*;
 
+    const LOW: u16 = FULL / 2;
     const ANN: u32 = 1000;
     const BOB: u32 = 1001;
 
@@ -223,7 +233,7 @@ mod tests {
     }
 
     fn full_pool() -> Pool {
-        let pool = Pool::default();
+        let pool = Pool::new(FULL);
         let orders = Orders::default();
         pool.prefill(ANN, orders.place());
         let order = orders.only();
@@ -242,12 +252,12 @@ mod tests {
         pool.take(ANN, orders.place()).unwrap();
         pool.take(ANN, orders.place()).unwrap();
         let order = orders.only();
-        assert_eq!(usize::from(order.count), FULL - LOW);
+        assert_eq!(order.count, FULL - LOW);
     }
 
     #[test]
     fn a_create_on_an_empty_shelf_waits_for_the_order_that_it_placed() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(Pool::new(FULL));
         let daemon = Arc::clone(&pool);
         let place = move |order: Order| {
             let daemon = Arc::clone(&daemon);
@@ -258,7 +268,7 @@ mod tests {
 
     #[test]
     fn without_a_daemon_a_create_fails_at_once_and_the_next_one_asks_again() {
-        let pool = Pool::default();
+        let pool = Pool::new(FULL);
         for _ in 0..2 {
             let failure = pool.take(ANN, |order| {
                 pool.deliver(order, Err(Failure::NoDaemon { uid: ANN }));
@@ -269,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_hangs_is_waited_for_once_and_not_by_every_create() {
-        let pool = Pool::default();
+        let pool = Pool::new(FULL);
         let timed_out = Failure::TimedOut {
             what: "keys for a new file".into(),
         };
@@ -290,7 +300,7 @@ mod tests {
         let stale = orders.only();
         pool.clear();
         let refused = pool.take(ANN, |order| {
-            pool.deliver(stale, Ok(files(FULL as u16)));
+            pool.deliver(stale, Ok(files(FULL)));
             pool.deliver(order, Err(Failure::Locked));
         });
         assert_eq!(refused.unwrap_err(), Failure::Locked);
@@ -298,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_create_that_waits_is_answered_when_its_shelf_is_thrown_away() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(Pool::new(FULL));
         let locker = Arc::clone(&pool);
         let refused = pool.take(ANN, move |_| {
             let locker = Arc::clone(&locker);

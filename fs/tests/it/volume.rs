@@ -1,0 +1,142 @@
+//! A volume in a temporary folder, and a mount of it by the program itself.
+
+use std::convert::Infallible;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use claviger_vault::dir::{Location, Record};
+use claviger_vault::ids::Scope;
+use claviger_vault::manifest::{Manifest, Recipient, RecipientKind, ToWrap, Wrap};
+use claviger_vault::names::NamesKeys;
+
+use crate::daemon::{Daemon, PATIENCE, write_key_file};
+
+/// An empty volume, and a mountpoint beside it.
+pub struct Volume {
+    root: tempfile::TempDir,
+    pub lower: PathBuf,
+    pub mountpoint: PathBuf,
+}
+
+/// A mount that this process serves in the foreground.
+pub struct Mounted {
+    pub child: Child,
+    mountpoint: PathBuf,
+}
+
+impl Volume {
+    pub fn make() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().canonicalize().unwrap();
+        let volume = Self {
+            lower: base.join("lower"),
+            mountpoint: base.join("mnt"),
+            root,
+        };
+        fs::create_dir(&volume.lower).unwrap();
+        fs::create_dir(&volume.mountpoint).unwrap();
+        volume.init();
+        volume
+    }
+
+    pub fn key_file(&self) -> PathBuf {
+        self.root.path().join("epoch.key")
+    }
+
+    /// `claviger-fs LOWER MOUNTPOINT`, to which the caller may add.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger-fs"));
+        command
+            .arg(&self.lower)
+            .arg(&self.mountpoint)
+            .env("XDG_STATE_HOME", self.root.path().join("state"));
+        command
+    }
+
+    /// Mounts in the foreground and waits until that answers.
+    pub fn mount(&self) -> Mounted {
+        let child = self.command().arg("-f").stdin(Stdio::null()).spawn().unwrap();
+        let mounted = Mounted {
+            child,
+            mountpoint: self.mountpoint.clone(),
+        };
+        wait_until("mounted", || self.is_mounted());
+        mounted
+    }
+
+    /// Mounts, with a daemon that has unlocked it.
+    pub fn mount_unlocked(&self) -> (Mounted, Daemon) {
+        let mounted = self.mount();
+        let mut daemon = Daemon::start(&self.key_file());
+        daemon.unlock();
+        self.wait_unlocked();
+        (mounted, daemon)
+    }
+
+    pub fn wait_unlocked(&self) {
+        wait_until("unlocked", || fs::read_dir(&self.mountpoint).is_ok());
+    }
+
+    pub fn is_mounted(&self) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+        device(&self.mountpoint) != device(self.root.path())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.mountpoint.join(name)
+    }
+
+    fn init(&self) {
+        // Nothing here unwraps it: the daemon of these tests has its key from a file.
+        let recipient = Recipient::new(RecipientKind::File, "test", vec![0x30, 0]);
+        let wrap = |_: &Recipient, _: ToWrap<'_>| {
+            Ok::<_, Infallible>(Wrap {
+                algorithm: 100,
+                body: vec![1; 80],
+            })
+        };
+        let (manifest, key) = Manifest::create(Scope::Volume, vec![recipient], wrap).unwrap();
+        let lower_root = fs::File::open(&self.lower).unwrap();
+        manifest.store(&key, &lower_root).unwrap();
+        let epoch = manifest.epoch();
+        let names_key = key.names_key(manifest.volume());
+        let names = NamesKeys::new(epoch, epoch, [(epoch, names_key)]).unwrap();
+        Record::create(&lower_root, &names, Location::ROOT).unwrap();
+        write_key_file(&self.key_file(), manifest.volume(), &key);
+    }
+}
+
+impl Mounted {
+    /// Waits for the process to end.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        wait_until("ended", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = nix::mount::umount2(&self.mountpoint, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Looks every few milliseconds until `condition` holds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a program that is expected to fail says, and with which code it exits.
+pub fn refusal(output: &Output) -> (i32, String) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().expect("it was not killed"), said)
+}
