@@ -56,7 +56,10 @@ impl Daemon {
     /// [`Failure`].
     pub fn key_generate(&self, order: &GenerateKey, caller: &Caller) -> Result<KeyInfo, Failure> {
         if !self.tokens.modules.knows(&order.module) {
-            return Err(Failure::Usage(format!("there is no module '{}'", order.module)));
+            return Err(Failure::Usage(format!(
+                "there is no module '{}'",
+                order.module
+            )));
         }
         let key_type = order.key_type.as_deref().map(str::parse).transpose();
         let key_type = key_type.map_err(|_| {
@@ -70,10 +73,15 @@ impl Daemon {
             key_type,
             label: label.clone(),
             out: out.clone(),
-            pin: order.pin.as_ref().map(|pin| Zeroizing::new(pin.expose().to_vec())),
+            pin: order
+                .pin
+                .as_ref()
+                .map(|pin| Zeroizing::new(pin.expose().to_vec())),
         };
         let request = caller.request(None);
-        let key = self.tokens.generate(&order.module, &token, make, &request)?;
+        let key = self
+            .tokens
+            .generate(&order.module, &token, make, &request)?;
         let enrolled = self.enrolled(&order.module, key, &token, order.label.clone())?;
         self.own_keys.add(&enrolled)?;
         tracing::info!(key_id = %enrolled.key_id(), module = order.module, "key made");
@@ -93,7 +101,10 @@ impl Daemon {
         let mut enrolled = match self.name(key, caller)? {
             Named::Private(enrolled) => *enrolled,
             Named::Public(..) => {
-                return Err(Failure::Usage(format!("{} holds no private key", shown(key))));
+                return Err(Failure::Usage(format!(
+                    "{} holds no private key",
+                    shown(key)
+                )));
             }
         };
         enrolled.label = label.unwrap_or(enrolled.label);
@@ -128,7 +139,9 @@ impl Daemon {
         let (module, selector) = match key {
             KeyRef::Id(_) => {
                 let enrolled = self.own_keys.find(key)?;
-                return Ok(Named::Private(Box::new(enrolled.ok_or_else(|| no_such_key(key))?)));
+                return Ok(Named::Private(Box::new(
+                    enrolled.ok_or_else(|| no_such_key(key))?,
+                )));
             }
             KeyRef::Uri(uri) if uri.starts_with("pkcs11:") => (PKCS11, Located::parse(uri)?),
             KeyRef::Uri(_) => {
@@ -181,7 +194,9 @@ impl Daemon {
         }
         let key_type = key.public_key.key_type();
         let mut enrolled = EnrolledKey::new(module.into(), key).ok_or_else(|| {
-            Failure::Unsupported(format!("the token can do none of the algorithms for {key_type}"))
+            Failure::Unsupported(format!(
+                "the token can do none of the algorithms for {key_type}"
+            ))
         })?;
         enrolled.label = label.unwrap_or(enrolled.label);
         let located = Located {
@@ -265,7 +280,9 @@ fn in_file(path: &Path) -> Result<InFile, Failure> {
     }
     // It may be a private key: read into memory that is wiped, and sized first.
     let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX as usize + 1));
-    file.take(KEY_FILE_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(KEY_FILE_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     let has = |label: &[u8]| bytes.windows(label.len()).any(|window| window == label);
     if has(b"-----BEGIN TSS2 PRIVATE KEY-----") {
         return Ok(InFile::TpmKey);
@@ -281,5 +298,8 @@ fn in_file(path: &Path) -> Result<InFile, Failure> {
 }
 
 fn no_such_key(key: &KeyRef) -> Failure {
-    Failure::NotFound(format!("there is no key {}: see 'claviger key list'", shown(key)))
+    Failure::NotFound(format!(
+        "there is no key {}: see 'claviger key list'",
+        shown(key)
+    ))
 }

@@ -6,17 +6,26 @@
 //! vendor code: modules are processes.
 
 pub mod audit;
+pub mod background;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod enrol;
 pub mod errand;
 pub mod failure;
 pub mod instance;
+pub mod key_service;
 pub mod modules;
+pub mod mounts;
 pub mod notify;
+pub mod opener;
+pub mod own_keys;
 pub mod pin_source;
 pub mod process;
 pub mod prompt;
 pub mod single_flight;
 pub mod tokens;
 pub mod touch;
+pub mod volumes;
 pub mod wait;
 pub mod workers;

@@ -42,11 +42,11 @@ pub struct HostError {
 }
 
 impl Modules {
-    /// Those that are configured, and ours; `libraries` are the PKCS#11 libraries that are installed.
-    pub fn new(config: &Config, libraries: Vec<PathBuf>) -> Self {
+    /// Ours, and those that are configured.
+    pub fn new(config: &Config) -> Self {
         let libraries = match &config.pkcs11_libraries {
             Libraries::Named(named) => named.clone(),
-            Libraries::Installed => libraries,
+            Libraries::Installed => installed_libraries(),
         };
         let mut hosts: BTreeMap<String, Vec<Arc<ModuleHost>>> = BTreeMap::new();
         let mut add = |name: &str, settings: BTreeMap<String, String>| {
@@ -242,4 +242,11 @@ fn no_host(module: &str) -> HostError {
         host: None,
         error: ModuleError::Process(what),
     }
+}
+
+/// The PKCS#11 libraries of this machine.
+fn installed_libraries() -> Vec<PathBuf> {
+    ["/usr/lib/softhsm/libsofthsm2.so"]
+        .map(PathBuf::from)
+        .into()
 }

@@ -76,7 +76,9 @@ impl Tokens {
             wrapped,
         } = candidate;
         let failed = |error| TokenError::Failed(failure::of_unwrap(&own.module, error));
-        let step = wrapped.step(public_key, own.locator.clone()).map_err(failed)?;
+        let step = wrapped
+            .step(public_key, own.locator.clone())
+            .map_err(failed)?;
         let secret = self.decapsulate(&own.module, &step, login, request)?;
         wrap::open(wrapped, public_key, context, &secret).map_err(failed)
     }

@@ -64,11 +64,17 @@ impl OwnKeys {
     /// [`Failure`] if the keyring cannot be read, or what it has is no auth tok.
     pub fn usable(&self, key_id: KeyId) -> Result<Option<OwnKey>, Failure> {
         let tok = self.auth_toks.find(key_id).map_err(failure::of_auth_tok)?;
-        Ok(tok.map(|AuthTok { key_id, module, locator }| OwnKey {
-            key_id,
-            module,
-            locator,
-        }))
+        Ok(tok.map(
+            |AuthTok {
+                 key_id,
+                 module,
+                 locator,
+             }| OwnKey {
+                key_id,
+                module,
+                locator,
+            },
+        ))
     }
 
     /// All enrolled keys.
@@ -117,7 +123,9 @@ impl OwnKeys {
     /// [`Failure`].
     pub fn add(&self, key: &EnrolledKey) -> Result<(), Failure> {
         // First what may be refused: a locator that is too long, the quota.
-        self.auth_toks.put(&key.auth_tok()).map_err(failure::of_auth_tok)?;
+        self.auth_toks
+            .put(&key.auth_tok())
+            .map_err(failure::of_auth_tok)?;
         self.folder.store(key).map_err(failure::of_enrolled)
     }
 

@@ -9,9 +9,11 @@ use std::time::Instant;
 use claviger_pki::key::Kem;
 use claviger_protocol::control::{KeyRef, Recovery, Reply};
 use claviger_protocol::{Failure, Secret};
+use claviger_vault::dir::{Location, Record};
 use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::Scope;
 use claviger_vault::manifest::{Manifest, Recipient};
+use claviger_vault::names::{NamesKeys, RECORD};
 
 use super::recipient::{Newcomer, recipient_infos, wrap_epoch_key};
 use super::recipients::{new_recovery_key, of_change};
@@ -67,7 +69,13 @@ impl Daemon {
             program: caller.program.clone(),
         };
         let result = Ok(());
-        self.audit.record(Event::Init, &errand, &UsedKey::default(), &result, begun.elapsed());
+        self.audit.record(
+            Event::Init,
+            &errand,
+            &UsedKey::default(),
+            &result,
+            begun.elapsed(),
+        );
         Ok(Reply::Initialised {
             volume: manifest.volume(),
             recovery: told,
@@ -81,12 +89,16 @@ impl Daemon {
         scope: Scope,
         newcomers: Vec<Newcomer>,
     ) -> Result<(Manifest, PathBuf), Failure> {
-        let (recipients, kems): (Vec<Recipient>, Vec<Kem>) =
-            newcomers.into_iter().map(|newcomer| (newcomer.recipient, newcomer.kem)).unzip();
+        let (recipients, kems): (Vec<Recipient>, Vec<Kem>) = newcomers
+            .into_iter()
+            .map(|newcomer| (newcomer.recipient, newcomer.kem))
+            .unzip();
         // Called for each recipient once, in their order.
         let mut kems = kems.into_iter();
         let (manifest, key) = Manifest::create(scope, recipients, |recipient, to_wrap| {
-            let kem = kems.next().ok_or_else(|| Failure::Internal("more wraps than keys".into()))?;
+            let kem = kems
+                .next()
+                .ok_or_else(|| Failure::Internal("more wraps than keys".into()))?;
             wrap_epoch_key(recipient, kem, &to_wrap)
         })
         .map_err(of_change)?;
@@ -97,17 +109,29 @@ impl Daemon {
             seed: None,
         };
         // The manifest last: a folder that has one is a whole volume.
-        self.make_root(&lower, &keys)?;
-        keys.manifest.store(keys.epochs.current(), &lower).map_err(failure::of_manifest)?;
+        make_root(&lower, &dir, &keys)?;
+        keys.manifest
+            .store(keys.epochs.current(), &lower)
+            .map_err(failure::of_manifest)?;
         self.pin(&dir, &keys)?;
         tracing::info!(volume = %keys.manifest.volume(), "volume made");
         Ok((keys.manifest, dir))
     }
+}
 
-    /// Gives the lower root its directory record.
-    fn make_root(&self, _lower: &fs::File, _keys: &Keys) -> Result<(), Failure> {
-        unimplemented!("directory records have not landed")
-    }
+/// Gives the lower root its directory record, durably.
+fn make_root(lower: &fs::File, dir: &Path, keys: &Keys) -> Result<(), Failure> {
+    let (volume, epoch) = (keys.manifest.volume(), keys.epochs.current_epoch());
+    let names_keys = keys.epochs.names_keys(volume, epoch);
+    let names = NamesKeys::new(epoch, epoch, names_keys)
+        .map_err(|error| Failure::Internal(error.to_string()))?;
+    let failed = |error: io::Error| Failure::Internal(format!("{}: {error}", dir.display()));
+    Record::create(lower, &names, Location::ROOT)
+        .map_err(|error| Failure::Internal(error.to_string()))?;
+    fs::File::open(dir.join(RECORD))
+        .and_then(|record| record.sync_all())
+        .map_err(failed)?;
+    lower.sync_all().map_err(failed)
 }
 
 /// Makes `dir` (0700) if it is not there, and refuses it unless it is empty.

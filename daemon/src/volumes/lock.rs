@@ -18,8 +18,9 @@ use crate::errand::{Errand, Standing, VolumeName};
 use crate::mounts::Mount;
 use crate::wait::Wait;
 
-/// How long mounts may take to write out what they hold, and drop their keys.
-const LOCK_TIME: Duration = Duration::from_secs(10);
+/// How long mounts may take to write out what they hold, drop their keys, and say so. They give
+/// themselves 10 s and the kernel 2 s more.
+const LOCK_TIME: Duration = Duration::from_secs(13);
 
 /// Which mounts have not said yet that they are done.
 #[derive(Default)]
@@ -64,7 +65,8 @@ impl Daemon {
                     program: caller.program.clone(),
                 };
                 let key = UsedKey::default();
-                self.audit.record(Event::Lock, &errand, &key, &Ok(()), begun.elapsed());
+                self.audit
+                    .record(Event::Lock, &errand, &key, &Ok(()), begun.elapsed());
             }
             let of_volume = mounts.iter().filter(|mount| mount.volume == Some(volume));
             self.volumes.lock_waits.begin(volume, of_volume);
@@ -79,10 +81,12 @@ impl Daemon {
         for &volume in &volumes {
             let (files, silent) = self.volumes.lock_waits.wait(volume, end);
             lost.extend(files);
-            let silent = mounts.iter().filter(|mount| silent.contains(&mount.instance));
-            lost.extend(silent.map(|mount| {
-                format!("{}: did not say that it is locked", mount.mountpoint)
-            }));
+            let silent = mounts
+                .iter()
+                .filter(|mount| silent.contains(&mount.instance));
+            lost.extend(
+                silent.map(|mount| format!("{}: did not say that it is locked", mount.mountpoint)),
+            );
         }
         Ok(Reply::Locked {
             volumes: was_open.into_iter().collect(),
@@ -121,7 +125,9 @@ impl LockWaits {
     fn begin<'a>(&self, volume: VolumeId, mounts: impl Iterator<Item = &'a Mount>) {
         let mut waits = self.waits();
         let waiting = waits.entry(volume).or_default();
-        waiting.mounts.extend(mounts.map(|mount| mount.instance.clone()));
+        waiting
+            .mounts
+            .extend(mounts.map(|mount| mount.instance.clone()));
     }
 
     /// A mount has dropped its keys; `lost` are files whose last writes it could not write out.
@@ -147,7 +153,9 @@ impl LockWaits {
         let mut waits = self.waits();
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let over = waits.get(&volume).is_none_or(|waiting| waiting.mounts.is_empty());
+            let over = waits
+                .get(&volume)
+                .is_none_or(|waiting| waiting.mounts.is_empty());
             if over || left.is_zero() {
                 let waiting = waits.remove(&volume).unwrap_or_default();
                 return (waiting.lost, waiting.mounts);

@@ -18,10 +18,11 @@ use crate::single_flight::SingleFlight;
 mod init;
 mod lock;
 mod open;
-mod recipient;
+pub(crate) mod recipient;
 mod recipients;
 mod unlock;
 
+pub use init::NewVolume;
 pub use lock::LockWaits;
 pub use unlock::Unlocked;
 
@@ -129,7 +130,10 @@ impl Volume {
     }
 
     fn forget(&self) {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 }
 

@@ -11,6 +11,7 @@ use claviger_vault::epoch::EpochKey;
 use claviger_vault::manifest::{Enrolled, Manifest, RecipientKind};
 use zeroize::Zeroizing;
 
+use crate::audit::UsedKey;
 use crate::daemon::Daemon;
 use crate::failure;
 use crate::opener::Candidate;
@@ -26,6 +27,18 @@ pub(super) struct Opened<'a> {
     pub(super) by: &'a Enrolled,
     /// The private key itself, where no token holds it.
     pub(super) seed: Option<SeededKey>,
+    /// Who unwrapped it.
+    module: String,
+}
+
+impl Opened<'_> {
+    /// For the audit log.
+    pub(super) fn used_key(&self) -> UsedKey {
+        UsedKey {
+            key_id: Some(self.by.recipient.key_id().to_string()),
+            module: Some(self.module.clone()),
+        }
+    }
 }
 
 /// Unwraps the current epoch key of what `claims` to be a volume, by what the person named.
@@ -69,7 +82,10 @@ fn by_any<'a>(
         )) => return Err(failure),
         Err(worst) => worst,
     };
-    let mut recipients = claims.recipients().iter().map(|enrolled| enrolled.recipient.kind());
+    let mut recipients = claims
+        .recipients()
+        .iter()
+        .map(|enrolled| enrolled.recipient.kind());
     if recipients.any(|kind| matches!(kind, RecipientKind::Passphrase(_))) {
         match ask_passphrase(daemon, request) {
             Ok(passphrase) => return by_passphrase(claims, &passphrase),
@@ -106,17 +122,23 @@ fn by_tokens<'a>(
         };
         let public_key = public_key(&by.recipient)?;
         let wrapped = wrapped(by, &public_key)?;
-        recipients.push(by);
+        recipients.push((by, own.module.clone()));
         candidates.push(Candidate {
             own,
             public_key,
             wrapped,
         });
     }
-    let (number, payload) = daemon.tokens.open_any(&candidates, &context(claims), request)?;
-    let by = recipients.get(number).copied().ok_or(None)?;
-    let key = epoch_key(&payload)?;
-    Ok(Opened { key, by, seed: None })
+    let (number, payload) = daemon
+        .tokens
+        .open_any(&candidates, &context(claims), request)?;
+    let (by, module) = recipients.into_iter().nth(number).ok_or(None)?;
+    Ok(Opened {
+        key: epoch_key(&payload)?,
+        by,
+        seed: None,
+        module,
+    })
 }
 
 fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>, Failure> {
@@ -131,6 +153,7 @@ fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>
         key: by_seed(claims, by, &key)?,
         by,
         seed: Some(key),
+        module: by.recipient.kind().word().into(),
     })
 }
 
@@ -142,13 +165,16 @@ fn by_passphrase<'a>(claims: &'a Manifest, passphrase: &[u8]) -> Result<Opened<'
         let key = kdf(parameters)?.derive(passphrase);
         if key.public_key().spki() == by.recipient.spki() {
             return Ok(Opened {
-        key: by_seed(claims, by, &key)?,
-        by,
-        seed: Some(key),
-    });
+                key: by_seed(claims, by, &key)?,
+                by,
+                seed: Some(key),
+                module: by.recipient.kind().word().into(),
+            });
         }
     }
-    Err(Failure::NotARecipient("this passphrase does not open this volume".into()))
+    Err(Failure::NotARecipient(
+        "this passphrase does not open this volume".into(),
+    ))
 }
 
 fn by_seed(claims: &Manifest, by: &Enrolled, key: &SeededKey) -> Result<EpochKey, Failure> {
@@ -203,7 +229,9 @@ fn context(claims: &Manifest) -> Context {
 fn epoch_key(payload: &[u8]) -> Result<EpochKey, Failure> {
     let mut bytes = Zeroizing::new([0; 32]);
     if payload.len() != bytes.len() {
-        return Err(Failure::Integrity("a wrapped epoch key has the wrong size".into()));
+        return Err(Failure::Integrity(
+            "a wrapped epoch key has the wrong size".into(),
+        ));
     }
     bytes.copy_from_slice(payload);
     EpochKey::new(&mut bytes).map_err(|error| Failure::Internal(error.to_string()))

@@ -31,7 +31,11 @@ impl Newcomer {
         let kdf = PassphraseKdf::fresh();
         let parameters = parameters(&kdf)?;
         let key = kdf.derive(passphrase);
-        Ok(Self::of_seed(&key, RecipientKind::Passphrase(parameters), "passphrase"))
+        Ok(Self::of_seed(
+            &key,
+            RecipientKind::Passphrase(parameters),
+            "passphrase",
+        ))
     }
 
     /// Whoever has a recovery key or passphrase that gives `key`.
@@ -98,7 +102,9 @@ pub(super) fn recipient_info(recipient: &Recipient) -> RecipientInfo {
 /// All of them.
 pub(super) fn recipient_infos(manifest: &Manifest) -> Vec<RecipientInfo> {
     let recipients = manifest.recipients().iter();
-    recipients.map(|enrolled| recipient_info(&enrolled.recipient)).collect()
+    recipients
+        .map(|enrolled| recipient_info(&enrolled.recipient))
+        .collect()
 }
 
 /// The parameters of a manifest, checked, for the one who derives by them.

@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use claviger_pki::module::Provenance;
 use claviger_pki::seed::RecoveryKey;
 use claviger_protocol::control::{NewRecipient, Reply};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::{Failure, Secret};
-use claviger_vault::manifest::{ChangeError, KeyId, Manifest, RecipientKind};
+use claviger_vault::epoch::{EpochKey, EpochKeys};
+use claviger_vault::manifest::{ChangeError, KeyId, Manifest, Recipient, RecipientKind, ToWrap};
 
 use super::recipient::{Newcomer, kem_of, recipient_infos, wrap_epoch_key};
-use super::{Keys, Volume, open_lower};
+use super::{Volume, open_lower};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::{Caller, Daemon};
 use crate::enrol::Named;
@@ -31,7 +33,9 @@ impl Daemon {
         {
             return volume.with_keys(|keys| recipients(&keys.manifest, None));
         }
-        caller.asker.tell("The volume is locked: this is what its folder says, unverified.");
+        caller
+            .asker
+            .tell("The volume is locked: this is what its folder says, unverified.");
         Ok(recipients(manifest.claims(), None))
     }
 
@@ -57,8 +61,12 @@ impl Daemon {
         };
         self.change(dir, caller, |manifest, epochs| {
             let Newcomer { recipient, kem } = newcomer;
-            let wrap = |recipient: &_, to_wrap| wrap_epoch_key(recipient, kem, &to_wrap);
-            manifest.add_recipient(epochs.current(), recipient, wrap).map_err(of_change)?;
+            let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {
+                wrap_epoch_key(recipient, kem, &to_wrap)
+            };
+            manifest
+                .add_recipient(epochs.current(), recipient, wrap)
+                .map_err(of_change)?;
             Ok(None)
         })?
         .with_keys(|keys| recipients(&keys.manifest, told))
@@ -77,7 +85,7 @@ impl Daemon {
         let volume = self.change(dir, caller, |manifest, epochs| {
             let key_id = find(manifest, who)?;
             let before = manifest.clone();
-            let wrap = |recipient: &claviger_vault::manifest::Recipient, to_wrap| {
+            let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {
                 let kem = kem_of(&before, recipient.key_id())?;
                 wrap_epoch_key(recipient, kem, &to_wrap)
             };
@@ -85,7 +93,10 @@ impl Daemon {
             Ok(Some(removed.map_err(of_change)?))
         })?;
         let epoch = volume.with_keys(|keys| keys.epochs.current_epoch())?;
-        self.broadcast(KeyEvent::NewEpoch { volume: volume.id(), epoch });
+        self.broadcast(KeyEvent::NewEpoch {
+            volume: volume.id(),
+            epoch,
+        });
         volume.with_keys(|keys| recipients(&keys.manifest, None))
     }
 
@@ -98,7 +109,7 @@ impl Daemon {
                     self.own_keys.add(&key)?;
                 }
                 let kind = match key.provenance {
-                    claviger_pki::module::Provenance::Software => RecipientKind::File,
+                    Provenance::Software => RecipientKind::File,
                     _ => RecipientKind::Token,
                 };
                 Ok(Newcomer::of_key(&key.public_key, key.kem, kind, &key.label))
@@ -114,10 +125,7 @@ impl Daemon {
         &self,
         dir: &Path,
         caller: &Caller,
-        change: impl FnOnce(
-            &mut Manifest,
-            &claviger_vault::epoch::EpochKeys,
-        ) -> Result<Option<claviger_vault::epoch::EpochKey>, Failure>,
+        change: impl FnOnce(&mut Manifest, &EpochKeys) -> Result<Option<EpochKey>, Failure>,
     ) -> Result<Arc<Volume>, Failure> {
         let begun = Instant::now();
         let (lower, dir) = open_lower(dir)?;
@@ -131,7 +139,9 @@ impl Daemon {
             let mut changed = keys.manifest.clone();
             let next = change(&mut changed, &keys.epochs)?;
             let current = next.as_ref().unwrap_or_else(|| keys.epochs.current());
-            changed.store(current, &lower).map_err(failure::of_manifest)?;
+            changed
+                .store(current, &lower)
+                .map_err(failure::of_manifest)?;
             keys.manifest = changed;
             if let Some(key) = next {
                 keys.epochs.insert(keys.manifest.epoch(), key);
@@ -149,7 +159,8 @@ impl Daemon {
             program: caller.program.clone(),
         };
         let key = UsedKey::default();
-        self.audit.record(Event::Recipients, &errand, &key, &result, begun.elapsed());
+        self.audit
+            .record(Event::Recipients, &errand, &key, &result, begun.elapsed());
         result.map(|()| volume)
     }
 }
@@ -185,7 +196,10 @@ fn recipients(manifest: &Manifest, recovery: Option<Secret>) -> Reply {
 /// The recipient that a person means: by id, its beginning, or label.
 fn find(manifest: &Manifest, who: &str) -> Result<KeyId, Failure> {
     let id = who.to_ascii_lowercase();
-    let all = manifest.recipients().iter().map(|enrolled| &enrolled.recipient);
+    let all = manifest
+        .recipients()
+        .iter()
+        .map(|enrolled| &enrolled.recipient);
     let fits = all.filter(|recipient| {
         let of_id = !id.is_empty() && recipient.key_id().to_string().starts_with(&id);
         of_id || recipient.label() == who
@@ -193,13 +207,12 @@ fn find(manifest: &Manifest, who: &str) -> Result<KeyId, Failure> {
     let fits: Vec<_> = fits.map(|recipient| recipient.key_id()).collect();
     match fits.as_slice() {
         [one] => Ok(*one),
-        [] => Err(Failure::NotFound(format!("no recipient '{who}' of this volume"))),
+        [] => Err(Failure::NotFound(format!(
+            "no recipient '{who}' of this volume"
+        ))),
         several => Err(Failure::Usage(format!(
             "'{who}' fits {} recipients: give more of the key id",
             several.len()
         ))),
     }
 }
-
-#[allow(dead_code)]
-fn _keys(_: &Keys) {}

@@ -14,7 +14,7 @@ use claviger_vault::pin::{KnownVolumes, Pin, Verdict, remember};
 
 use super::recipient::recipient_info;
 use super::{Keys, Volume, open, open_lower};
-use crate::audit::{Event, UsedKey};
+use crate::audit::Event;
 use crate::daemon::{Caller, Daemon};
 use crate::errand::{Standing, VolumeName};
 use crate::failure;
@@ -83,19 +83,32 @@ impl Daemon {
         let begun = Instant::now();
         let claims = manifest.claims().clone();
         let opened = open::open(self, &claims, with, request);
-        let used = opened.as_ref().map(|opened| recipient_info(&opened.by.recipient)).ok();
+        let used = opened.as_ref().map(open::Opened::used_key).ok();
         let result = opened.and_then(|opened| {
             let by = recipient_info(&opened.by.recipient);
             let manifest = manifest.verify(&opened.key).map_err(failure::of_manifest)?;
-            let epochs = manifest.unwrap_chain(opened.key).map_err(failure::of_manifest)?;
+            let epochs = manifest
+                .unwrap_chain(opened.key)
+                .map_err(failure::of_manifest)?;
             let seed = opened.seed;
-            self.admit(dir, Keys { manifest, epochs, seed }, by)
+            self.admit(
+                dir,
+                Keys {
+                    manifest,
+                    epochs,
+                    seed,
+                },
+                by,
+            )
         });
-        let key = UsedKey {
-            module: used.as_ref().and_then(|by| self.own_keys.module_of(&by.key_id)),
-            key_id: used.map(|by| by.key_id),
-        };
-        self.audit.record(Event::Unlock, &request.errand, &key, &result, begun.elapsed());
+        let key = used.unwrap_or_default();
+        self.audit.record(
+            Event::Unlock,
+            &request.errand,
+            &key,
+            &result,
+            begun.elapsed(),
+        );
         result
     }
 
@@ -178,7 +191,9 @@ impl Daemon {
             if manifest.claims().epoch() != keys.epochs.current_epoch() {
                 return Ok(false);
             }
-            keys.manifest = manifest.verify(keys.epochs.current()).map_err(failure::of_manifest)?;
+            keys.manifest = manifest
+                .verify(keys.epochs.current())
+                .map_err(failure::of_manifest)?;
             self.pin(dir, keys)?;
             Ok(true)
         });

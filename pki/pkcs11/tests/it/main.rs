@@ -1,5 +1,7 @@
 //! The module program against SoftHSM, run as `clavigerd` runs it.
 
+mod contract;
+mod habits;
 mod keys;
 mod library;
 mod pins;

@@ -1,0 +1,204 @@
+//! The control socket: one thread a connection, one command a connection.
+
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use claviger_pki::cancel;
+use claviger_protocol::Failure;
+use claviger_protocol::control::{
+    Command, Conversation, ConversationError, LockTarget, Reply, ToDaemon, VERSION,
+};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use crate::daemon::{Caller, Daemon};
+use crate::errand::Program;
+use crate::process;
+use crate::prompt::{Asker, Terminal};
+use crate::volumes::NewVolume;
+use crate::wait::Wait;
+
+/// Connections at a time: many times what one person has terminals.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a CLI may take to say what it wants.
+const COMMAND_TIME: Duration = Duration::from_secs(5);
+
+/// How long a command may take, people and RSA-4096 key generation in a card included.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Serves `listener` until the process ends.
+///
+/// # Errors
+/// If no thread can be started.
+pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> std::io::Result<()> {
+    let daemon = daemon.clone();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let accept = move || {
+        for stream in listener.incoming() {
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "control socket");
+                    // Out of descriptors, most likely: not to be asked again in a tight loop.
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            let place = Place::take(&connections);
+            if place.number > CONNECTIONS_MAX {
+                tracing::warn!("too many connections to the control socket: one refused");
+                continue;
+            }
+            let daemon = daemon.clone();
+            let serve = move || {
+                let _place = place;
+                if let Err(error) = connection(&daemon, stream) {
+                    tracing::warn!(%error, "control connection dropped");
+                }
+            };
+            if let Err(error) = thread::Builder::new().name("control".into()).spawn(serve) {
+                tracing::error!(%error, "cannot start a thread");
+            }
+        }
+    };
+    thread::Builder::new().name("accept".into()).spawn(accept)?;
+    Ok(())
+}
+
+/// One of [`CONNECTIONS_MAX`].
+struct Place {
+    taken: Arc<AtomicUsize>,
+    number: usize,
+}
+
+impl Place {
+    fn take(taken: &Arc<AtomicUsize>) -> Self {
+        Self {
+            taken: taken.clone(),
+            number: taken.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), ConversationError> {
+    // Whose process it is, as the kernel says: checked before a byte is read.
+    let mut conversation = Conversation::new(stream)?;
+    conversation.stream().set_read_timeout(Some(COMMAND_TIME))?;
+    let peer = getsockopt(conversation.stream(), PeerCredentials).map_err(std::io::Error::from)?;
+    let socket = conversation.stream().try_clone()?;
+    let (version, place, command) = match conversation.receive()? {
+        ToDaemon::Command {
+            version,
+            prompt_place,
+            command,
+        } => (version, prompt_place, command),
+        ToDaemon::Answer(_) => return Err(ConversationError::Malformed),
+    };
+    let terminal = Arc::new(Terminal::new(conversation)?);
+    if version != VERSION {
+        let text =
+            "claviger and clavigerd are of different versions: 'claviger stop' ends this one";
+        terminal.done(Err(Failure::Usage(text.into())));
+        return Ok(());
+    }
+    daemon.prompts.remember(place);
+    let program = Program::of_pid(u32::try_from(peer.pid()).unwrap_or(0));
+    match command {
+        Command::Attach => {
+            daemon.prompts.attach(&terminal);
+            terminal.wait_closed()?;
+        }
+        command => {
+            let ends = matches!(command, Command::Stop);
+            let result = run_while_wanted(daemon, &terminal, program, command);
+            terminal.done(result);
+            if ends {
+                process::end()?;
+            }
+        }
+    }
+    // Wakes the thread that watches for the other side to go.
+    let _ = socket.shutdown(Shutdown::Both);
+    Ok(())
+}
+
+/// Runs a command; a CLI that goes away calls it off.
+fn run_while_wanted(
+    daemon: &Daemon,
+    terminal: &Arc<Terminal>,
+    program: Program,
+    command: Command,
+) -> Result<Reply, Failure> {
+    let (canceller, cancel) = cancel::pair();
+    let watched = terminal.clone();
+    let watch = move || {
+        if let Err(error) = watched.wait_closed() {
+            tracing::warn!(%error, "cannot watch a control connection");
+        }
+        canceller.cancel();
+    };
+    let watching = thread::Builder::new().name("hang-up".into()).spawn(watch);
+    watching.map_err(|error| Failure::Internal(error.to_string()))?;
+    let caller = Caller {
+        asker: Asker::Terminal(terminal.clone()),
+        program,
+        wait: Wait::new(Instant::now() + LONGEST, cancel),
+    };
+    run(daemon, command, &caller)
+}
+
+fn run(daemon: &Daemon, command: Command, caller: &Caller) -> Result<Reply, Failure> {
+    match command {
+        Command::Init {
+            dir,
+            scope,
+            recipients,
+            passphrase,
+            recovery,
+        } => {
+            let new = NewVolume {
+                dir: &dir,
+                scope,
+                recipients: &recipients,
+                passphrase: passphrase.as_ref(),
+                recovery,
+            };
+            daemon.init(&new, caller)
+        }
+        Command::Unlock { dir, with } => {
+            let unlocked = daemon.unlock(&dir, &with, caller)?;
+            Ok(Reply::Unlocked {
+                volume: unlocked.volume,
+                by: unlocked.by,
+                changes: unlocked.changes,
+            })
+        }
+        Command::Lock(target) => daemon.lock(&target, caller),
+        Command::Status => Ok(Reply::Status(daemon.status())),
+        Command::TokenList => Ok(Reply::Tokens(daemon.token_list(caller))),
+        Command::KeyGenerate(order) => daemon.key_generate(&order, caller).map(Reply::Key),
+        Command::KeyAdd { key, label } => daemon.key_add(&key, label, caller).map(Reply::Key),
+        Command::KeyList => Ok(Reply::Keys(daemon.key_list())),
+        Command::KeyRemove { key } => daemon.key_remove(&key).map(Reply::Key),
+        Command::RecipientList { dir } => daemon.recipient_list(&dir, caller),
+        Command::RecipientAdd { dir, recipient } => daemon.recipient_add(&dir, &recipient, caller),
+        Command::RecipientRemove { dir, recipient } => {
+            daemon.recipient_remove(&dir, &recipient, caller)
+        }
+        Command::Stop => {
+            daemon.lock(&LockTarget::All, caller)?;
+            Ok(Reply::Done)
+        }
+        Command::Attach => Err(Failure::Internal("an attached CLI runs no command".into())),
+    }
+}

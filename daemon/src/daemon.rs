@@ -1,0 +1,209 @@
+//! The daemon: its parts, and how they begin and end.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use claviger_callout::{Responder, ResponderConfig, StartError};
+use claviger_pki::auth_tok::enrolled::KeyFolder;
+use claviger_pki::auth_tok::{AuthToks, Place};
+use claviger_protocol::control::{LockTarget, MountStatus, Status, VolumeStatus};
+use claviger_protocol::keys::KeyEvent;
+use claviger_protocol::paths;
+
+use crate::audit::Audit;
+use crate::config::Config;
+use crate::errand::Program;
+use crate::key_service::KeyService;
+use crate::modules::Modules;
+use crate::mounts::Mount;
+use crate::own_keys::OwnKeys;
+use crate::prompt::{Asker, Prompts};
+use crate::tokens::Tokens;
+use crate::volumes::{Volume, Volumes};
+use crate::wait::Wait;
+
+/// Everything that one user's daemon has.
+pub struct Daemon {
+    /// What it goes by.
+    pub config: Config,
+    /// Where its files are.
+    pub places: Places,
+    /// The user's keys.
+    pub own_keys: OwnKeys,
+    /// Their tokens.
+    pub tokens: Tokens,
+    /// People.
+    pub prompts: Prompts,
+    /// The audit log.
+    pub audit: Audit,
+    /// Unlocked volumes.
+    pub volumes: Volumes,
+    responder: Mutex<Option<Responder>>,
+}
+
+/// Folders of this user.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `~/.config/claviger`
+    pub config: PathBuf,
+    /// `/etc/claviger`
+    pub system_config: PathBuf,
+    /// `~/.local/state/claviger`
+    pub state: PathBuf,
+}
+
+/// Who asks for something, and for how long.
+#[derive(Clone)]
+pub struct Caller {
+    /// Who can be asked for a PIN.
+    pub asker: Asker,
+    /// The program, for prompts and the audit log.
+    pub program: Program,
+    /// How long it may take.
+    pub wait: Wait,
+}
+
+impl Places {
+    /// As the environment and XDG's defaults say; `None` if there is no home.
+    pub fn of_user() -> Option<Self> {
+        Some(Self {
+            config: paths::config_dir()?,
+            system_config: paths::system_config_dir().into(),
+            state: paths::state_dir()?,
+        })
+    }
+}
+
+impl Daemon {
+    /// Puts it together; nothing is served yet.
+    pub fn new(config: Config, places: Places, auth_toks: AuthToks, audit: Audit) -> Self {
+        let own_keys = OwnKeys::new(auth_toks, KeyFolder::new(places.config.join("keys")));
+        let modules = Modules::new(&config);
+        let tokens = Tokens::new(
+            modules,
+            config.final_try,
+            config.token_timeout,
+            config.prompt_timeout,
+        );
+        Self {
+            prompts: Prompts::new(config.pinentry.clone(), config.prompt_timeout),
+            config,
+            places,
+            own_keys,
+            tokens,
+            audit,
+            volumes: Volumes::default(),
+            responder: Mutex::default(),
+        }
+    }
+
+    /// Answers filesystems from now on.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn serve_mounts(self: &Arc<Self>) -> Result<(), StartError> {
+        let dirs = [paths::own_requesters(), paths::system_requesters().into()];
+        let service = Arc::new(KeyService::new(self));
+        let responder = Responder::start(ResponderConfig::new(dirs), service)?;
+        *self.responder() = Some(responder);
+        Ok(())
+    }
+
+    /// Locks everything, leaves all mounts, ends all modules.
+    pub fn shut_down(&self) {
+        let caller = Caller::nobody(Wait::at_most(Duration::from_secs(20)));
+        if let Err(failure) = self.lock(&LockTarget::All, &caller) {
+            tracing::error!(%failure, "not everything could be locked");
+        }
+        let responder = self.responder().take();
+        // Outside the lock: its thread may be in the middle of an event of ours.
+        if let Some(responder) = responder {
+            responder.quit();
+        }
+        self.tokens.modules.stop();
+    }
+
+    /// Filesystems that have registered.
+    pub fn mounts(&self) -> Vec<Mount> {
+        let peers = self.responder().as_ref().map(Responder::peers);
+        peers
+            .unwrap_or_default()
+            .iter()
+            .map(Mount::of_peer)
+            .collect()
+    }
+
+    /// Tells all mounts.
+    pub fn broadcast(&self, event: KeyEvent) {
+        let body = match postcard::to_stdvec(&event) {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::error!(%error, ?event, "event does not encode");
+                return;
+            }
+        };
+        if let Some(responder) = self.responder().as_ref() {
+            responder.broadcast(&body);
+        }
+    }
+
+    /// What is open.
+    pub fn status(&self) -> Status {
+        let mounts = self.mounts();
+        let open = self.volumes.all();
+        let mut volumes: Vec<_> = open.iter().map(|volume| shown(volume, &mounts)).collect();
+        for mount in &mounts {
+            if let Some(id) = mount.volume
+                && !volumes.iter().any(|shown| shown.volume == id)
+            {
+                volumes.push(VolumeStatus {
+                    volume: id,
+                    dir: mount.lower.clone(),
+                    unlocked: false,
+                    opened_by: None,
+                    epoch: None,
+                    mounts: of_volume(id, &mounts),
+                });
+            }
+        }
+        volumes.sort_by(|a, b| a.dir.cmp(&b.dir));
+        Status {
+            daemon_pid: std::process::id(),
+            auth_toks: match self.own_keys.place() {
+                Place::Keyring => "keyring".into(),
+                Place::Memory { reason } => format!("memory ({reason})"),
+            },
+            volumes,
+            modules: self.tokens.modules.status(),
+        }
+    }
+
+    fn responder(&self) -> MutexGuard<'_, Option<Responder>> {
+        self.responder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shown(volume: &Volume, mounts: &[Mount]) -> VolumeStatus {
+    let epoch = volume.with_keys(|keys| keys.epochs.current_epoch()).ok();
+    VolumeStatus {
+        volume: volume.id(),
+        dir: volume.dir().to_string_lossy().into_owned(),
+        unlocked: epoch.is_some(),
+        opened_by: Some(volume.opened_by().clone()),
+        epoch,
+        mounts: of_volume(volume.id(), mounts),
+    }
+}
+
+fn of_volume(id: claviger_vault::ids::VolumeId, mounts: &[Mount]) -> Vec<MountStatus> {
+    let of_volume = mounts.iter().filter(|mount| mount.volume == Some(id));
+    let shown = of_volume.map(|mount| MountStatus {
+        mountpoint: mount.mountpoint.clone(),
+        carrier: mount.carrier.clone(),
+        pid: mount.pid,
+    });
+    shown.collect()
+}

@@ -1,0 +1,157 @@
+//! Answers filesystems: names keys, FEKs of existing files, material for new ones.
+//!
+//! callout's thread only hands requests on. What needs no token is answered by a few threads, what may
+//! wait for a token or a person by others, so that somebody's missing card holds up nobody else.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+
+use claviger_callout::{Call, PeerInfo, Service};
+use claviger_protocol::Failure;
+use claviger_protocol::keys::{KeyReply, KeyRequest};
+use postcard::ser_flavors::Size;
+use zeroize::Zeroizing;
+
+use crate::daemon::Daemon;
+use crate::workers::{Full, Workers};
+
+mod fresh;
+mod unwrap;
+
+use unwrap::{TokenJob, Unwrap};
+
+/// Requests that wait for tokens or people at a time; SoftHSM-like stores stand many.
+const TOKEN_THREADS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+
+/// More than a mount's table of contexts holds.
+const QUEUE: usize = 4096;
+
+/// The service, as callout knows it.
+pub struct KeyService {
+    daemon: Arc<Daemon>,
+    quick: Workers<Call>,
+}
+
+impl KeyService {
+    /// Answers from what `daemon` has.
+    pub fn new(daemon: &Arc<Daemon>) -> Self {
+        let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let of_tokens = daemon.clone();
+        let tokens = Workers::new("token", TOKEN_THREADS, QUEUE, move |job: TokenJob| {
+            job.run(&of_tokens);
+        });
+        let of_quick = daemon.clone();
+        let quick = Workers::new("keys", cores.max(TWO), QUEUE, move |call| {
+            answer(&of_quick, &tokens, call);
+        });
+        Self {
+            daemon: daemon.clone(),
+            quick,
+        }
+    }
+}
+
+const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
+
+impl Service for KeyService {
+    fn call(&self, call: Call) {
+        if let Err(Full(call)) = self.quick.submit(call) {
+            reply(call, Err(busy()));
+        }
+    }
+
+    fn connected(&self, peer: &PeerInfo) {
+        tracing::info!(instance = %peer.instance, carrier = %peer.carrier, about = ?peer.about, "requester registered");
+    }
+
+    fn gone(&self, peer: &PeerInfo) {
+        tracing::info!(instance = %peer.instance, "requester gone");
+        self.daemon
+            .volumes
+            .lock_waits
+            .gone(&peer.instance.to_string());
+    }
+}
+
+fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
+    let Ok(request) = postcard::from_bytes::<KeyRequest>(&call.body) else {
+        reply(
+            call,
+            Err(Failure::Usage("a request that does not decode".into())),
+        );
+        return;
+    };
+    let result = match request {
+        KeyRequest::Names { volume, .. } => names(daemon, volume),
+        KeyRequest::Fresh { volume, count } => fresh::fresh(daemon, volume, count),
+        KeyRequest::LockDone { volume, lost } => {
+            let lost = lost
+                .iter()
+                .map(|path| String::from_utf8_lossy(path).into_owned());
+            let instance = call.peer.instance.to_string();
+            daemon
+                .volumes
+                .lock_waits
+                .done(volume, &instance, lost.collect());
+            Ok(KeyReply::Done)
+        }
+        KeyRequest::UnwrapFek {
+            volume,
+            header,
+            lower_path,
+            pid,
+        } => {
+            let unwrap = Unwrap::new(daemon, volume, &lower_path, pid);
+            match unwrap.open_header(daemon, &header) {
+                unwrap::Opened::Answer(result) => result,
+                unwrap::Opened::NeedsToken(job) => {
+                    if let Err(Full(job)) = tokens.submit(job.for_call(call)) {
+                        job.refuse(busy());
+                    }
+                    return;
+                }
+            }
+        }
+    };
+    reply(call, result);
+}
+
+fn names(daemon: &Daemon, volume: claviger_vault::ids::VolumeId) -> Result<KeyReply, Failure> {
+    daemon.volumes.get(volume)?.with_keys(|keys| {
+        let minimum = keys.manifest.minimum();
+        let names_keys = keys.epochs.names_keys(volume, minimum);
+        let secret = |key: &claviger_vault::secret::NamesKey| {
+            claviger_protocol::Secret::new(key.expose().to_vec())
+        };
+        KeyReply::Names {
+            current: keys.epochs.current_epoch(),
+            minimum,
+            scope: keys.manifest.scope(),
+            keys: names_keys
+                .map(|(epoch, key)| (epoch, secret(&key)))
+                .collect(),
+        }
+    })
+}
+
+fn reply(call: Call, result: Result<KeyReply, Failure>) {
+    let message = result.unwrap_or_else(KeyReply::Failed);
+    match encode(&message) {
+        Ok(body) => call.reply(body),
+        // The requester is told that there is no answer.
+        Err(error) => tracing::error!(%error, "reply does not encode"),
+    }
+}
+
+/// Sized first: a buffer that grew would leave copies of keys behind.
+fn encode(message: &KeyReply) -> postcard::Result<Zeroizing<Vec<u8>>> {
+    let length = postcard::serialize_with_flavor(message, Size::default())?;
+    let mut body = Zeroizing::new(vec![0; length]);
+    postcard::to_slice(message, &mut body)?;
+    Ok(body)
+}
+
+fn busy() -> Failure {
+    Failure::Busy("too many requests at once".into())
+}

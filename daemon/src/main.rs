@@ -1,0 +1,88 @@
+//! `clavigerd`: arguments, order of starting and ending; everything else is in the library.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser;
+use claviger_pki::auth_tok::AuthToks;
+use claviger_protocol::paths;
+use clavigerd::audit::Audit;
+use clavigerd::config::Config;
+use clavigerd::daemon::{Daemon, Places};
+use clavigerd::instance::{Instance, InstanceError, private_folder};
+use clavigerd::process::{EndSignals, harden};
+use clavigerd::{background, control, notify};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps the unlocked keys of one user's encrypted folders, and asks his tokens for more.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Start in the background, return once it serves; this is how 'claviger' starts it
+    #[arg(long)]
+    background: bool,
+    /// Stay in the foreground, as under systemd (the default)
+    #[arg(long, conflicts_with = "background")]
+    foreground: bool,
+    /// Leave the session of whoever started it
+    #[arg(long, hide = true, conflicts_with = "background")]
+    own_session: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = if args.background {
+        background::start().context("cannot start in the background")
+    } else {
+        serve(&args)
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("clavigerd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.own_session {
+        nix::unistd::setsid().context("cannot start a session")?;
+    }
+    // Before any thread: a thread that runs already keeps its keyring and its signal mask.
+    harden().context("cannot protect this process")?;
+    let signals = EndSignals::block()?;
+    let auth_toks = AuthToks::join();
+
+    let filter = EnvFilter::try_from_env("CLAVIGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    let places = Places::of_user().context("neither HOME nor XDG_CONFIG_HOME is set")?;
+    let config = Config::load(&places.system_config, Some(&places.config))?;
+    let (_instance, listener) = match Instance::acquire(&paths::control_socket()) {
+        Err(InstanceError::Running) => {
+            eprintln!("clavigerd: {}", InstanceError::Running);
+            return Ok(ExitCode::from(background::ALREADY_RUNNING));
+        }
+        acquired => acquired?,
+    };
+    private_folder(&places.state)?;
+    let audit = Audit::open(&places.state).context("audit log")?;
+
+    let daemon = Arc::new(Daemon::new(config, places, auth_toks, audit));
+    daemon.own_keys.load();
+    daemon.serve_mounts()?;
+    control::serve(&daemon, listener)?;
+    notify::notify("READY=1").context("NOTIFY_SOCKET")?;
+    tracing::info!(auth_toks = daemon.status().auth_toks, "clavigerd serves");
+
+    let signal = signals.wait()?;
+    tracing::info!(%signal, "clavigerd ends");
+    let _ = notify::notify("STOPPING=1");
+    daemon.shut_down();
+    Ok(ExitCode::SUCCESS)
+}

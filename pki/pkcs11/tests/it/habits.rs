@@ -1,0 +1,250 @@
+//! Habits of cards that SoftHSM does not have: see `examples/card_habits.rs`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use claviger_pki::key::{Kem, KeyType};
+use claviger_pki::module::{Key, ModuleError, PinState};
+
+use crate::softhsm::{Module, PIN, SoftHsm, TOKEN, WRONG_PIN, softhsm_library};
+
+/// A card, and the folder in which its habits are switched.
+struct Card {
+    softhsm: SoftHsm,
+    habits: PathBuf,
+}
+
+impl Card {
+    fn new() -> Self {
+        let library = PathBuf::from(env!("CARGO_BIN_EXE_claviger-pki-pkcs11"))
+            .with_file_name("examples")
+            .join("libcard_habits.so");
+        assert!(
+            library.exists(),
+            "cargo builds examples for tests, unless told which to build"
+        );
+        let library = library.to_str().unwrap();
+        let mut softhsm = SoftHsm::with_token().through(library, "CARD_HABITS_LIBRARY");
+        let habits = softhsm.path("habits");
+        fs::create_dir(&habits).unwrap();
+        softhsm.set("CARD_HABITS", &habits);
+        Self { softhsm, habits }
+    }
+
+    fn begin(&self, habit: &str, value: &str) {
+        fs::write(self.habits.join(habit), value).unwrap();
+    }
+
+    fn end(&self, habit: &str) {
+        fs::remove_file(self.habits.join(habit)).unwrap();
+    }
+
+    fn logins(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.habits.join("logins")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// An RSA key with CKA_ALWAYS_AUTHENTICATE, which SoftHSM honours. The log of logins is empty then.
+    fn key_with_pin_each_time(&self) -> Key {
+        let output = Command::new("pkcs11-tool")
+            .args(["--module", softhsm_library(), "--token-label", "card"])
+            .args([
+                "--login",
+                "--pin",
+                PIN,
+                "--keypairgen",
+                "--key-type",
+                "rsa:2048",
+                "--id",
+                "07",
+            ])
+            .args([
+                "--usage-decrypt",
+                "--sensitive",
+                "--always-auth",
+                "--label",
+                "each time",
+            ])
+            .env("SOFTHSM2_CONF", self.softhsm.path("softhsm2.conf"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let keys = self.softhsm.logged_in().keys("pkcs11:id=%07").unwrap();
+        self.end("logins");
+        let [mut key] = <[Key; 1]>::try_from(keys).unwrap();
+        key.kems.truncate(1);
+        key
+    }
+
+    /// Logged in, with an RSA key.
+    fn in_use(&self) -> (Module, Key) {
+        let module = self.softhsm.logged_in();
+        let key = module.generate(TOKEN, KeyType::Rsa2048).unwrap();
+        (module, key)
+    }
+}
+
+fn token(error: &ModuleError) -> &str {
+    match error {
+        ModuleError::PinNeeded { token, .. }
+        | ModuleError::PinWrong { token, .. }
+        | ModuleError::PinBlocked { token } => token,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_final_try_is_not_spent_unless_asked_for() {
+    let card = Card::new();
+    card.begin("tries", "2");
+    let module = card.softhsm.module();
+    let error = module.login(TOKEN, WRONG_PIN).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ModuleError::PinWrong {
+                state: PinState::FinalTry,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(token(&error).starts_with("token \"card\" (serial "));
+    assert_eq!(module.tokens().unwrap()[0].pin_state, PinState::FinalTry);
+
+    // Neither the right PIN nor another wrong one is sent.
+    for pin in [PIN, "000000"] {
+        let error = module.login(TOKEN, pin).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ModuleError::PinNeeded {
+                    state: PinState::FinalTry,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
+    assert_eq!(card.logins().len(), 1);
+
+    module
+        .login(&format!("{TOKEN}?final-try=allow"), PIN)
+        .unwrap();
+    assert_eq!(module.tokens().unwrap()[0].pin_state, PinState::Ok);
+}
+
+#[test]
+fn a_blocked_pin_is_said_to_be_blocked_and_nothing_is_sent() {
+    let card = Card::new();
+    card.begin("tries", "1");
+    let module = card.softhsm.module();
+    let locator = format!("{TOKEN}?final-try=allow");
+    let error = module.login(&locator, WRONG_PIN).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ModuleError::PinWrong {
+                state: PinState::Blocked,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let error = module.login(&locator, PIN).unwrap_err();
+    assert!(matches!(error, ModuleError::PinBlocked { .. }), "{error:?}");
+    let error = module.keys(TOKEN).unwrap_err();
+    assert!(matches!(error, ModuleError::PinBlocked { .. }), "{error:?}");
+    assert_eq!(card.logins().len(), 1);
+}
+
+#[test]
+fn on_a_reader_with_a_pad_an_empty_pin_is_typed_there() {
+    let card = Card::new();
+    card.begin("pad", PIN);
+    let module = card.softhsm.module();
+    module.login(TOKEN, "").unwrap();
+    let key = module.generate(TOKEN, KeyType::EcP256).unwrap();
+    module.use_key(&key).unwrap();
+}
+
+#[test]
+fn what_is_typed_on_a_pad_may_be_wrong_and_tried_again() {
+    let card = Card::new();
+    card.begin("pad", WRONG_PIN);
+    let module = card.softhsm.module();
+    for _ in 0..2 {
+        let error = module.login(TOKEN, "").unwrap_err();
+        assert!(matches!(error, ModuleError::PinWrong { .. }), "{error:?}");
+    }
+    card.begin("pad", PIN);
+    module.login(TOKEN, "").unwrap();
+}
+
+#[test]
+fn a_key_that_wants_its_pin_each_time_gets_it_for_one_operation() {
+    let card = Card::new();
+    let key = card.key_with_pin_each_time();
+    let module = card.softhsm.module();
+    for _ in 0..2 {
+        let error = module.use_key(&key).unwrap_err();
+        assert!(matches!(error, ModuleError::PinNeeded { .. }), "{error:?}");
+        module.login(&key.locator.0, PIN).unwrap();
+        module.use_key(&key).unwrap();
+    }
+    assert_eq!(card.logins(), ["user", "context", "context"]);
+}
+
+#[test]
+fn a_wrong_pin_for_one_operation_is_forgotten_too() {
+    let card = Card::new();
+    let key = card.key_with_pin_each_time();
+    let module = card.softhsm.logged_in();
+
+    module.login(&key.locator.0, WRONG_PIN).unwrap();
+    let error = module.use_key(&key).unwrap_err();
+    assert!(matches!(error, ModuleError::PinWrong { .. }), "{error:?}");
+    // It is gone, and given again it is not sent.
+    let error = module.use_key(&key).unwrap_err();
+    assert!(matches!(error, ModuleError::PinNeeded { .. }), "{error:?}");
+    module.login(&key.locator.0, WRONG_PIN).unwrap();
+    let error = module.use_key(&key).unwrap_err();
+    assert!(matches!(error, ModuleError::PinWrong { .. }), "{error:?}");
+    assert_eq!(card.logins(), ["user", "context"]);
+
+    module.login(&key.locator.0, PIN).unwrap();
+    module.use_key(&key).unwrap();
+}
+
+#[test]
+fn a_card_pulled_and_put_back_is_absent_then_wants_its_pin_then_works() {
+    let card = Card::new();
+    let (module, key) = card.in_use();
+    for _ in 0..2 {
+        module.use_key(&key).unwrap();
+        card.begin("removed", "");
+        let error = module.use_key(&key).unwrap_err();
+        assert!(matches!(error, ModuleError::Absent(_)), "{error:?}");
+        assert_eq!(module.tokens().unwrap(), []);
+        card.end("removed");
+        let error = module.use_key(&key).unwrap_err();
+        assert!(matches!(error, ModuleError::PinNeeded { .. }), "{error:?}");
+        module.login(&key.locator.0, PIN).unwrap();
+    }
+    assert_eq!(module.0.status().restarts, 0);
+}
+
+#[test]
+fn a_failed_decryption_that_leaves_its_session_stuck_spoils_no_other() {
+    let card = Card::new();
+    let (module, key) = card.in_use();
+    card.begin("stuck", "");
+    for _ in 0..3 {
+        let garbage = vec![0x11; 256];
+        let refused = module.open(&key, Kem::RsaOaepSha1, garbage);
+        assert_eq!(refused, Err(ModuleError::NotDecryptable));
+        module.use_key(&key).unwrap();
+    }
+    assert_eq!(card.logins(), ["user"]);
+}
