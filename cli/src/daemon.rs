@@ -159,7 +159,7 @@ fn died(child: &mut process::Child, status: process::ExitStatus) -> Failed {
     )
 }
 
-fn broken(error: ConversationError) -> Failed {
+pub(crate) fn broken(error: ConversationError) -> Failed {
     let code = match error {
         ConversationError::WrongUid(_) => ExitCode::Permission,
         ConversationError::Closed

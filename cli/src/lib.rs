@@ -1,6 +1,7 @@
 //! `claviger`: what people type. It asks, shows and starts; what it asks for is done elsewhere.
 
 pub mod args;
+mod asking;
 mod command;
 mod daemon;
 mod failed;
@@ -8,6 +9,7 @@ mod key_ref;
 mod place;
 mod print;
 mod prompter;
+mod volume;
 
 pub use command::run;
 pub use failed::Failed;

@@ -1,13 +1,16 @@
 //! What each command does.
 
+mod cat;
 mod doctor;
 mod init;
+mod inspect;
 mod key;
 mod lock;
 mod mount;
 mod recipient;
 mod status;
 mod token;
+mod verify;
 
 use claviger_protocol::control;
 use claviger_protocol::failure::ExitCode;
@@ -35,11 +38,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Recipient(recipient) => recipient::run(recipient, &mut prompter),
         Command::Doctor { output } => doctor::run(&output),
         Command::Stop => stop(&mut prompter),
-        Command::Inspect { .. }
-        | Command::Verify { .. }
-        | Command::Cat { .. }
-        | Command::Seal(_)
-        | Command::Unseal(_) => Err(Failed::usage("to come")),
+        Command::Inspect { file, output } => inspect::run(&file, &output),
+        Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
+        Command::Cat { dir, path } => cat::run(&dir, &path, prompter),
+        Command::Seal(_) | Command::Unseal(_) => Err(Failed::usage("to come")),
     }
 }
 
