@@ -15,9 +15,10 @@
 //! Lengths are bytes, integers little-endian. Every lower directory has one, named
 //! [`RECORD`](crate::names::RECORD). The root's says that it belongs nowhere: parent zero, no name.
 //!
-//! A rename of what is durable announces the new place, renames, and settles there, so that a crash
-//! at any moment leaves a directory that opens where it is. Of the two place records the one that
-//! counts is never written over; see the writing rules W2 and W9 in `docs/format.md`.
+//! A rename first lets the directory open at its new place as well ([`Record::prepare_move`]), and
+//! binds it there afterwards ([`Record::finish_move`]), so that a crash at any moment leaves a
+//! directory that opens where it is. Of the two place records the one that counts is never written
+//! over before the other is durable; see the writing rules W2 and W9 in `docs/format.md`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -48,8 +49,27 @@ const FIXED_LEN: usize = 48;
 pub struct Record {
     id: DirId,
     names_epoch: Epoch,
+    /// The copy that counts, what it says, and whether it is durable.
     copy: PlaceCopy,
     place: Place,
+    durable: Durable,
+    other: Other,
+}
+
+/// Whether the copy that counts was seen to reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Durable {
+    Yes,
+    Unknown,
+}
+
+/// What the copy that does not count holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    /// Zeros: it was never written.
+    Empty,
+    /// An older record, or anything else.
+    InUse,
 }
 
 /// Where a directory is: the name of its lower directory, and the directory that is in.
@@ -114,18 +134,13 @@ impl Record {
         } else {
             DirId::random()
         };
-        let names_epoch = keys.current();
+        let bound = bound_to(keys, id, location)?;
         let place = Place {
             seq: 1,
-            names_epoch,
-            bound: here(keys, id, location)?,
+            names_epoch: keys.current(),
+            bound,
         };
-        let record = Self {
-            id,
-            names_epoch,
-            copy: PlaceCopy::A,
-            place,
-        };
+        let record = Self::new(id, place);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         // Whoever may list the directory may read it; it tells nothing without the names key.
         let mode = Mode::from_bits_truncate(0o644);
@@ -133,6 +148,18 @@ impl Record {
         fchmod(&file, mode)?;
         file.write_all_at(&record.write(keys)?, 0)?;
         Ok(record)
+    }
+
+    /// The record of a directory whose names are of the epoch that its place is bound in.
+    fn new(id: DirId, place: Place) -> Self {
+        Self {
+            id,
+            names_epoch: place.names_epoch,
+            copy: PlaceCopy::A,
+            place,
+            durable: Durable::Unknown,
+            other: Other::Empty,
+        }
     }
 
     /// Reads the record of the lower directory `dir`, which must belong at `location`.
@@ -197,11 +224,23 @@ impl Record {
         }
         let key = |epoch| Some(PlaceKey::new(keys.names_key(epoch).ok()?, &id.0));
         let (copy, place) = newest_place(places, key, fixed)?;
+        if place.bound == Bound::Linked {
+            // A directory has one name; this would let it open anywhere.
+            return None;
+        }
+        let (_, other) = places.split_at(copy.other().offset());
+        let unwritten = is_zero(other.first_chunk::<PLACE_LEN>()?);
         Some(Ok(Self {
             id,
             names_epoch,
             copy,
             place,
+            durable: Durable::Unknown,
+            other: if unwritten {
+                Other::Empty
+            } else {
+                Other::InUse
+            },
         }))
     }
 
@@ -221,84 +260,6 @@ impl Record {
     /// [`EpochRefused`] if `keys` are not those that the record was read with.
     pub fn names(&self, keys: &NamesKeys) -> Result<DirNames, EpochRefused> {
         keys.directory(self.names_epoch, self.id)
-    }
-
-    /// Whether a rename was announced and has not been settled: the directory opens at two places
-    /// until it is.
-    pub fn is_moving(&self) -> bool {
-        matches!(self.place.bound, Bound::Moving { .. })
-    }
-
-    /// Lets the directory open at `to` as well as at `from`, where it is, durably: before it is
-    /// renamed. `dir` is its own lower directory.
-    ///
-    /// # Errors
-    /// [`DirError::Io`]; it then opens at `from` as before, and perhaps at `to`.
-    pub fn announce(
-        &mut self,
-        dir: impl AsFd,
-        keys: &NamesKeys,
-        from: Location<'_>,
-        to: Location<'_>,
-    ) -> Result<(), DirError> {
-        let names = keys.names_key(keys.current())?;
-        let [here, next] =
-            [from, to].map(|place| binding(names, &self.id.0, &place.parent, place.lower_name));
-        let file = writable(dir)?;
-        self.write_next(&file, keys, Bound::Moving { here, next })?;
-        Ok(file.sync_data()?)
-    }
-
-    /// Binds the directory to `location`, where it is, and to nothing else, durably: after it was
-    /// renamed, or where an announced rename failed.
-    ///
-    /// # Errors
-    /// [`DirError::Io`]; it then opens at least where it did before.
-    pub fn settle(
-        &mut self,
-        dir: impl AsFd,
-        keys: &NamesKeys,
-        location: Location<'_>,
-    ) -> Result<(), DirError> {
-        let file = writable(dir)?;
-        let old = self.copy;
-        self.write_next(&file, keys, here(keys, self.id, location)?)?;
-        file.sync_data()?;
-        Ok(file.write_all_at(&[0; PLACE_LEN], offset(old))?)
-    }
-
-    /// Binds a directory that was never synced to `location`: no rename of it needs to survive a
-    /// crash. Not synced.
-    ///
-    /// # Errors
-    /// [`DirError::Io`].
-    pub fn rebind_unsynced(
-        &mut self,
-        dir: impl AsFd,
-        keys: &NamesKeys,
-        location: Location<'_>,
-    ) -> Result<(), DirError> {
-        let file = writable(dir)?;
-        let old = self.copy;
-        self.write_next(&file, keys, here(keys, self.id, location)?)?;
-        Ok(file.write_all_at(&[0; PLACE_LEN], offset(old))?)
-    }
-
-    /// Writes the place record after this one to the other copy, under the current epoch's key.
-    fn write_next(&mut self, file: &File, keys: &NamesKeys, bound: Bound) -> Result<(), DirError> {
-        let place = Place {
-            seq: self.place.seq + 1,
-            names_epoch: keys.current(),
-            bound,
-        };
-        let next = Self {
-            copy: self.copy.other(),
-            place,
-            ..*self
-        };
-        file.write_all_at(&next.place_bytes(keys)?, offset(next.copy))?;
-        *self = next;
-        Ok(())
     }
 
     /// The record of a new directory: place record A counts, B is zero.
@@ -324,27 +285,10 @@ impl Record {
     }
 }
 
-fn here(keys: &NamesKeys, id: DirId, location: Location<'_>) -> Result<Bound, EpochRefused> {
+fn bound_to(keys: &NamesKeys, id: DirId, location: Location<'_>) -> Result<Bound, EpochRefused> {
     let names = keys.names_key(keys.current())?;
-    Ok(Bound::Here(binding(
-        names,
-        &id.0,
-        &location.parent,
-        location.lower_name,
-    )))
-}
-
-fn offset(copy: PlaceCopy) -> u64 {
-    (FIXED_LEN + copy.offset()) as u64
-}
-
-fn writable(dir: impl AsFd) -> Result<File, DirError> {
-    Ok(File::from(openat(
-        dir,
-        RECORD,
-        open_flags(OFlag::O_WRONLY),
-        Mode::empty(),
-    )?))
+    let here = binding(names, &id.0, &location.parent, location.lower_name);
+    Ok(Bound::Here(here))
 }
 
 /// What was put there instead of a record is not followed, and does not block.
@@ -352,5 +296,6 @@ fn open_flags(access: OFlag) -> OFlag {
     access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK
 }
 
+mod moving;
 #[cfg(test)]
 pub(crate) mod tests;

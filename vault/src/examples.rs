@@ -16,6 +16,9 @@ use crate::sealed::tests::seal_with_nonce;
 use crate::xattr::{Attributes, Owner};
 use crate::{dir, manifest, pin};
 
+/// Its name in the document, and what makes it.
+type Example = (&'static str, fn() -> String);
+
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/format-volume.md");
 const DIR: DirId = DirId([0x22; 16]);
 const FILE: FileId = FileId([0x33; 16]);
@@ -118,7 +121,7 @@ fn hexdump(bytes: &[u8]) -> String {
 
 /// `document` with the content of each example put into its place.
 fn with_examples(document: &str) -> String {
-    let examples: [(&str, fn() -> String); 7] = [
+    let examples: [Example; 7] = [
         ("keys", keys),
         ("names", names),
         ("directory", directory),

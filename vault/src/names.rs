@@ -13,19 +13,20 @@
 //! hold the same name.
 
 use core::fmt;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aes_siv::KeyInit;
-use aes_siv::siv::Aes256Siv;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64URL_NOPAD;
-use zeroize::Zeroizing;
 
 use crate::ids::{DirId, Epoch};
-use crate::kdf::derive;
-use crate::sealed::SealingKey;
-use crate::secret::NamesKey;
+
+mod keys;
+mod siv;
+
+pub(crate) use keys::EpochNames;
+pub use keys::{EpochRefused, NamesKeys};
+use siv::NotGenuine;
+pub(crate) use siv::SIV_LEN;
 
 /// Longest upper name, bytes.
 pub const NAME_MAX: usize = 255;
@@ -41,164 +42,10 @@ pub const RECORD: &str = ".claviger.dir";
 
 const LONG_SUFFIX: &str = ".long";
 const SIDECAR_SUFFIX: &str = ".name";
-/// How much longer a sealed name is.
-pub(crate) const SIV_LEN: usize = 16;
 /// base64url of a SHA-256.
 const HASH_TEXT_LEN: usize = 43;
 /// base64url of the shortest sealed name, 17 bytes.
 const SHORT_TEXT_MIN: usize = 23;
-
-/// The names keys of an unlocked volume: all that a filesystem holds of its epochs.
-///
-/// Keys are wiped on drop; a [`DirNames`] made before keeps the one it needs.
-pub struct NamesKeys {
-    current: Epoch,
-    minimum: Epoch,
-    epochs: BTreeMap<Epoch, Arc<EpochNames>>,
-}
-
-/// What derives from one names key, kept because every lookup wants it.
-pub(crate) struct EpochNames {
-    names_key: NamesKey,
-    file_names: SivKey,
-    attribute_names: SivKey,
-    pub(crate) attribute_values: SealingKey,
-    pub(crate) symlinks: SealingKey,
-}
-
-/// An epoch that nothing may be opened under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EpochRefused {
-    /// A removed recipient may have made it: all that is genuine was moved to a later epoch.
-    #[error("epoch {0} is over: the volume accepts nothing older than epoch {1}")]
-    BelowMinimum(Epoch, Epoch),
-    /// Newer than the keys that are here, or never begun.
-    #[error("no key of epoch {0} is here")]
-    NoKey(Epoch),
-}
-
-impl NamesKeys {
-    /// Takes the keys that the daemon handed over; those below `minimum` are dropped.
-    ///
-    /// # Errors
-    /// [`EpochRefused::NoKey`] if the one of the current epoch is not among them.
-    pub fn new(
-        current: Epoch,
-        minimum: Epoch,
-        keys: impl IntoIterator<Item = (Epoch, NamesKey)>,
-    ) -> Result<Self, EpochRefused> {
-        let epochs: BTreeMap<_, _> = keys
-            .into_iter()
-            .filter(|(epoch, _)| *epoch >= minimum)
-            .map(|(epoch, key)| (epoch, Arc::new(EpochNames::new(key))))
-            .collect();
-        if !epochs.contains_key(&current) {
-            return Err(EpochRefused::NoKey(current));
-        }
-        Ok(Self {
-            current,
-            minimum,
-            epochs,
-        })
-    }
-
-    /// The epoch that new directories and place records use.
-    pub fn current(&self) -> Epoch {
-        self.current
-    }
-
-    /// The oldest epoch that is accepted.
-    pub fn minimum(&self) -> Epoch {
-        self.minimum
-    }
-
-    /// The names key of one epoch, for place records.
-    ///
-    /// # Errors
-    /// [`EpochRefused`].
-    pub fn names_key(&self, epoch: Epoch) -> Result<&NamesKey, EpochRefused> {
-        Ok(&self.epoch(epoch)?.names_key)
-    }
-
-    /// The names of one directory, whose record says which epoch they are of.
-    ///
-    /// # Errors
-    /// [`EpochRefused`].
-    pub fn directory(&self, epoch: Epoch, dir: DirId) -> Result<DirNames, EpochRefused> {
-        Ok(DirNames {
-            keys: Arc::clone(self.epoch(epoch)?),
-            epoch,
-            dir,
-        })
-    }
-
-    /// Epochs that things may be of, newest first.
-    pub(crate) fn newest_first(&self) -> impl Iterator<Item = Epoch> {
-        self.epochs.keys().rev().copied()
-    }
-
-    pub(crate) fn epoch(&self, epoch: Epoch) -> Result<&Arc<EpochNames>, EpochRefused> {
-        if epoch < self.minimum {
-            return Err(EpochRefused::BelowMinimum(epoch, self.minimum));
-        }
-        self.epochs.get(&epoch).ok_or(EpochRefused::NoKey(epoch))
-    }
-}
-
-impl EpochNames {
-    fn new(names_key: NamesKey) -> Self {
-        let key = names_key.expose();
-        Self {
-            file_names: SivKey(derive(key, "file names", &[])),
-            attribute_names: SivKey(derive(key, "attribute names", &[])),
-            attribute_values: SealingKey::new(&derive(key, "attribute values", &[])),
-            symlinks: SealingKey::new(&derive(key, "symlinks", &[])),
-            names_key,
-        }
-    }
-
-    pub(crate) fn attribute_names(&self) -> &SivKey {
-        &self.attribute_names
-    }
-}
-
-/// An AES-256-SIV key (RFC 5297): the first half authenticates, the second encrypts.
-///
-/// The cipher is set up anew for every name: that takes two AES key schedules, and no lock or key
-/// schedule then outlives the call.
-pub(crate) struct SivKey(Zeroizing<[u8; 64]>);
-
-impl SivKey {
-    /// Writes SIV and ciphertext of `plain` to `out`, which is 16 bytes longer.
-    pub(crate) fn seal(&self, associated_data: &[u8], plain: &[u8], out: &mut [u8]) {
-        let (siv, body) = out.split_at_mut(SIV_LEN);
-        body.copy_from_slice(plain);
-        let tag = self
-            .cipher()
-            .encrypt_inout_detached([associated_data], body.into())
-            .expect("one associated datum is within RFC 5297's 126");
-        siv.copy_from_slice(&tag);
-    }
-
-    /// Decrypts `sealed` in place and returns the plaintext in it.
-    pub(crate) fn open<'a>(
-        &self,
-        associated_data: &[u8],
-        sealed: &'a mut [u8],
-    ) -> Result<&'a [u8], NameError> {
-        let (siv, body) = sealed
-            .split_first_chunk_mut::<SIV_LEN>()
-            .ok_or(NameError::Foreign)?;
-        self.cipher()
-            .decrypt_inout_detached([associated_data], (&mut *body).into(), &(*siv).into())
-            .map_err(|_| NameError::Foreign)?;
-        Ok(body)
-    }
-
-    fn cipher(&self) -> Aes256Siv {
-        Aes256Siv::new((&*self.0).into())
-    }
-}
 
 /// Encrypts and decrypts the names of one directory. Cheap to clone and to share.
 #[derive(Clone)]
@@ -261,6 +108,12 @@ pub enum Lower {
     Foreign,
 }
 
+impl From<NotGenuine> for NameError {
+    fn from(_: NotGenuine) -> Self {
+        Self::Foreign
+    }
+}
+
 /// A name that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -282,6 +135,10 @@ impl fmt::Debug for DirNames {
 }
 
 impl DirNames {
+    fn new(keys: Arc<EpochNames>, epoch: Epoch, dir: DirId) -> Self {
+        Self { keys, epoch, dir }
+    }
+
     /// The directory.
     pub fn dir(&self) -> DirId {
         self.dir

@@ -124,7 +124,7 @@ impl<'a> Attributes<'a> {
         }
         let sealed = BASE64URL_NOPAD.decode(text.as_bytes());
         let mut sealed = sealed.map_err(|_| AttributeError::Foreign)?;
-        let key = self.keys.epoch(epoch)?.attribute_names();
+        let key = &self.keys.epoch(epoch)?.attribute_names;
         let name = key
             .open(&self.owner.bytes(), &mut sealed)
             .map_err(|_| AttributeError::Foreign)?;
@@ -163,7 +163,7 @@ impl<'a> Attributes<'a> {
 
     fn lower_name(&self, epoch: Epoch, name: &[u8]) -> Result<String, EpochRefused> {
         let mut sealed = vec![0; SIV_LEN + name.len()];
-        let key = self.keys.epoch(epoch)?.attribute_names();
+        let key = &self.keys.epoch(epoch)?.attribute_names;
         key.seal(&self.owner.bytes(), name, &mut sealed);
         Ok(format!(
             "{PREFIX}{epoch}.{}",

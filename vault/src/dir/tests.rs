@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use super::moving::writable;
 use super::*;
 use crate::names::NameError;
 use crate::names::tests::names_keys;
+use crate::native::Synced;
 
 const PARENT: DirId = DirId([0x33; 16]);
 const HERE: Location<'static> = Location {
@@ -33,19 +35,13 @@ pub(crate) fn example(lower_name: &[u8]) -> [u8; RECORD_LEN] {
         parent: DirId::ROOT,
         lower_name,
     };
-    let bound = here(&keys, id, location).unwrap();
+    let bound = bound_to(&keys, id, location).unwrap();
     let place = Place {
         seq: 1,
         names_epoch: Epoch(1),
         bound,
     };
-    let record = Record {
-        id,
-        names_epoch: Epoch(1),
-        copy: PlaceCopy::A,
-        place,
-    };
-    record.write(&keys).unwrap()
+    Record::new(id, place).write(&keys).unwrap()
 }
 
 /// A lower directory.
@@ -216,7 +212,9 @@ fn an_older_directory_keeps_its_names_but_moves_under_the_current_epoch() {
     lower.create(HERE);
     let keys = names_keys(Epoch(2), Epoch(1));
     let mut record = Record::open(lower.fd(), &keys, HERE).unwrap();
-    record.settle(lower.fd(), &keys, THERE).unwrap();
+    record
+        .finish_move(lower.fd(), &keys, THERE, Synced::Maybe)
+        .unwrap();
     let record = Record::open(lower.fd(), &keys, THERE).unwrap();
     assert_eq!(
         (record.names_epoch(), record.place.names_epoch),
@@ -225,8 +223,31 @@ fn an_older_directory_keeps_its_names_but_moves_under_the_current_epoch() {
     let of_epoch_1 = keys.directory(Epoch(1), record.id()).unwrap();
     let names = record.names(&keys).unwrap();
     assert_eq!(names.encrypt(b"name"), of_epoch_1.encrypt(b"name"));
-    // Whoever has only the old key cannot say where it belongs.
-    assert!(matches!(lower.open(THERE), Err(DirError::NotAuthentic)));
+}
+
+/// He knows the keys of all epochs before, and can invent one for the current.
+#[test]
+fn a_renewed_record_does_not_verify_under_the_keys_of_a_removed_recipient() {
+    let lower = Lower::new();
+    lower.create(Location::ROOT);
+    let keys = names_keys(Epoch(2), Epoch(1));
+    let old = crate::epoch::EpochKey::new(&mut [1; 32]).unwrap();
+    let invented = [
+        (Epoch(1), old.names_key(crate::names::tests::VOLUME)),
+        (Epoch(2), crate::secret::NamesKey::random()),
+    ];
+    let invented = NamesKeys::new(Epoch(2), Epoch(1), invented).unwrap();
+    assert!(Record::open(lower.fd(), &invented, Location::ROOT).is_ok());
+
+    let mut record = Record::open(lower.fd(), &keys, Location::ROOT).unwrap();
+    record.renew(lower.fd(), &keys, Location::ROOT).unwrap();
+    let with_invented = Record::open(lower.fd(), &invented, Location::ROOT);
+    assert!(matches!(with_invented, Err(DirError::NotAuthentic)));
+    let renewed = Record::open(lower.fd(), &keys, Location::ROOT).unwrap();
+    assert_eq!(
+        (renewed.names_epoch(), renewed.other),
+        (Epoch(1), Other::Empty)
+    );
 }
 
 #[test]
@@ -241,80 +262,129 @@ fn a_directory_names_are_of_its_own_id() {
 }
 
 #[test]
-fn an_announced_rename_opens_at_both_places_and_a_settled_one_at_the_new() {
+fn a_prepared_move_opens_at_both_places_and_a_finished_one_at_the_new() {
     let lower = Lower::new();
     let mut record = lower.create(HERE);
-    record.announce(lower.fd(), &keys(), HERE, THERE).unwrap();
+    record
+        .prepare_move(lower.fd(), &keys(), (HERE, THERE), Synced::Maybe)
+        .unwrap();
     for place in [HERE, THERE] {
         assert!(lower.open(place).unwrap().is_moving());
     }
     assert!(matches!(lower.open(OTHER_PARENT), Err(DirError::Misplaced)));
 
     let mut record = lower.open(THERE).unwrap();
-    record.settle(lower.fd(), &keys(), THERE).unwrap();
+    record
+        .finish_move(lower.fd(), &keys(), THERE, Synced::Maybe)
+        .unwrap();
     assert!(!lower.open(THERE).unwrap().is_moving());
     assert!(matches!(lower.open(HERE), Err(DirError::Misplaced)));
-    assert!(
-        is_zero(&lower.bytes()[176..304]),
-        "the announcement is gone"
-    );
 }
 
 #[test]
-fn a_rename_that_failed_settles_where_the_directory_still_is() {
+fn a_rename_that_failed_leaves_the_directory_where_it_still_is() {
     let lower = Lower::new();
     let mut record = lower.create(HERE);
-    record.announce(lower.fd(), &keys(), HERE, THERE).unwrap();
-    record.settle(lower.fd(), &keys(), HERE).unwrap();
+    record
+        .prepare_move(lower.fd(), &keys(), (HERE, THERE), Synced::Maybe)
+        .unwrap();
+    record
+        .finish_move(lower.fd(), &keys(), HERE, Synced::Maybe)
+        .unwrap();
     assert!(!lower.open(HERE).unwrap().is_moving());
     assert!(matches!(lower.open(THERE), Err(DirError::Misplaced)));
 }
 
 #[test]
-fn a_directory_that_was_never_synced_is_rebound_in_one_step() {
+fn a_directory_that_was_never_synced_moves_without_a_barrier() {
     let lower = Lower::new();
     let mut record = lower.create(HERE);
-    record.rebind_unsynced(lower.fd(), &keys(), THERE).unwrap();
+    record
+        .finish_move(lower.fd(), &keys(), THERE, Synced::Never)
+        .unwrap();
+    assert_eq!(record.durable, Durable::Unknown);
     assert!(!lower.open(THERE).unwrap().is_moving());
     assert!(matches!(lower.open(HERE), Err(DirError::Misplaced)));
 }
 
-/// All that a disk may hold while `before` becomes `after` by writes that tear at any byte.
-fn images(before: &[u8], after: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+#[test]
+fn a_record_that_claims_several_links_is_no_directory_s() {
+    let lower = Lower::new();
+    let mut record = lower.create(HERE);
+    let file = writable(lower.fd()).unwrap();
+    record
+        .write_next(&file, &keys(), Bound::Linked, Synced::Never)
+        .unwrap();
+    assert!(matches!(lower.open(HERE), Err(DirError::NotAuthentic)));
+}
+
+/// All that a disk may hold while `before` becomes `after` by a write that tears at any byte.
+fn torn(before: &[u8], after: &[u8]) -> Vec<Vec<u8>> {
     let changed: Vec<_> = (0..before.len())
         .filter(|at| before[*at] != after[*at])
         .collect();
-    let cut = move |count: usize| {
+    let image = |count: usize| {
         let mut image = before.to_vec();
         for at in &changed[..count] {
             image[*at] = after[*at];
         }
         image
     };
-    (0..=before
-        .iter()
-        .zip(after)
-        .filter(|(one, other)| one != other)
-        .count())
-        .map(cut)
+    (0..=changed.len()).map(image).collect()
 }
 
 #[test]
 fn at_no_moment_of_a_rename_does_a_crash_leave_a_directory_that_does_not_open_where_it_is() {
     let lower = Lower::new();
     let mut record = lower.create(HERE);
-    let made = lower.bytes();
-    record.announce(lower.fd(), &keys(), HERE, THERE).unwrap();
-    let announced = lower.bytes();
-    record.settle(lower.fd(), &keys(), THERE).unwrap();
-    let settled = lower.bytes();
-    // The announcement was copy B, so settling wrote copy A and then wiped B.
-    let before_wipe = [&settled[..176], &announced[176..]].concat();
-
-    for image in images(&made, &announced) {
-        lower.open_as(&image, HERE).unwrap();
+    record.sync(lower.fd()).unwrap();
+    // The second time round, both copies are in use.
+    for [from, to] in [[HERE, THERE], [THERE, OTHER_PARENT], [OTHER_PARENT, HERE]] {
+        let before = lower.bytes();
+        record
+            .prepare_move(lower.fd(), &keys(), (from, to), Synced::Maybe)
+            .unwrap();
+        assert_eq!(
+            record.durable,
+            Durable::Yes,
+            "what the rename needs is on disk"
+        );
+        let prepared = lower.bytes();
+        record
+            .finish_move(lower.fd(), &keys(), to, Synced::Maybe)
+            .unwrap();
+        let finished = lower.bytes();
+        for image in torn(&before, &prepared) {
+            lower.open_as(&image, from).unwrap();
+        }
+        for image in torn(&prepared, &finished) {
+            lower.open_as(&image, to).unwrap();
+        }
+        lower.open_as(&finished, to).unwrap();
     }
-    for image in images(&announced, &before_wipe).chain(images(&before_wipe, &settled)) {
-        lower.open_as(&image, THERE).unwrap();
+}
+
+/// The first rename's last write may still be in memory when the second one begins, and the copy that
+/// the second one writes over is then the only one on disk.
+#[test]
+fn the_only_durable_copy_is_not_written_over() {
+    let lower = Lower::new();
+    let mut record = lower.create(HERE);
+    record
+        .prepare_move(lower.fd(), &keys(), (HERE, THERE), Synced::Maybe)
+        .unwrap();
+    record
+        .finish_move(lower.fd(), &keys(), THERE, Synced::Maybe)
+        .unwrap();
+    assert_eq!(
+        (record.durable, record.other),
+        (Durable::Unknown, Other::InUse)
+    );
+    let mut read = lower.open(THERE).unwrap();
+    for record in [&mut record, &mut read] {
+        let file = File::open(lower.path()).unwrap();
+        let refused = record.write_next(&file, &keys(), Bound::Linked, Synced::Maybe);
+        assert!(refused.is_err(), "the file is open for reading only");
+        assert_eq!(record.durable, Durable::Yes, "the barrier came first");
     }
 }

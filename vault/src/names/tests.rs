@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::epoch::EpochKey;
 use crate::ids::VolumeId;
+use crate::secret::NamesKey;
 
 pub(crate) const VOLUME: VolumeId = VolumeId([0x11; 16]);
 const HERE: DirId = DirId([0x22; 16]);
