@@ -148,12 +148,13 @@ impl IoThread {
             .retry(now)
             .into_iter()
             .for_each(|id| self.end(id));
+        let over = |attempt: &mut Attempt| attempt.is_late(now) || attempt.resend(now).is_err();
         let late = self
             .conns
-            .iter()
-            .filter_map(|(id, conn)| match &conn.phase {
-                Phase::Greeting(attempt) if attempt.until <= now => Some(*id),
-                Phase::Greeting(_) | Phase::Up { .. } => None,
+            .iter_mut()
+            .filter_map(|(id, conn)| match &mut conn.phase {
+                Phase::Greeting(attempt) => over(attempt).then_some(*id),
+                Phase::Up { .. } => None,
             });
         let late: Vec<_> = late.collect();
         late.into_iter().for_each(|id| self.end(id));
@@ -165,7 +166,7 @@ impl IoThread {
 
     fn wake_at(&self) -> Option<Instant> {
         let attempts = self.conns.values().filter_map(|conn| match &conn.phase {
-            Phase::Greeting(attempt) => Some(attempt.until),
+            Phase::Greeting(attempt) => Some(attempt.due()),
             Phase::Up { .. } => None,
         });
         attempts
