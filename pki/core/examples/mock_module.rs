@@ -21,6 +21,8 @@ use claviger_pki::module::{
 };
 use claviger_pki::serve::run;
 use claviger_pki::wire::Settings;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{MsgFlags, send};
 use zeroize::Zeroizing;
 
@@ -137,9 +139,12 @@ impl Module for Mock {
             "environment" => Err(ModuleError::BadRequest(
                 std::env::vars().map(|(name, _)| name + " ").collect(),
             )),
-            "status" => Err(ModuleError::BadRequest(
-                std::fs::read_to_string("/proc/self/status").unwrap(),
-            )),
+            "confinement" => Err(ModuleError::BadRequest(format!(
+                "no_new_privs {}, dumpable {}, core {:?}",
+                prctl::get_no_new_privs().unwrap(),
+                prctl::get_dumpable().unwrap(),
+                getrlimit(Resource::RLIMIT_CORE).unwrap(),
+            ))),
             name => {
                 let public_key = self.private(name)?.public();
                 Ok(vec![Key {

@@ -88,10 +88,10 @@ impl Wrapped {
     /// Parses a body that is wrapped to `key`.
     ///
     /// # Errors
-    /// [`UnwrapError::NotDecryptable`] if the algorithm does not go with the key, or the body is too
-    /// short.
+    /// [`UnwrapError::Algorithm`] for a number that no KEM has; [`UnwrapError::NotDecryptable`] if it
+    /// does not go with the key, or the body is too short.
     pub fn parse(algorithm: u8, body: &[u8], key: &PublicKey) -> Result<Self, UnwrapError> {
-        let kem = Kem::from_number(algorithm).ok_or(UnwrapError::NotDecryptable)?;
+        let kem = Kem::from_number(algorithm).ok_or(UnwrapError::Algorithm(algorithm))?;
         if !key.key_type().kems().contains(&kem) {
             return Err(UnwrapError::NotDecryptable);
         }
@@ -186,6 +186,9 @@ pub enum UnwrapError {
     /// Wrong key, wrong context or damage: one variant, so that nobody can tell them apart.
     #[error("does not decrypt")]
     NotDecryptable,
+    /// Wrapped by an algorithm of a newer version.
+    #[error("unsupported algorithm {0} of a wrapped key")]
+    Algorithm(u8),
     /// The module could not do its part, for a reason that does not depend on the ciphertext.
     #[error(transparent)]
     Module(ModuleError),

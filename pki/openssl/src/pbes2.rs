@@ -108,7 +108,7 @@ mod tests {
     fn openssl_opens_what_is_written_here_with_that_passphrase_only() {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let ec = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-        let rsa = PKey::from_rsa(Rsa::generate(4096).unwrap()).unwrap();
+        let rsa = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
         for key in [ec, rsa] {
             let der = key.private_key_to_pkcs8().unwrap();
             let pem = encrypt(&der, b"passphrase").unwrap();

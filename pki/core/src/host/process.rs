@@ -5,6 +5,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -93,6 +94,8 @@ impl Process {
                 command.env(name, value);
             }
         }
+        // Ctrl-C in the terminal of a daemon in the foreground is the daemon's business.
+        command.process_group(0);
         sys::pass_socket(&mut command, OwnedFd::from(theirs));
         let child = command.spawn()?;
         // Its end of the socketpair closes here, so that its death is seen as the end of the stream.

@@ -6,3 +6,4 @@ mod contract;
 mod host;
 mod keyring;
 mod mock;
+mod wire;

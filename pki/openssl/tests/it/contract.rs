@@ -20,7 +20,7 @@ fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let ec = |curve| EcKey::generate(&EcGroup::from_curve_name(curve).unwrap()).unwrap();
     let (p256, p384) = (ec(Nid::X9_62_PRIME256V1), ec(Nid::SECP384R1));
-    let (rsa, rsa_plain) = (Rsa::generate(2048).unwrap(), Rsa::generate(3072).unwrap());
+    let (rsa, rsa_plain) = (Rsa::generate(2048).unwrap(), Rsa::generate(2048).unwrap());
     let cipher = Cipher::aes_256_cbc();
     let pass = PASSPHRASE.as_bytes();
 
