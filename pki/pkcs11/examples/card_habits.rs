@@ -8,18 +8,22 @@
 //! pad      the PIN that "is typed" on the reader, for a login without one
 //! removed  no token; operations fail as OpenSC 0.23 fails them, logins are lost
 //! stuck    a failed C_Decrypt leaves its operation active for ever, as with OpenSC
+//! deaf     no session can be opened any more
+//! wedged   C_GetSlotList fails, and goes on failing in this process when the file is gone
 //! logins   written: a line for each C_Login that reached the real library
 //! ```
 //!
 //! All slots are removable, so that insertions are seen without starting the library anew.
 
 #![allow(unsafe_code)] // A library with a C interface.
+#![allow(clippy::unwrap_used)] // Test code: a poisoned lock is a failed test.
 #![allow(non_snake_case)] // Named as the standard names them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
 
 use cryptoki_sys::*;
@@ -48,6 +52,8 @@ static REAL: LazyLock<Real> = LazyLock::new(|| {
 
 /// Sessions that a failed operation has made useless.
 static STUCK: Mutex<BTreeSet<CK_SESSION_HANDLE>> = Mutex::new(BTreeSet::new());
+
+static WEDGED: AtomicBool = AtomicBool::new(false);
 
 static LIST: LazyLock<List> = LazyLock::new(|| {
     List(CK_FUNCTION_LIST {
@@ -111,6 +117,12 @@ unsafe extern "C" fn C_GetSlotList(
     slots: *mut CK_SLOT_ID,
     count: *mut CK_ULONG,
 ) -> CK_RV {
+    if habit("wedged").is_some() {
+        WEDGED.store(true, Ordering::Relaxed);
+    }
+    if WEDGED.load(Ordering::Relaxed) {
+        return CKR_GENERAL_ERROR;
+    }
     if removed() && with_token == CK_TRUE {
         // SAFETY: the caller's count.
         unsafe { *count = 0 };
@@ -158,6 +170,9 @@ unsafe extern "C" fn C_OpenSession(
 ) -> CK_RV {
     if removed() {
         return CKR_TOKEN_NOT_PRESENT;
+    }
+    if habit("deaf").is_some() {
+        return CKR_DEVICE_ERROR;
     }
     real!(C_OpenSession(slot, flags, application, notify, session))
 }

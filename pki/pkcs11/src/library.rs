@@ -118,6 +118,15 @@ impl Library {
     }
 }
 
+impl Drop for Library {
+    /// C_Finalize, which cryptoki leaves to its user: cards are logged out and readers let go.
+    fn drop(&mut self) {
+        if let Err(error) = self.context.clone().finalize() {
+            tracing::debug!(error = describe(&error), "C_Finalize");
+        }
+    }
+}
+
 /// Exit code of a module whose library only a new process can use (EX_SOFTWARE of sysexits.h).
 const WEDGED: i32 = 70;
 

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::thread;
 
 use claviger_pki::key::{Kem, KeyType};
 use claviger_pki::module::{Key, ModuleError, PinState};
 
-use crate::softhsm::{Module, PIN, SoftHsm, TOKEN, WRONG_PIN, softhsm_library};
+use crate::softhsm::{Module, PIN, SoftHsm, TOKEN, WRONG_PIN};
 
 /// A card, and the folder in which its habits are switched.
 struct Card {
@@ -47,29 +47,15 @@ impl Card {
 
     /// An RSA key with CKA_ALWAYS_AUTHENTICATE, which SoftHSM honours. The log of logins is empty then.
     fn key_with_pin_each_time(&self) -> Key {
-        let output = Command::new("pkcs11-tool")
-            .args(["--module", softhsm_library(), "--token-label", "card"])
-            .args([
-                "--login",
-                "--pin",
-                PIN,
-                "--keypairgen",
-                "--key-type",
-                "rsa:2048",
-                "--id",
-                "07",
-            ])
-            .args([
-                "--usage-decrypt",
-                "--sensitive",
-                "--always-auth",
-                "--label",
-                "each time",
-            ])
-            .env("SOFTHSM2_CONF", self.softhsm.path("softhsm2.conf"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
+        self.softhsm.pkcs11_tool(&[
+            "--keypairgen",
+            "--key-type=rsa:2048",
+            "--usage-decrypt",
+            "--sensitive",
+            "--always-auth",
+            "--id=07",
+            "--label=each time",
+        ]);
         let keys = self.softhsm.logged_in().keys("pkcs11:id=%07").unwrap();
         self.end("logins");
         let [mut key] = <[Key; 1]>::try_from(keys).unwrap();
@@ -247,4 +233,85 @@ fn a_failed_decryption_that_leaves_its_session_stuck_spoils_no_other() {
         module.use_key(&key).unwrap();
     }
     assert_eq!(card.logins(), ["user"]);
+}
+
+#[test]
+fn a_library_that_lists_no_slots_any_more_is_given_a_new_process() {
+    let card = Card::new();
+    let (module, key) = card.in_use();
+    module.logout();
+    card.begin("wedged", "");
+    let error = module.tokens().unwrap_err();
+    assert_eq!(error, ModuleError::Process("ended: exit status: 70".into()));
+    card.end("wedged");
+    module.login(&key.locator.0, PIN).unwrap();
+    module.use_key(&key).unwrap();
+    assert_eq!(module.0.status().restarts, 1);
+}
+
+#[test]
+fn a_library_that_opens_no_session_is_given_a_new_process_after_a_few_tries() {
+    let card = Card::new();
+    let module = card.softhsm.module();
+    card.begin("deaf", "");
+    let errors: Vec<_> = (0..4)
+        .map(|_| module.login(TOKEN, PIN).unwrap_err())
+        .collect();
+    let deaf = ModuleError::Backend {
+        call: "C_OpenSession".into(),
+        detail: "CKR_DEVICE_ERROR".into(),
+    };
+    assert_eq!(errors[..3], [deaf.clone(), deaf.clone(), deaf]);
+    assert_eq!(
+        errors[3],
+        ModuleError::Process("ended: exit status: 70".into())
+    );
+    card.end("deaf");
+    module.login(TOKEN, PIN).unwrap();
+    assert_eq!(card.logins(), ["user"]);
+}
+
+#[test]
+fn a_card_pulled_under_load_is_never_taken_for_a_bad_ciphertext() {
+    let card = Card::new();
+    let (module, key) = card.in_use();
+    for _ in 0..5 {
+        thread::scope(|scope| {
+            let callers: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            if let Err(error) = module.use_key(&key) {
+                                return error;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            card.begin("removed", "");
+            for caller in callers {
+                let error = caller.join().unwrap();
+                assert!(matches!(error, ModuleError::Absent(_)), "{error:?}");
+            }
+        });
+        card.end("removed");
+        module.login(&key.locator.0, PIN).unwrap();
+        module.use_key(&key).unwrap();
+    }
+    assert_eq!(module.0.status().restarts, 0);
+}
+
+#[test]
+fn a_library_that_never_listed_a_slot_says_why_and_is_asked_again() {
+    let card = Card::new();
+    card.begin("wedged", "");
+    let module = card.softhsm.module();
+    let unlisted = ModuleError::Backend {
+        call: "C_GetSlotList".into(),
+        detail: "CKR_GENERAL_ERROR".into(),
+    };
+    for _ in 0..5 {
+        assert_eq!(module.tokens(), Err(unlisted.clone()));
+    }
+    assert_eq!(module.0.status().restarts, 0);
 }

@@ -1,11 +1,11 @@
-use std::process::Command;
+use std::fs;
 use std::thread;
 
 use claviger_pki::key::{Kem, KeyType};
-use claviger_pki::module::{Generate, ModuleError, PinState, Provenance};
+use claviger_pki::module::{Generate, Key, ModuleError, PinState, Provenance};
 use claviger_pki::p11_uri::Uri;
 
-use crate::softhsm::{SoftHsm, TOKEN, encapsulate, softhsm_library, soon};
+use crate::softhsm::{SoftHsm, TOKEN, encapsulate, soon};
 
 #[test]
 fn every_key_type_is_made_in_the_token_found_again_and_used() {
@@ -28,7 +28,10 @@ fn every_key_type_is_made_in_the_token_found_again_and_used() {
         assert_eq!(key.label, format!("test {key_type}"));
         assert!(key.locator.0.len() <= 512);
         module.use_key(&key).unwrap();
-        assert_eq!(module.keys(&key.locator.0).unwrap(), [key.clone()]);
+        assert_eq!(
+            module.keys(&key.locator.0).unwrap().as_slice(),
+            core::slice::from_ref(&key)
+        );
         made.push(key);
     }
 
@@ -193,16 +196,8 @@ fn a_key_whose_public_half_is_not_in_the_token_is_recognised_by_what_it_opens() 
     let module = softhsm.logged_in();
     let key = module.generate(TOKEN, KeyType::EcP256).unwrap();
     let other = module.generate(TOKEN, KeyType::EcP256).unwrap();
-    let id = Uri::parse(&key.locator.0).unwrap().id.unwrap();
-    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let output = Command::new("pkcs11-tool")
-        .args(["--module", softhsm_library(), "--token-label", "card"])
-        .args(["--login", "--pin", crate::softhsm::PIN])
-        .args(["--delete-object", "--type", "pubkey", "--id", &id])
-        .env("SOFTHSM2_CONF", softhsm.path("softhsm2.conf"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let id = hex_id(&key);
+    softhsm.pkcs11_tool(&["--delete-object", "--type=pubkey", "--id", &id]);
 
     let module = softhsm.logged_in();
     module.use_key(&key).unwrap();
@@ -212,4 +207,84 @@ fn a_key_whose_public_half_is_not_in_the_token_is_recognised_by_what_it_opens() 
         module.use_key(&mistaken),
         Err(ModuleError::NoSuchKey(_))
     ));
+}
+
+#[test]
+fn a_public_half_is_taken_from_a_certificate_where_there_is_no_other() {
+    let softhsm = SoftHsm::with_token();
+    let key = softhsm
+        .logged_in()
+        .generate(TOKEN, KeyType::EcP256)
+        .unwrap();
+    let id = hex_id(&key);
+    fs::write(softhsm.path("public.der"), key.public_key.spki()).unwrap();
+    softhsm.openssl(&[
+        "pkey",
+        "-pubin",
+        "-inform=DER",
+        "-in=public.der",
+        "-out=public.pem",
+    ]);
+    softhsm.openssl(&["genpkey", "-algorithm=ED25519", "-out=ca.pem"]);
+    softhsm.openssl(&[
+        "x509",
+        "-new",
+        "-force_pubkey=public.pem",
+        "-subj=/CN=test",
+        "-key=ca.pem",
+        "-outform=DER",
+        "-out=certificate.der",
+    ]);
+    softhsm.pkcs11_tool(&["--write-object=certificate.der", "--type=cert", "--id", &id]);
+    softhsm.pkcs11_tool(&["--delete-object", "--type=pubkey", "--id", &id]);
+
+    let module = softhsm.logged_in();
+    assert_eq!(
+        module.keys(TOKEN).unwrap().as_slice(),
+        core::slice::from_ref(&key)
+    );
+    module.use_key(&key).unwrap();
+}
+
+#[test]
+fn a_key_that_came_from_outside_or_can_leave_is_said_to() {
+    let softhsm = SoftHsm::with_token();
+    let make = ["--keypairgen", "--key-type=EC:prime256v1", "--usage-derive"];
+    softhsm.pkcs11_tool(&[&make[..], &["--extractable", "--id=01"]].concat());
+    softhsm.pkcs11_tool(&[&make[..], &["--sensitive", "--id=02"]].concat());
+    softhsm.openssl(&[
+        "genpkey",
+        "-algorithm=EC",
+        "-pkeyopt=ec_paramgen_curve:P-256",
+        "-outform=DER",
+        "-out=key.der",
+    ]);
+    softhsm.openssl(&[
+        "pkey",
+        "-inform=DER",
+        "-in=key.der",
+        "-pubout",
+        "-outform=DER",
+        "-out=public.der",
+    ]);
+    let import = ["--usage-derive", "--sensitive", "--id=03"];
+    softhsm.pkcs11_tool(&[&["--write-object=key.der", "--type=privkey"], &import[..]].concat());
+    softhsm.pkcs11_tool(&["--write-object=public.der", "--type=pubkey", "--id=03"]);
+
+    let module = softhsm.logged_in();
+    let provenance = |id| {
+        let [key] = &module.keys(&format!("pkcs11:id=%{id}")).unwrap()[..] else {
+            panic!()
+        };
+        module.use_key(key).unwrap();
+        key.provenance
+    };
+    assert_eq!(provenance("01"), Provenance::Extractable);
+    assert_eq!(provenance("02"), Provenance::Hardware);
+    assert_eq!(provenance("03"), Provenance::Imported);
+}
+
+fn hex_id(key: &Key) -> String {
+    let id = Uri::parse(&key.locator.0).unwrap().id.unwrap();
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }

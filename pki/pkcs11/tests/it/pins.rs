@@ -1,22 +1,15 @@
 use std::fs;
-use std::path::Path;
 
 use claviger_pki::key::KeyType;
 use claviger_pki::module::ModuleError;
 
+use crate::library::opensc;
 use crate::softhsm::{PIN, SoftHsm, TOKEN, WRONG_PIN};
 
-/// A library of OpenSC that logs every call and hands it on.
-const SPY: &[&str] = &[
-    "/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so",
-    "/usr/lib/aarch64-linux-gnu/pkcs11/pkcs11-spy.so",
-    "/usr/lib64/pkcs11/pkcs11-spy.so",
-    "/usr/lib/pkcs11/pkcs11-spy.so",
-];
-
+/// SoftHSM behind a library of OpenSC's that logs every call and hands it on.
 fn watched() -> SoftHsm {
-    let spy = SPY.iter().find(|path| Path::new(path).exists());
-    let spy = spy.expect("pkcs11-spy is installed (package opensc-pkcs11)");
+    let spy = opensc("pkcs11-spy.so");
+    let spy = spy.to_str().unwrap();
     let mut softhsm = SoftHsm::with_token().through(spy, "PKCS11SPY");
     softhsm.set("PKCS11SPY_OUTPUT", &softhsm.path("calls"));
     softhsm

@@ -1,5 +1,7 @@
 //! A token's folder moved away is the nearest SoftHSM has to a card that is pulled.
 
+use std::thread;
+
 use claviger_pki::key::KeyType;
 use claviger_pki::module::ModuleError;
 
@@ -68,4 +70,35 @@ fn a_token_that_is_absent_costs_another_one_no_login() {
         ));
         module.use_key(&key).unwrap();
     }
+}
+
+#[test]
+fn a_token_pulled_under_load_fails_all_callers_alike_and_comes_back() {
+    let softhsm = SoftHsm::with_token();
+    let module = softhsm.logged_in();
+    let key = module.generate(TOKEN, KeyType::Rsa2048).unwrap();
+    for _ in 0..5 {
+        thread::scope(|scope| {
+            let callers: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            if let Err(error) = module.use_key(&key) {
+                                return error;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            softhsm.pull();
+            for caller in callers {
+                let error = caller.join().unwrap();
+                assert!(matches!(error, ModuleError::Absent(_)), "{error:?}");
+            }
+        });
+        softhsm.put_back();
+        module.login(&key.locator.0, PIN).unwrap();
+        module.use_key(&key).unwrap();
+    }
+    assert_eq!(module.0.status().restarts, 0);
 }

@@ -97,6 +97,27 @@ impl SoftHsm {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// Does something to the token labelled `card` with OpenSC's tool, as another program would.
+    pub(crate) fn pkcs11_tool(&self, arguments: &[&str]) {
+        let output = Command::new("pkcs11-tool")
+            .args(["--module", softhsm_library(), "--token-label", "card"])
+            .args(["--login", "--pin", PIN])
+            .args(arguments)
+            .env("SOFTHSM2_CONF", self.conf())
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Runs OpenSSL in the temporary folder.
+    pub(crate) fn openssl(&self, arguments: &[&str]) {
+        let mut command = Command::new("openssl");
+        let command = command.args(arguments).current_dir(self.folder.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     fn conf(&self) -> PathBuf {
         self.path("softhsm2.conf")
     }

@@ -1,0 +1,178 @@
+//! Telling what keys there are and what they can do.
+
+use claviger_pki::key::{Kem, PublicKey};
+use claviger_pki::module::{Key, ModuleError, Token};
+use claviger_pki::p11_uri::Uri;
+use cryptoki::error::Error;
+
+use super::Store;
+use super::opening::find;
+use crate::fault::Fault;
+use crate::kem::{self, Steps, Verdict};
+use crate::key::{self, EachUse, HeldKey, PrivateKey, token_uri};
+use crate::library::{backend, describe};
+use crate::pin;
+use crate::tokens::{self, Lease, Need, Seen};
+
+impl Store {
+    /// Keys of one token. It must be logged in: what its keys are good for cannot be told otherwise.
+    pub(super) fn keys_of(&self, token: &Seen, uri: &Uri) -> Result<Vec<Key>, ModuleError> {
+        let mut token_only = token_uri(&token.facts);
+        let lease = self.tokens.lease(&token_only, Need::Login)?;
+        let found = key::private_keys(lease.session(), uri).map_err(|error| backend(&error))?;
+        let depth = if uri.names_one_object() {
+            Depth::SelfTest
+        } else {
+            Depth::Ask
+        };
+        let mut keys = Vec::new();
+        for private in found {
+            token_only.id = (!private.id.is_empty()).then(|| private.id.clone());
+            token_only.object = private.id.is_empty().then(|| private.label.clone());
+            let Some(key) = self.describe_key(&lease, &token_only, &private, depth)? else {
+                continue;
+            };
+            if key.kems.is_empty() && depth == Depth::SelfTest {
+                let text = format!("{} has no KEM for {uri}", tokens::name(&token.facts));
+                return Err(ModuleError::Unsupported(text));
+            }
+            if !key.kems.is_empty() {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// The one key that `uri` means, tested.
+    pub(super) fn only_key(&self, lease: &Lease<'_>, uri: &Uri) -> Result<Key, ModuleError> {
+        let found = key::private_keys(lease.session(), uri).map_err(|error| backend(&error))?;
+        let [private] = &found[..] else {
+            return Err(ModuleError::NoSuchKey(uri.to_string()));
+        };
+        match self.describe_key(lease, uri, private, Depth::SelfTest)? {
+            Some(key) if !key.kems.is_empty() => Ok(key),
+            _ => Err(ModuleError::Unsupported(format!(
+                "the token has no KEM for {uri}"
+            ))),
+        }
+    }
+
+    /// What is to be told of a key; nothing if its public half is not to be had.
+    fn describe_key(
+        &self,
+        lease: &Lease<'_>,
+        uri: &Uri,
+        private: &PrivateKey,
+        depth: Depth,
+    ) -> Result<Option<Key>, ModuleError> {
+        let public_key = private
+            .public_key(lease.session())
+            .map_err(|error| backend(&error))?;
+        let Some(public_key) = public_key else {
+            return Ok(None);
+        };
+        let kems = self.kems(lease, uri, private, &public_key, depth)?;
+        Ok(Some(Key {
+            locator: private.locator(&lease.facts()),
+            label: private.label.clone(),
+            provenance: private.provenance(),
+            kems,
+            public_key,
+        }))
+    }
+
+    /// KEMs that the token has shown to do with this key.
+    fn kems(
+        &self,
+        lease: &Lease<'_>,
+        uri: &Uri,
+        private: &PrivateKey,
+        public_key: &PublicKey,
+        depth: Depth,
+    ) -> Result<Vec<Kem>, ModuleError> {
+        let Some(slot) = lease.slot().filter(|_| private.may_open) else {
+            return Ok(Vec::new());
+        };
+        let context = &lease.library().context;
+        let mechanisms = context
+            .get_mechanism_list(slot)
+            .map_err(|error| backend(&error))?;
+        let mut kems = Vec::new();
+        for &kem in public_key.key_type().kems() {
+            if !mechanisms.contains(&kem::mechanism(kem)) {
+                continue;
+            }
+            // A session for each: after a failure it is of no further use.
+            let mut probe = self.tokens.lease(uri, Need::Login)?;
+            let tested = find(&mut probe, uri, public_key, kem).and_then(|key| match key {
+                None => Ok(Verdict::Wrong),
+                Some(key) => try_kem(&probe, key, public_key, kem, depth),
+            });
+            match tested {
+                Ok(verdict) => {
+                    if verdict == Verdict::Right {
+                        kems.push(kem);
+                    }
+                    probe.spoil();
+                }
+                Err(error) if Fault::of(&error) == Fault::Gone => {
+                    probe.lost(&error);
+                    return Err(backend(&error));
+                }
+                Err(error) => {
+                    tracing::debug!(%kem, error = describe(&error), "not done by the token");
+                    probe.spoil();
+                }
+            }
+        }
+        Ok(kems)
+    }
+}
+
+/// How far a KEM is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// As far as costs neither time nor a touch: for lists.
+    Ask,
+    /// By opening something: for a key that is about to be enrolled.
+    SelfTest,
+}
+
+fn try_kem(
+    probe: &Lease<'_>,
+    key: HeldKey,
+    public_key: &PublicKey,
+    kem: Kem,
+    depth: Depth,
+) -> Result<Verdict, Error> {
+    let functions = &probe.library().functions;
+    match (depth, kem::steps(kem), key.login) {
+        (Depth::Ask, Steps::Derive { .. }, _) => Ok(Verdict::Right),
+        (Depth::Ask, Steps::Decrypt(oaep), _)
+        | (Depth::SelfTest, Steps::Decrypt(oaep), EachUse::Login) => functions
+            .decrypt_init(probe.session(), key.handle, oaep)
+            .map(|()| Verdict::Right),
+        (Depth::SelfTest, _, _) => {
+            kem::self_test(functions, probe.session(), key.handle, public_key, kem)
+        }
+    }
+}
+
+pub(super) fn describe_token(token: Seen) -> Token {
+    let Seen { facts, info, .. } = token;
+    let model = format!("{} {}", facts.manufacturer, facts.model);
+    let uri = Uri {
+        model: Some(facts.model),
+        manufacturer: Some(facts.manufacturer),
+        serial: Some(facts.serial.clone()),
+        token: Some(facts.label.clone()),
+        ..Uri::default()
+    };
+    Token {
+        label: facts.label,
+        uri: uri.to_string(),
+        model,
+        serial: facts.serial,
+        pin_state: pin::state(&info),
+    }
+}
