@@ -60,7 +60,8 @@ pub(crate) fn attributes(ino: u64, stat: &FileStat, size: u64) -> FileAttr {
         uid: stat.st_uid,
         gid: stat.st_gid,
         // The kernel's own 32-bit coding; fuser hands it through.
-        rdev: (libc::major(stat.st_rdev) << 8) | (libc::minor(stat.st_rdev) & 0xff)
+        rdev: (libc::major(stat.st_rdev) << 8)
+            | (libc::minor(stat.st_rdev) & 0xff)
             | ((libc::minor(stat.st_rdev) & !0xff) << 12),
         blksize: 4096,
         flags: 0,
@@ -71,7 +72,11 @@ pub(crate) fn attributes(ino: u64, stat: &FileStat, size: u64) -> FileAttr {
 pub(crate) fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
     let nanoseconds = Duration::from_nanos(unsigned(nanoseconds));
     let whole = Duration::from_secs(seconds.unsigned_abs());
-    if seconds < 0 { UNIX_EPOCH - whole + nanoseconds } else { UNIX_EPOCH + whole + nanoseconds }
+    if seconds < 0 {
+        UNIX_EPOCH - whole + nanoseconds
+    } else {
+        UNIX_EPOCH + whole + nanoseconds
+    }
 }
 
 /// The other way round, for utimensat(2).
@@ -87,7 +92,10 @@ pub(crate) fn timespec(time: SystemTime) -> libc::timespec {
                 0 => (0, 0),
                 n => (1, 1_000_000_000 - i64::from(n)),
             };
-            libc::timespec { tv_sec: -signed(before.as_secs()) - borrow, tv_nsec: nanoseconds }
+            libc::timespec {
+                tv_sec: -signed(before.as_secs()) - borrow,
+                tv_nsec: nanoseconds,
+            }
         }
     }
 }
@@ -107,7 +115,13 @@ mod tests {
 
     #[test]
     fn times_before_and_after_1970_survive_the_way_up_and_down() {
-        for (seconds, nanoseconds) in [(0, 0), (1, 999_999_999), (-1, 1), (-2, 0), (-1, 999_999_999)] {
+        for (seconds, nanoseconds) in [
+            (0, 0),
+            (1, 999_999_999),
+            (-1, 1),
+            (-2, 0),
+            (-1, 999_999_999),
+        ] {
             let back = timespec(time(seconds, nanoseconds));
             assert_eq!((back.tv_sec, back.tv_nsec), (seconds, nanoseconds));
         }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{FileAttr, FileHandle};
-use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat};
+use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::attr::timespec;
@@ -15,9 +14,9 @@ use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::{Inode, ROOT};
+use crate::lower::Pinned;
 use crate::open::{OpenUse, Want};
 use crate::sys;
-use crate::tree::Pinned;
 
 /// What setattr changes; `None` stays.
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +94,7 @@ impl VolumeFs {
                     NewTime::Unchanged => NewTime::Now,
                     mtime => mtime,
                 };
-                let attr = fs.change(&resized, caller, Change { mtime, ..change })?;
-                fs.close(open);
-                Ok(attr)
+                fs.change(&resized, caller, Change { mtime, ..change })
             });
             done(resized);
         };
@@ -118,7 +115,12 @@ impl VolumeFs {
     }
 
     /// Everything but the size.
-    fn change(&self, inode: &Arc<Inode>, caller: Caller, change: Change) -> Result<FileAttr, OpError> {
+    fn change(
+        &self,
+        inode: &Arc<Inode>,
+        caller: Caller,
+        change: Change,
+    ) -> Result<FileAttr, OpError> {
         let pinned = self.hold(inode)?;
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
@@ -126,15 +128,19 @@ impl VolumeFs {
             fchownat(&pinned.fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
         }
         if let Some(mode) = change.mode {
-            set_mode(&pinned, Mode::from_bits_truncate(mode & 0o7777))?;
+            pinned.set_mode(Mode::from_bits_truncate(mode & 0o7777))?;
         } else if change.size.is_some()
             && caller.suid_on_change() == SuidOnChange::Clear
             && let Some(mode) = without_suid(&pinned.stat)
         {
-            set_mode(&pinned, mode)?;
+            pinned.set_mode(mode)?;
         }
         if (change.atime, change.mtime) != (NewTime::Unchanged, NewTime::Unchanged) {
-            sys::set_times(pinned.fd.as_fd(), change.atime.timespec(), change.mtime.timespec())?;
+            sys::set_times(
+                pinned.fd.as_fd(),
+                change.atime.timespec(),
+                change.mtime.timespec(),
+            )?;
         }
         let stat = fstat(&pinned.fd)?;
         Ok(self.attributes_of(inode, &stat))
@@ -156,12 +162,6 @@ impl VolumeFs {
             None => self.stat(inode),
         }
     }
-}
-
-/// Changes the mode of what an `O_PATH` descriptor holds: fchmod(2) does not take one.
-pub(crate) fn set_mode(pinned: &Pinned, mode: Mode) -> Result<(), Errno> {
-    let path = pinned.proc_path();
-    fchmodat(nix::fcntl::AT_FDCWD, path.as_c_str(), mode, FchmodatFlags::FollowSymlink)
 }
 
 /// The mode that a change of content leaves; `None` if it stays. As Linux does it: set-group-id

@@ -22,7 +22,11 @@ pub(crate) struct Caller {
 impl Caller {
     /// What becomes of suid bits when he changes content: only root has `CAP_FSETID` for certain.
     pub(crate) fn suid_on_change(self) -> SuidOnChange {
-        if self.uid == 0 { SuidOnChange::Keep } else { SuidOnChange::Clear }
+        if self.uid == 0 {
+            SuidOnChange::Keep
+        } else {
+            SuidOnChange::Clear
+        }
     }
 }
 
@@ -47,7 +51,11 @@ pub(crate) enum Ownership {
 impl Ownership {
     /// What this process can do.
     pub(crate) fn of_process() -> Self {
-        if Uid::effective().is_root() { Self::Caller } else { Self::Ours }
+        if Uid::effective().is_root() {
+            Self::Caller
+        } else {
+            Self::Ours
+        }
     }
 
     /// Runs `make`, which creates one lower object, as `caller` and with his umask.

@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use claviger_vault::dir::Record;
+use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::names::{LowerName, RECORD};
 use claviger_vault::native::{Links, NativeFile};
 use claviger_vault::symlink;
+use claviger_vault::tree;
 use fuser::{FileHandle, OpenFlags};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat};
@@ -14,22 +15,28 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use crate::attr::Kind;
-use crate::attributes::set_mode;
 use crate::caller::Caller;
 use crate::dircache::Dir;
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
 use crate::inode::Inode;
-use crate::lower::{Sidecar, rename, remove, remove_sidecar, temporary_name, write_sidecar};
+use crate::lower::{Pinned, drop_sidecar, open_dir, remove, rename, temporary_name};
 use crate::open::{Access, OpenUse};
 use crate::opening::access_of;
-use crate::tree::{Pinned, location};
+use crate::tree::location;
 
 /// Where something is about to be made.
 pub(crate) struct Spot {
     pub(crate) parent: Arc<Inode>,
     pub(crate) dir: Arc<Dir>,
     pub(crate) name: LowerName,
+}
+
+impl Spot {
+    /// For place records.
+    pub(crate) fn location(&self) -> Location<'_> {
+        location(&self.dir, self.name.as_str())
+    }
 }
 
 impl VolumeFs {
@@ -47,13 +54,11 @@ impl VolumeFs {
         spot: &Spot,
         make: impl FnOnce(&str) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
-        let sidecar = write_sidecar(&spot.dir, &spot.name)?;
+        tree::write_sidecar(&spot.dir.fd, &spot.name).map_err(DirError::Io)?;
         let made = make(spot.name.as_str());
-        if sidecar == Sidecar::Written {
-            match &made {
-                Ok(_) => self.unsynced.wrote_sidecar(spot.parent.ino, &spot.name),
-                Err(_) => remove_sidecar(&spot.dir, &spot.name),
-            }
+        match &made {
+            Ok(_) => self.unsynced.wrote_sidecar(spot.parent.ino, &spot.name),
+            Err(_) => drop_sidecar(&spot.dir, &spot.name),
         }
         made
     }
@@ -89,7 +94,13 @@ impl VolumeFs {
         let permissions = Mode::from_bits_truncate(mode & 0o7777);
         self.make(&spot, |lower| {
             Ok(self.ownership.create(caller, umask, || {
-                mknodat(&spot.dir.fd, lower, kind, permissions, decode_device(device))
+                mknodat(
+                    &spot.dir.fd,
+                    lower,
+                    kind,
+                    permissions,
+                    decode_device(device),
+                )
             })?)
         })?;
         self.entry(&spot.parent, &spot.dir, &spot.name)
@@ -152,7 +163,13 @@ impl VolumeFs {
         if let Some(inode) = self.inodes.find(entry.attr.ino.0) {
             self.unsynced.wrote(inode.ino, RECORD);
             let names = made.names(&*self.names()?)?;
-            self.dirs.keep(&inode, Dir { fd: pinned.fd, names });
+            self.dirs.keep(
+                &inode,
+                Dir {
+                    fd: pinned.fd,
+                    names,
+                },
+            );
         }
         Ok(entry)
     }
@@ -164,21 +181,18 @@ impl VolumeFs {
         spot: &Spot,
         temporary: &str,
     ) -> Result<(Pinned, Record), OpError> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&spot.dir.fd, temporary, flags, Mode::empty())?;
-        let stat = fstat(&fd)?;
-        let pinned = Pinned { fd, stat };
-        let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
+        let pinned = Pinned::new(spot.dir.fd.as_fd(), temporary)?;
+        let mode = pinned.mode();
         // One who may not write in his own new directory still makes it with its record.
         if !mode.contains(Mode::S_IRWXU) {
-            set_mode(&pinned, mode | Mode::S_IRWXU)?;
+            pinned.set_mode(mode | Mode::S_IRWXU)?;
         }
         let names = self.names()?;
         let at = location(&spot.dir, spot.name.as_str());
         let create = || Record::create(&pinned.fd, &names, at);
         let record = self.ownership.create(caller, 0, create)?;
         if !mode.contains(Mode::S_IRWXU) {
-            set_mode(&pinned, mode)?;
+            pinned.set_mode(mode)?;
         }
         Ok((pinned, record))
     }
@@ -207,7 +221,9 @@ impl VolumeFs {
         let place = inode.place().ok_or(Errno::ESTALE)?;
         if place.parent.ino == spot.parent.ino {
             self.make(spot, |lower| {
-                self.at(inode, |dir, old| Ok(linkat(dir, old, dir, lower, AtFlags::empty())?))
+                self.at(inode, |dir, old| {
+                    Ok(linkat(dir, old, dir, lower, AtFlags::empty())?)
+                })
             })?;
             return self.entry(&spot.parent, &spot.dir, &spot.name);
         }
@@ -225,8 +241,7 @@ impl VolumeFs {
         let target = symlink::seal(&dir.names, &self.readlink(inode.ino)?)?;
         let stat = self.stat(inode)?;
         symlinkat(target.as_str(), &dir.fd, lower)?;
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&dir.fd, lower, flags, Mode::empty())?;
+        let Pinned { fd, .. } = Pinned::new(dir.fd.as_fd(), lower)?;
         let (uid, gid) = (stat.st_uid.into(), stat.st_gid.into());
         nix::unistd::fchownat(&fd, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
         let time = |tv_sec, tv_nsec| libc::timespec { tv_sec, tv_nsec };
@@ -252,12 +267,15 @@ impl VolumeFs {
         self.make(spot, |lower| {
             let create = || openat(&spot.dir.fd, lower, flags, mode);
             let fd: OwnedFd = self.ownership.create(caller, umask, create)?;
-            let made = NativeFile::create(fd, &fresh.head, &fresh.feks, &seal).map_err(OpError::from);
+            let made = NativeFile::create(fd, &fresh.head, fresh.feks, seal).map_err(OpError::from);
             let made = made.and_then(|content| {
                 let stat = fstat(content.lower())?;
                 let entry = self.known(&spot.parent, lower, &stat)?;
                 let inode = self.inodes.find(entry.attr.ino.0).ok_or(Errno::ESTALE)?;
-                let open = inode.open.grant(&inode, caller.uid, Access::Write, || Ok(content))?;
+                inode.is_made();
+                let open = inode
+                    .open
+                    .grant(&inode, caller.uid, Access::Write, || Ok(content))?;
                 // Known before it was open: as long as its header, and empty.
                 let attr = self.attributes_of(&inode, &stat);
                 Ok((Entry { attr, ..entry }, open))
@@ -272,8 +290,7 @@ impl VolumeFs {
 
 /// Removes a directory that was not to be, or no longer is.
 pub(crate) fn discard_dir(parent: &Dir, name: &str) {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    if let Ok(fd) = openat(&parent.fd, name, flags, Mode::empty()) {
+    if let Ok(fd) = open_dir(parent.fd.as_fd(), name) {
         let _ = unlinkat(fd, RECORD, UnlinkatFlags::NoRemoveDir);
     }
     if let Err(errno) = unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir) {

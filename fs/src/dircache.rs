@@ -36,7 +36,10 @@ pub(crate) struct DirCache {
 impl DirSlot {
     pub(crate) fn find(&self) -> Option<Arc<Dir>> {
         self.used.store(true, Ordering::Relaxed);
-        self.dir.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.dir
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, dir: Option<Arc<Dir>>) -> Option<Arc<Dir>> {
@@ -55,8 +58,12 @@ impl DirCache {
         let mut queue = self.queue();
         queue.push_back(Arc::downgrade(inode));
         while queue.len() > KEPT {
-            let Some(oldest) = queue.pop_front() else { break };
-            let Some(oldest) = oldest.upgrade() else { continue };
+            let Some(oldest) = queue.pop_front() else {
+                break;
+            };
+            let Some(oldest) = oldest.upgrade() else {
+                continue;
+            };
             if oldest.dir.used.swap(false, Ordering::Relaxed) {
                 queue.push_back(Arc::downgrade(&oldest));
             } else {

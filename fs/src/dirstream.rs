@@ -37,12 +37,13 @@ pub(crate) struct LowerEntry<'a> {
 impl DirStream {
     /// A stream at the start of `dir`, which is open for reading.
     pub(crate) fn new(dir: OwnedFd) -> Self {
-        Self { dir, buffer: Box::new([0; BUFFER]), filled: 0, at: 0, position: 0 }
-    }
-
-    /// The descriptor.
-    pub(crate) fn dir(&self) -> &OwnedFd {
-        &self.dir
+        Self {
+            dir,
+            buffer: Box::new([0; BUFFER]),
+            filled: 0,
+            at: 0,
+            position: 0,
+        }
     }
 
     /// Goes to `position`, which an entry gave as its next, or 0.
@@ -66,7 +67,9 @@ impl DirStream {
         if unread.is_empty() {
             return Ok(None);
         }
-        parse(unread).map(|(entry, _)| Some(entry)).ok_or(Errno::EIO)
+        parse(unread)
+            .map(|(entry, _)| Some(entry))
+            .ok_or(Errno::EIO)
     }
 
     /// Goes past the entry that [`DirStream::peek`] returned.
@@ -120,7 +123,9 @@ mod tests {
         let all = names(&mut stream);
         assert_eq!(all.len(), 2002);
         for at in [0, 700, 1999] {
-            stream.seek(all[at].1).expect("the position came from an entry");
+            stream
+                .seek(all[at].1)
+                .expect("the position came from an entry");
             assert_eq!(names(&mut stream), all[at + 1..]);
         }
         stream.seek(0).expect("the start is always there");

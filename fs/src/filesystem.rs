@@ -1,23 +1,27 @@
 //! One mounted volume: what its operations share, and what locking it needs.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use claviger_protocol::Failure;
 use claviger_vault::ids::{Scope, VolumeId};
 use claviger_vault::names::NamesKeys;
+use claviger_vault::tree;
 use fuser::FileAttr;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::syncfs;
 
+use crate::bound::Moved;
 use crate::caller::Ownership;
 use crate::dircache::DirCache;
 use crate::failure::OpError;
 use crate::handles::Handles;
-use crate::inode::{Inode, Inodes};
+use crate::inode::{Inode, Inodes, Place};
 use crate::keys::KeySource;
 use crate::open::Handle;
 use crate::park::Park;
@@ -42,6 +46,7 @@ pub struct VolumeFs {
     pub(crate) listings: Handles<Listing>,
     pub(crate) park: Arc<Park>,
     pub(crate) unsynced: Unsynced,
+    pub(crate) moved: Moved,
     opens: RwLock<Opens>,
 }
 
@@ -83,6 +88,7 @@ impl VolumeFs {
             listings: Handles::default(),
             park: Park::new(),
             unsynced: Unsynced::default(),
+            moved: Moved::default(),
             opens: RwLock::new(Opens::Accepted),
         }))
     }
@@ -92,9 +98,34 @@ impl VolumeFs {
         &self.park
     }
 
-    /// Numbers of all inodes whose content is open: what has to be invalidated before a lock.
+    /// Numbers of all inodes that the kernel may have pages of: those that are or have been open.
     pub fn open_inodes(&self) -> Vec<u64> {
-        self.open_files().iter().map(|inode| inode.ino).collect()
+        let inodes = self.inodes.all();
+        let opened = inodes.iter().filter(|inode| inode.open.has_been_open());
+        opened.map(|inode| inode.ino).collect()
+    }
+
+    /// Lower paths of all files that are open.
+    pub fn open_paths(&self) -> Vec<Vec<u8>> {
+        self.open_files()
+            .iter()
+            .map(|inode| self.lower_path(inode))
+            .collect()
+    }
+
+    /// Every name that the kernel may have cached, as its directory's number and the plain name.
+    pub fn known_names(&self) -> Vec<(u64, OsString)> {
+        let places = self
+            .inodes
+            .all()
+            .into_iter()
+            .flat_map(|inode| inode.places().clone());
+        let name = |place: Place| {
+            let dir = self.dir_of(&place.parent).ok()?;
+            let name = tree::upper_name(&dir.fd, &dir.names, place.name.as_bytes())?.ok()?;
+            Some((place.parent.ino, OsString::from_vec(name)))
+        };
+        places.filter_map(name).collect()
     }
 
     /// From now on content is opened for nobody; once this returns no open is half done.
@@ -140,7 +171,11 @@ impl VolumeFs {
             }
         }
         match syncfs(&self.lower) {
-            Ok(()) => self.unsynced.clear(),
+            Ok(()) => {
+                self.unsynced.clear();
+                self.inodes.all().iter().for_each(|inode| inode.is_synced());
+                self.settle_moved();
+            }
             Err(errno) => tracing::error!(%errno, "the lower filesystem does not sync"),
         }
         lost

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use crate::attributes::{Change, NewTime};
@@ -44,7 +45,11 @@ pub struct Engine(pub Arc<VolumeFs>);
 
 impl From<&Request> for Caller {
     fn from(request: &Request) -> Self {
-        Self { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+        Self {
+            uid: request.uid(),
+            gid: request.gid(),
+            pid: request.pid(),
+        }
     }
 }
 
@@ -77,7 +82,9 @@ impl fuser::Filesystem for Engine {
         }
         // The kernel clamps it, and an older one may offer less.
         if let Err(most) = config.set_max_write(MAX_WRITE) {
-            config.set_max_write(most).map_err(|_| io::ErrorKind::InvalidInput)?;
+            config
+                .set_max_write(most)
+                .map_err(|_| io::ErrorKind::InvalidInput)?;
         }
         Ok(())
     }
@@ -128,13 +135,26 @@ impl fuser::Filesystem for Engine {
             Some(TimeOrNow::SpecificTime(time)) => NewTime::At(time),
         };
         let (atime, mtime) = (new_time(atime), new_time(mtime));
-        let change = Change { mode, uid, gid, size, atime, mtime };
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
         let fs = Arc::clone(&self.0);
         // A truncation by path may have to wait for a key: then this is answered from elsewhere.
-        self.0.setattr(request.into(), ino.0, fh, change, move |changed| match changed {
-            Ok(attr) => reply.attr(&TTL, &attr),
-            Err(error) => reply.error(fs.report("setattr", ino.0, &error)),
-        });
+        self.0.setattr(
+            request.into(),
+            ino.0,
+            fh,
+            change,
+            move |changed| match changed {
+                Ok(attr) => reply.attr(&TTL, &attr),
+                Err(error) => reply.error(fs.report("setattr", ino.0, &error)),
+            },
+        );
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -154,7 +174,9 @@ impl fuser::Filesystem for Engine {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.0.mknod(request.into(), parent.0, name.as_bytes(), mode, umask, rdev);
+        let made = self
+            .0
+            .mknod(request.into(), parent.0, name.as_bytes(), mode, umask, rdev);
         entry!(self, "mknod", parent, reply, made);
     }
 
@@ -167,16 +189,30 @@ impl fuser::Filesystem for Engine {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.0.mkdir(request.into(), parent.0, name.as_bytes(), mode, umask);
+        let made = self
+            .0
+            .mkdir(request.into(), parent.0, name.as_bytes(), mode, umask);
         entry!(self, "mkdir", parent, reply, made);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty!(self, "unlink", parent, reply, self.0.unlink(parent.0, name.as_bytes()));
+        empty!(
+            self,
+            "unlink",
+            parent,
+            reply,
+            self.0.unlink(parent.0, name.as_bytes())
+        );
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty!(self, "rmdir", parent, reply, self.0.rmdir(parent.0, name.as_bytes()));
+        empty!(
+            self,
+            "rmdir",
+            parent,
+            reply,
+            self.0.rmdir(parent.0, name.as_bytes())
+        );
     }
 
     fn symlink(
@@ -188,7 +224,9 @@ impl fuser::Filesystem for Engine {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        let made = self.0.symlink(request.into(), parent.0, name.as_bytes(), target);
+        let made = self
+            .0
+            .symlink(request.into(), parent.0, name.as_bytes(), target);
         entry!(self, "symlink", parent, reply, made);
     }
 
@@ -204,7 +242,13 @@ impl fuser::Filesystem for Engine {
     ) {
         let from = (parent.0, name.as_bytes());
         let to = (new_parent.0, new_name.as_bytes());
-        empty!(self, "rename", parent, reply, self.0.rename(from, to, flags));
+        empty!(
+            self,
+            "rename",
+            parent,
+            reply,
+            self.0.rename(from, to, flags)
+        );
     }
 
     fn link(
@@ -221,10 +265,11 @@ impl fuser::Filesystem for Engine {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = Arc::clone(&self.0);
-        self.0.open(request.into(), ino.0, flags, move |opened| match opened {
-            Ok((handle, flags)) => reply.opened(handle, flags),
-            Err(error) => reply.error(fs.report("open", ino.0, &error)),
-        });
+        self.0
+            .open(request.into(), ino.0, flags, move |opened| match opened {
+                Ok((handle, flags)) => reply.opened(handle, flags),
+                Err(error) => reply.error(fs.report("open", ino.0, &error)),
+            });
     }
 
     fn create(
@@ -238,7 +283,14 @@ impl fuser::Filesystem for Engine {
         reply: ReplyCreate,
     ) {
         let name = name.as_bytes();
-        match self.0.create(request.into(), parent.0, name, mode, umask, OpenFlags(flags)) {
+        match self.0.create(
+            request.into(),
+            parent.0,
+            name,
+            mode,
+            umask,
+            OpenFlags(flags),
+        ) {
             Ok((Entry { attr, generation }, handle)) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
                 reply.created(&TTL, &attr, Generation(generation), handle, flags);
@@ -313,7 +365,14 @@ impl fuser::Filesystem for Engine {
         reply.ok();
     }
 
-    fn fsync(&self, _request: &Request, ino: INodeNo, fh: FileHandle, _data: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _data: bool,
+        reply: ReplyEmpty,
+    ) {
         empty!(self, "fsync", ino, reply, self.0.fsync(fh));
     }
 
@@ -416,7 +475,14 @@ impl fuser::Filesystem for Engine {
         empty!(self, "setxattr", ino, reply, set);
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
         let value = self.0.getxattr(ino.0, name.as_bytes());
         self.reply_xattr("getxattr", ino, value, size, reply);
     }
@@ -427,7 +493,13 @@ impl fuser::Filesystem for Engine {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty!(self, "removexattr", ino, reply, self.0.removexattr(ino.0, name.as_bytes()));
+        empty!(
+            self,
+            "removexattr",
+            ino,
+            reply,
+            self.0.removexattr(ino.0, name.as_bytes())
+        );
     }
 
     fn fallocate(

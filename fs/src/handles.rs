@@ -16,7 +16,10 @@ pub(crate) struct Handles<T> {
 
 impl<T> Default for Handles<T> {
     fn default() -> Self {
-        Self { next: AtomicU64::new(1), shards: std::array::from_fn(|_| RwLock::default()) }
+        Self {
+            next: AtomicU64::new(1),
+            shards: std::array::from_fn(|_| RwLock::default()),
+        }
     }
 }
 
@@ -24,20 +27,29 @@ impl<T> Handles<T> {
     /// Gives `value` a handle. A number is never used twice.
     pub(crate) fn insert(&self, value: T) -> FileHandle {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut shard = self.shard(number).write().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(number)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         shard.insert(number, Arc::new(value));
         FileHandle(number)
     }
 
     /// What a handle stands for.
     pub(crate) fn find(&self, handle: FileHandle) -> Option<Arc<T>> {
-        let shard = self.shard(handle.0).read().unwrap_or_else(PoisonError::into_inner);
+        let shard = self
+            .shard(handle.0)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         shard.get(&handle.0).map(Arc::clone)
     }
 
     /// Takes a handle back.
     pub(crate) fn remove(&self, handle: FileHandle) -> Option<Arc<T>> {
-        let mut shard = self.shard(handle.0).write().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(handle.0)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         shard.remove(&handle.0)
     }
 

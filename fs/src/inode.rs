@@ -8,6 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use claviger_vault::native::Synced;
 
 use crate::attr::Kind;
 use crate::dircache::DirSlot;
@@ -15,6 +18,10 @@ use crate::open::OpenSlot;
 
 /// The kernel's number of the root.
 pub(crate) const ROOT: u64 = 1;
+
+/// How long what is new counts as never synced. What is older Linux writes to the disk by itself
+/// (`vm.dirty_expire_centisecs`), and tells nobody.
+const YOUNG: Duration = Duration::from_secs(30);
 
 /// One lower object that the kernel holds a reference to, or that something else here needs.
 pub(crate) struct Inode {
@@ -32,6 +39,8 @@ pub(crate) struct Inode {
     pub(crate) open: OpenSlot,
     /// The descriptor, of a directory worked in lately.
     pub(crate) dir: DirSlot,
+    /// When it was made, until it is synced.
+    made: Mutex<Option<Instant>>,
 }
 
 /// Where a lower object is.
@@ -67,6 +76,7 @@ impl Inode {
             gone: AtomicBool::new(false),
             open: OpenSlot::default(),
             dir: DirSlot::default(),
+            made: Mutex::default(),
         })
     }
 
@@ -84,6 +94,25 @@ impl Inode {
     /// Its places, to be changed with the lower directory.
     pub(crate) fn places_mut(&self) -> RwLockWriteGuard<'_, Vec<Place>> {
         self.places.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that it has just been made.
+    pub(crate) fn is_made(&self) {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Notes that it has been synced.
+    pub(crate) fn is_synced(&self) {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether it can be on the disk already.
+    pub(crate) fn synced(&self) -> Synced {
+        let made = *self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match made {
+            Some(made) if made.elapsed() < YOUNG => Synced::Never,
+            _ => Synced::Maybe,
+        }
     }
 
     /// Says that its last name is about to go, before it goes: the number may be in use again as
@@ -142,7 +171,11 @@ impl Inodes {
     /// A table that knows the root only, whose lower inode number is `root_lower`.
     pub(crate) fn new(root_lower: u64) -> Self {
         let root = Inode::new(ROOT, 0, Kind::DIRECTORY, Vec::new());
-        Self { root, root_lower, table: Mutex::default() }
+        Self {
+            root,
+            root_lower,
+            table: Mutex::default(),
+        }
     }
 
     pub(crate) fn root(&self) -> &Arc<Inode> {
@@ -163,14 +196,23 @@ impl Inodes {
         if ino == ROOT {
             return Some(Arc::clone(&self.root));
         }
-        self.table().known.get(&ino).map(|known| Arc::clone(&known.inode))
+        self.table()
+            .known
+            .get(&ino)
+            .map(|known| Arc::clone(&known.inode))
     }
 
     /// Notes that the kernel is told of a lower object, found at `place`.
     ///
     /// An object that has a known number but cannot be the known one gets a new generation, and
     /// inherits the count: the kernel's forgets do not tell generations apart.
-    pub(crate) fn looked_up(&self, lower_ino: u64, kind: Kind, place: Place, links: Links) -> Arc<Inode> {
+    pub(crate) fn looked_up(
+        &self,
+        lower_ino: u64,
+        kind: Kind,
+        place: Place,
+        links: Links,
+    ) -> Arc<Inode> {
         let ino = self.number(lower_ino);
         let mut table = self.table();
         if let Some(known) = table.known.get_mut(&ino) {
@@ -186,14 +228,22 @@ impl Inodes {
             return Arc::clone(&known.inode);
         }
         let inode = Inode::new(ino, 0, kind, vec![place]);
-        table.known.insert(ino, Known { inode: Arc::clone(&inode), lookups: 1 });
+        table.known.insert(
+            ino,
+            Known {
+                inode: Arc::clone(&inode),
+                lookups: 1,
+            },
+        );
         inode
     }
 
     /// The kernel has dropped `count` of its references.
     pub(crate) fn forget(&self, ino: u64, count: u64) {
         let mut table = self.table();
-        let Some(known) = table.known.get_mut(&ino) else { return };
+        let Some(known) = table.known.get_mut(&ino) else {
+            return;
+        };
         known.lookups = known.lookups.saturating_sub(count);
         if known.lookups > 0 {
             return;
@@ -207,7 +257,11 @@ impl Inodes {
 
     /// Inodes whose content is open.
     pub(crate) fn all(&self) -> Vec<Arc<Inode>> {
-        self.table().known.values().map(|known| Arc::clone(&known.inode)).collect()
+        self.table()
+            .known
+            .values()
+            .map(|known| Arc::clone(&known.inode))
+            .collect()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -243,7 +297,10 @@ mod tests {
     use super::*;
 
     fn place(parent: &Arc<Inode>, name: &str) -> Place {
-        Place { parent: Arc::clone(parent), name: name.into() }
+        Place {
+            parent: Arc::clone(parent),
+            name: name.into(),
+        }
     }
 
     fn looked_up(inodes: &Inodes, ino: u64, name: &str) -> Arc<Inode> {
@@ -254,7 +311,10 @@ mod tests {
     #[test]
     fn the_root_is_number_one_and_trades_numbers_with_a_lower_number_one() {
         let inodes = Inodes::new(77);
-        assert_eq!((inodes.number(77), inodes.number(1), inodes.number(5)), (1, 77, 5));
+        assert_eq!(
+            (inodes.number(77), inodes.number(1), inodes.number(5)),
+            (1, 77, 5)
+        );
     }
 
     #[test]
@@ -265,7 +325,11 @@ mod tests {
         let new = looked_up(&inodes, 5, "b");
         assert_eq!((old.generation, new.generation), (0, 1));
         inodes.forget(5, 1);
-        assert!(inodes.find(5).is_some_and(|inode| Arc::ptr_eq(&inode, &new)));
+        assert!(
+            inodes
+                .find(5)
+                .is_some_and(|inode| Arc::ptr_eq(&inode, &new))
+        );
     }
 
     #[test]

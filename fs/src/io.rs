@@ -1,11 +1,11 @@
 //! Content of open files: reads, writes and what shapes them.
 
 use std::cell::RefCell;
-use std::os::fd::AsFd;
 
+use claviger_vault::native::{NativeFile, PAGE};
 use fuser::FileHandle;
 use nix::errno::Errno;
-use zeroize::Zeroize;
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
@@ -32,7 +32,9 @@ impl VolumeFs {
             }
             let (out, _) = buffer.split_at_mut(size);
             let read = self.handle(handle).and_then(|handle| {
-                handle.file()?.with(|content| Ok(content.read_at(offset, out)?))
+                handle
+                    .file()?
+                    .with(|content| Ok(content.read_at(offset, out)?))
             });
             answer(read.map(|len| out.split_at(len).0));
         });
@@ -68,6 +70,7 @@ impl VolumeFs {
     pub(crate) fn fsync(&self, handle: FileHandle) -> Result<(), OpError> {
         let handle = self.handle(handle)?;
         handle.file()?.sync()?;
+        handle.inode().is_synced();
         match handle.inode().place() {
             Some(place) => self.sync_above(&place.parent),
             None => Ok(()),
@@ -91,14 +94,17 @@ impl VolumeFs {
             }
             let within = content.size().saturating_sub(offset).min(length);
             match mode {
-                0 => Ok(content.allocate(offset, length)?),
-                // Room within the file: blocks are stored where they will be, so it is below's matter.
-                libc::FALLOC_FL_KEEP_SIZE => Ok(content.reserve(offset, length)?),
+                0 => {
+                    reserve(content, offset, end)?;
+                    Ok(content.allocate(offset, length)?)
+                }
+                libc::FALLOC_FL_KEEP_SIZE => Ok(reserve(content, offset, end)?),
                 PUNCH_HOLE => Ok(content.punch(offset, within)?),
                 ZERO_RANGE_KEEPING_SIZE => Ok(content.punch(offset, within)?),
                 libc::FALLOC_FL_ZERO_RANGE => {
                     content.punch(offset, within)?;
                     if end > content.size() {
+                        reserve(content, offset, end)?;
                         content.allocate(offset, length)?;
                     }
                     Ok(())
@@ -129,6 +135,24 @@ impl VolumeFs {
     pub(crate) fn handle(&self, handle: FileHandle) -> Result<std::sync::Arc<Handle>, OpError> {
         self.files.find(handle).ok_or(OpError::Errno(Errno::EBADF))
     }
+}
+
+/// Reserves lower room for the blocks of a range, wherever they will be: a block is at least as far
+/// into the lower file as into the upper one, and at most by its header pages and one slot page for
+/// each segment of 64 further. The lower length stays as it is.
+fn reserve(content: &NativeFile, offset: u64, end: u64) -> Result<(), Errno> {
+    let page = PAGE as u64;
+    let end = end
+        .checked_add((end / (64 * page) + 3) * page)
+        .ok_or(Errno::EFBIG)?;
+    let start = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
+    let len = i64::try_from(end - offset).map_err(|_| Errno::EFBIG)?;
+    fallocate(
+        content.lower(),
+        FallocateFlags::FALLOC_FL_KEEP_SIZE,
+        start,
+        len,
+    )
 }
 
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

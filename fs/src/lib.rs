@@ -1,16 +1,40 @@
 //! The FUSE filesystem of Claviger: a lower folder's ciphertext below, its plaintext above.
 //!
-//! [`keys`] is the seam to whoever has the keys.
+//! [`filesystem::VolumeFs`] is the volume and its operations, [`fuse::Engine`] hands it to `fuser`.
+//! Keys come through [`keys::KeySource`]; openers that wait for one are in [`park::Park`].
 
 pub mod args;
+mod attr;
+mod attributes;
 pub mod background;
+mod bound;
+mod caller;
 pub mod callout_keys;
+mod create;
+mod dircache;
+mod dirstream;
+pub mod failure;
+pub mod filesystem;
+pub mod fuse;
+mod handles;
+mod inode;
+mod io;
 pub mod kernel;
 pub mod keys;
 mod kin;
+mod lower;
 pub mod mountpoint;
+mod open;
+mod opening;
 pub mod options;
 pub mod park;
 pub mod pool;
+mod readdir;
+mod remove;
+mod rename;
+mod sys;
+mod tree;
+mod unsynced;
 pub mod watch;
 pub mod writer;
+mod xattrs;

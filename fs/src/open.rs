@@ -42,7 +42,6 @@ impl Want {
 pub(crate) struct OpenFile {
     /// `None` once the volume has been locked.
     content: RwLock<Option<NativeFile>>,
-    access: Access,
     /// Changes of content begun and ended: what is written for other reasons keeps the file's time.
     begun: AtomicU64,
     ended: AtomicU64,
@@ -50,10 +49,15 @@ pub(crate) struct OpenFile {
 
 /// Where an inode keeps its open content.
 #[derive(Default)]
-pub(crate) struct OpenSlot(Mutex<Option<Opened>>);
+pub(crate) struct OpenSlot {
+    opened: Mutex<Option<Opened>>,
+    has_been_open: AtomicBool,
+}
 
 struct Opened {
     file: Arc<OpenFile>,
+    /// What the lower file is open for.
+    access: Access,
     uses: usize,
     /// Who has been granted it, while it is open.
     granted: HashSet<u32>,
@@ -99,13 +103,20 @@ impl Handle {
 }
 
 impl OpenFile {
-    fn new(content: NativeFile, access: Access) -> Self {
+    fn new(content: NativeFile) -> Self {
         Self {
             content: RwLock::new(Some(content)),
-            access,
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
+    }
+
+    fn replace(&self, content: NativeFile) {
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(content);
+    }
+
+    fn forget(&self) {
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Uses the content. Many may at once; a lock of the volume waits for them.
@@ -143,7 +154,10 @@ impl OpenFile {
             let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
             let unchanged = idle && begun == self.begun.load(Ordering::Acquire);
             if unchanged && modified(&before) != modified(&after) {
-                let omit = libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT };
+                let omit = libc::timespec {
+                    tv_sec: 0,
+                    tv_nsec: libc::UTIME_OMIT,
+                };
                 let (tv_sec, tv_nsec) = modified(&before);
                 sys::set_times(content.lower(), omit, libc::timespec { tv_sec, tv_nsec })?;
             }
@@ -161,14 +175,16 @@ impl OpenUse {
     /// Another use of the same.
     pub(crate) fn again(&self) -> Self {
         let mut slot = self.inode.open.lock();
-        if let Some(opened) = slot.as_mut().filter(|opened| Arc::ptr_eq(&opened.file, &self.file)) {
+        if let Some(opened) = slot
+            .as_mut()
+            .filter(|opened| Arc::ptr_eq(&opened.file, &self.file))
+        {
             opened.uses += 1;
         }
-        Self { inode: Arc::clone(&self.inode), file: Arc::clone(&self.file) }
-    }
-
-    pub(crate) fn inode(&self) -> &Arc<Inode> {
-        &self.inode
+        Self {
+            inode: Arc::clone(&self.inode),
+            file: Arc::clone(&self.file),
+        }
     }
 
     pub(crate) fn file(&self) -> &OpenFile {
@@ -184,7 +200,10 @@ impl OpenUse {
 impl Drop for OpenUse {
     fn drop(&mut self) {
         let mut slot = self.inode.open.lock();
-        let Some(opened) = slot.as_mut().filter(|opened| Arc::ptr_eq(&opened.file, &self.file)) else {
+        let Some(opened) = slot
+            .as_mut()
+            .filter(|opened| Arc::ptr_eq(&opened.file, &self.file))
+        else {
             // Locked since: the slot is empty, or another's.
             return;
         };
@@ -205,11 +224,14 @@ impl OpenSlot {
     pub(crate) fn granted(&self, inode: &Arc<Inode>, uid: u32, access: Access) -> Option<OpenUse> {
         let mut slot = self.lock();
         let opened = slot.as_mut()?;
-        if !opened.granted.contains(&uid) || opened.file.access < access {
+        if !opened.granted.contains(&uid) || opened.access < access {
             return None;
         }
         opened.uses += 1;
-        Some(OpenUse { inode: Arc::clone(inode), file: Arc::clone(&opened.file) })
+        Some(OpenUse {
+            inode: Arc::clone(inode),
+            file: Arc::clone(&opened.file),
+        })
     }
 
     /// Grants the content to `uid`, and opens it by `open` if nobody has.
@@ -221,23 +243,33 @@ impl OpenSlot {
         open: impl FnOnce() -> Result<NativeFile, OpError>,
     ) -> Result<OpenUse, OpError> {
         let mut slot = self.lock();
+        self.has_been_open.store(true, Ordering::Relaxed);
         let opened = match slot.take() {
-            Some(opened) if opened.file.access >= access => slot.insert(opened),
+            Some(opened) if opened.access >= access => slot.insert(opened),
             // Open for reading only so far: nothing to write out, and its handles go on with the new.
             Some(opened) => {
                 let content = open();
                 let opened = slot.insert(opened);
-                opened.upgrade(content?);
+                opened.file.replace(content?);
+                opened.access = access;
                 opened
             }
             None => {
-                let file = Arc::new(OpenFile::new(open()?, access));
-                slot.insert(Opened { file, uses: 0, granted: HashSet::new() })
+                let file = Arc::new(OpenFile::new(open()?));
+                slot.insert(Opened {
+                    file,
+                    access,
+                    uses: 0,
+                    granted: HashSet::new(),
+                })
             }
         };
         opened.granted.insert(uid);
         opened.uses += 1;
-        Ok(OpenUse { inode: Arc::clone(inode), file: Arc::clone(&opened.file) })
+        Ok(OpenUse {
+            inode: Arc::clone(inode),
+            file: Arc::clone(&opened.file),
+        })
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -251,6 +283,11 @@ impl OpenSlot {
         }
     }
 
+    /// Whether the kernel may have pages of the content: it has been open.
+    pub(crate) fn has_been_open(&self) -> bool {
+        self.has_been_open.load(Ordering::Relaxed)
+    }
+
     /// Makes everything durable, if it is open.
     pub(crate) fn sync(&self) -> Result<(), OpError> {
         self.file().map_or(Ok(()), |file| file.sync())
@@ -259,7 +296,7 @@ impl OpenSlot {
     /// Forgets the keys: whoever has it open gets `ENOKEY` from now on.
     pub(crate) fn wipe(&self) {
         if let Some(opened) = self.lock().take() {
-            *opened.file.content.write().unwrap_or_else(PoisonError::into_inner) = None;
+            opened.file.forget();
         }
     }
 
@@ -270,7 +307,9 @@ impl OpenSlot {
 
     /// Fixed part of the content, if it is open.
     pub(crate) fn fixed(&self) -> Result<Option<FixedPart>, OpError> {
-        self.file().map(|file| file.with(|content| Ok(*content.fixed()))).transpose()
+        self.file()
+            .map(|file| file.with(|content| Ok(*content.fixed())))
+            .transpose()
     }
 
     /// Attributes of the lower file, if it is open.
@@ -293,6 +332,6 @@ impl OpenSlot {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Opened>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

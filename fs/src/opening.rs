@@ -11,16 +11,16 @@ use claviger_vault::native::{self, Feks, FileError, FixedPart, NativeFile, Place
 use fuser::{FileHandle, FopenFlags, OpenAccMode, OpenFlags};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 
 use crate::attr::Kind;
-use crate::attributes::set_mode;
+use crate::bound::key_of;
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
 use crate::keys::Unwrap;
-use crate::lower::open_regular;
+use crate::lower::{open_regular, open_whatever_its_mode};
 use crate::open::{Access, Handle, OpenUse, Want};
 use crate::park::{Awaited, Flight, Parked, Wanted};
 
@@ -63,7 +63,12 @@ impl VolumeFs {
     /// A handle for the kernel.
     pub(crate) fn hand_out(&self, open: OpenUse, caller: Caller, access: Access) -> FileHandle {
         let revoked = AtomicBool::new(false);
-        self.files.insert(Handle { open, uid: caller.uid, access, revoked })
+        self.files.insert(Handle {
+            open,
+            uid: caller.uid,
+            access,
+            revoked,
+        })
     }
 
     pub(crate) fn release(&self, handle: FileHandle) {
@@ -72,7 +77,13 @@ impl VolumeFs {
 
     /// Gets `caller` the content of `inode`: at once if he has been granted it, else by an unwrap
     /// that all of his who want the same wait for.
-    pub(crate) fn grant(self: &Arc<Self>, inode: Arc<Inode>, caller: Caller, want: Want, done: Granted) {
+    pub(crate) fn grant(
+        self: &Arc<Self>,
+        inode: Arc<Inode>,
+        caller: Caller,
+        want: Want,
+        done: Granted,
+    ) {
         if let Err(error) = self.opening() {
             return done(Err(error));
         }
@@ -91,19 +102,37 @@ impl VolumeFs {
             }
             Err(error) => return done(Err(error.into())),
         };
+        if let Err(error) = self.check_volume(&head) {
+            return done(Err(error));
+        }
         let Caller { uid, pid, .. } = caller;
-        let wanted = Wanted { ino: inode.ino, generation: inode.generation, uid, access };
+        let wanted = Wanted {
+            ino: inode.ino,
+            generation: inode.generation,
+            uid,
+            access,
+        };
         let waiter = Arc::clone(&inode);
         let wake = move |landed: Result<(), OpError>| {
             let open = landed.and_then(|()| {
-                waiter.open.granted(&waiter, uid, access).ok_or(OpError::LOCKED)
+                waiter
+                    .open
+                    .granted(&waiter, uid, access)
+                    .ok_or(OpError::LOCKED)
             });
             done(open);
         };
-        let Parked::First(flight) = self.park.join(wanted, pid, Box::new(wake)) else { return };
+        let Parked::First(flight) = self.park.join(wanted, pid, Box::new(wake)) else {
+            return;
+        };
 
         let lower_path = self.lower_path(&inode);
-        let request = Unwrap { uid, pid, head: head.clone(), lower_path };
+        let request = Unwrap {
+            uid,
+            pid,
+            head: head.clone(),
+            lower_path,
+        };
         let fs = Arc::clone(self);
         let landed = move |feks: Result<(Feks, Epoch), Failure>| {
             fs.land(flight, &inode, uid, access, lower, &head, feks);
@@ -115,7 +144,10 @@ impl VolumeFs {
     }
 
     /// Completes an unwrap: opens the content, grants it, and answers who waits.
-    #[expect(clippy::too_many_arguments, reason = "what an open carries through its unwrap")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what an open carries through its unwrap"
+    )]
     fn land(
         &self,
         flight: Flight,
@@ -134,11 +166,13 @@ impl VolumeFs {
             let _opening = self.opening()?;
             let names = self.names()?;
             if epoch < names.minimum() {
-                return Err(OpError::Damaged(format!("sealed under epoch {epoch}, which is over")));
+                return Err(OpError::Damaged(format!(
+                    "sealed under epoch {epoch}, which is over"
+                )));
             }
             inode.open.grant(inode, uid, access, || {
-                self.check_place(&names, inode, &lower, head)?;
-                Ok(NativeFile::open(lower, head, &feks, access.into())?)
+                self.check_place(&names, inode, &lower)?;
+                Ok(NativeFile::open(lower, head, feks, access.into())?)
             })
         });
         // Held until all have a use of their own, so that the first to close does not end it.
@@ -148,19 +182,36 @@ impl VolumeFs {
         }
     }
 
+    /// Refuses a file of another volume, before a daemon is asked about it.
+    fn check_volume(&self, head: &[u8]) -> Result<(), OpError> {
+        let fixed = FixedPart::parse(head.first_chunk().ok_or(Errno::EIO)?)?;
+        if fixed.volume == self.volume {
+            return Ok(());
+        }
+        Err(OpError::Damaged(format!(
+            "file belongs to volume {}",
+            fixed.volume
+        )))
+    }
+
     /// Refuses a file that is not where its place record says.
     fn check_place(
         &self,
         names: &NamesKeys,
         inode: &Inode,
         lower: &OwnedFd,
-        head: &[u8],
     ) -> Result<(), OpError> {
-        let Some(place) = inode.place() else { return Ok(()) };
+        let Some(place) = inode.place() else {
+            return Ok(());
+        };
         let parent = self.dir_of(&place.parent)?;
-        let key = |epoch| names.names_key(epoch).ok();
-        let dir = parent.names.dir();
-        Ok(native::check_place(lower.as_fd(), head, key, &dir, place.name.as_bytes())?)
+        let (dir, name) = (parent.names.dir(), place.name.as_bytes());
+        Ok(native::check_place(
+            lower.as_fd(),
+            key_of(names),
+            &dir,
+            name,
+        )?)
     }
 
     /// Gives a file whose header never reached the disk a new one: nothing of it is wanted.
@@ -174,11 +225,20 @@ impl VolumeFs {
         let place = inode.place().ok_or(Errno::ESTALE)?;
         let parent = self.dir_of(&place.parent)?;
         let fresh = self.keys.fresh(caller.uid)?;
-        let links = if fstat(&lower)?.st_nlink > 1 { native::Links::Several } else { native::Links::One };
-        let seal = self.seal(&fresh.head, &parent.names.dir(), place.name.as_bytes(), links)?;
+        let links = if fstat(&lower)?.st_nlink > 1 {
+            native::Links::Several
+        } else {
+            native::Links::One
+        };
+        let seal = self.seal(
+            &fresh.head,
+            &parent.names.dir(),
+            place.name.as_bytes(),
+            links,
+        )?;
         inode.open.grant(inode, caller.uid, Access::Write, || {
             nix::unistd::ftruncate(&lower, 0)?;
-            Ok(NativeFile::create(lower, &fresh.head, &fresh.feks, &seal)?)
+            Ok(NativeFile::create(lower, &fresh.head, fresh.feks, seal)?)
         })
     }
 
@@ -195,7 +255,13 @@ impl VolumeFs {
         let key = names.names_key(epoch)?;
         let fixed = head.first_chunk().ok_or(Errno::EIO)?;
         let file = FixedPart::parse(fixed).map_err(FileError::from)?.file;
-        Ok(PlaceSeal::new((epoch, key), &file.0, parent, lower_name, links))
+        Ok(PlaceSeal::new(
+            (epoch, key),
+            &file.0,
+            parent,
+            lower_name,
+            links,
+        ))
     }
 
     /// O_TRUNC: nothing is left of the content, and of what its old author was trusted with.
@@ -216,38 +282,21 @@ impl VolumeFs {
 
     /// Opens the lower file. Writing needs reading, too: blocks are larger than what is written.
     fn open_lower(&self, inode: &Inode, access: Access) -> Result<OwnedFd, OpError> {
-        let modes = match access {
-            Access::Read => [OFlag::O_RDONLY].as_slice(),
-            Access::Write => [OFlag::O_RDWR].as_slice(),
+        let flags = match access {
+            Access::Read => OFlag::O_RDONLY,
+            Access::Write => OFlag::O_RDWR,
         };
-        let mut refused = Errno::EACCES;
-        for mode in modes {
-            match self.at(inode, |dir, name| Ok(open_regular(dir, name, *mode)?)) {
-                Ok(lower) => {
-                    self.same(inode, &fstat(&lower)?)?;
-                    return Ok(lower);
-                }
-                Err(OpError::Errno(errno @ Errno::EACCES)) => refused = errno,
-                Err(error) => return Err(error),
+        let lower = match self.at(inode, |dir, name| Ok(open_regular(dir, name, flags)?)) {
+            // The kernel has granted the access that was asked for. We need more, to read what may
+            // only be written: as the owner we may take it.
+            Err(OpError::Errno(Errno::EACCES)) => {
+                let place = inode.place().ok_or(Errno::ESTALE)?;
+                open_whatever_its_mode(&*self.dir_of(&place.parent)?, &place.name, flags)?
             }
-        }
-        // The kernel has granted the access that was asked for. We need more: to read what may only
-        // be written. As its owner we may take that.
-        self.open_against_mode(inode, access).map_err(|_| refused.into())
-    }
-
-    /// Opens a lower file of ours whose mode denies us what we need.
-    fn open_against_mode(&self, inode: &Inode, access: Access) -> Result<OwnedFd, OpError> {
-        let pinned = self.pin(inode)?;
-        let mode = Mode::from_bits_truncate(pinned.stat.st_mode & 0o7777);
-        let (need, flags) = match access {
-            Access::Read => (Mode::S_IRUSR, OFlag::O_RDONLY),
-            Access::Write => (Mode::S_IRUSR | Mode::S_IWUSR, OFlag::O_RDWR),
+            lower => lower?,
         };
-        set_mode(&pinned, mode | need)?;
-        let opened = nix::fcntl::open(pinned.proc_path().as_c_str(), flags | OFlag::O_CLOEXEC, Mode::empty());
-        set_mode(&pinned, mode)?;
-        Ok(opened?)
+        self.same(inode, &fstat(&lower)?)?;
+        Ok(lower)
     }
 }
 

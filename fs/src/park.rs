@@ -88,13 +88,18 @@ impl Park {
     pub fn callers(&self) -> Vec<Caller> {
         let state = self.state();
         let flights = state.flights.values();
-        flights.flat_map(|waiting| waiting.callers.iter().map(|(caller, _)| *caller)).collect()
+        flights
+            .flat_map(|waiting| waiting.callers.iter().map(|(caller, _)| *caller))
+            .collect()
     }
 
     /// Blocks until somebody waits, at most `timeout`, and returns [`Park::callers`].
     pub fn wait(&self, timeout: Duration) -> Vec<Caller> {
         let state = self.state();
-        drop(self.arrived.wait_timeout_while(state, timeout, |state| state.flights.is_empty()));
+        drop(
+            self.arrived
+                .wait_timeout_while(state, timeout, |state| state.flights.is_empty()),
+        );
         self.callers()
     }
 
@@ -103,7 +108,10 @@ impl Park {
         let (wake, ticket) = {
             let mut state = self.state();
             let (wanted, at) = state.flights.iter().find_map(|(wanted, waiting)| {
-                let at = waiting.callers.iter().position(|(caller, _)| caller.id == id)?;
+                let at = waiting
+                    .callers
+                    .iter()
+                    .position(|(caller, _)| caller.id == id)?;
                 Some((*wanted, at))
             })?;
             let waiting = state.flights.get_mut(&wanted)?;
@@ -131,7 +139,11 @@ impl Park {
                 Parked::Joined
             }
             None => {
-                let waiting = Waiting { number, ticket: None, callers: vec![caller] };
+                let waiting = Waiting {
+                    number,
+                    ticket: None,
+                    callers: vec![caller],
+                };
                 state.flights.insert(wanted, waiting);
                 Parked::First(Flight { wanted, number })
             }
@@ -144,7 +156,11 @@ impl Park {
     /// Notes the ticket of a flight. If nobody waits any more it has landed, or is to be cancelled.
     pub(crate) fn started(&self, flight: Flight, ticket: Ticket) -> Awaited {
         let mut state = self.state();
-        match state.flights.get_mut(&flight.wanted).filter(|w| w.number == flight.number) {
+        match state
+            .flights
+            .get_mut(&flight.wanted)
+            .filter(|w| w.number == flight.number)
+        {
             Some(waiting) => {
                 waiting.ticket = Some(ticket);
                 Awaited::Yes
@@ -168,7 +184,10 @@ impl Park {
     /// Takes everyone, with the tickets to cancel: the volume is being locked.
     pub(crate) fn land_all(&self) -> (Vec<Wake>, Vec<Ticket>) {
         let flights = std::mem::take(&mut self.state().flights);
-        let tickets = flights.values().filter_map(|waiting| waiting.ticket).collect();
+        let tickets = flights
+            .values()
+            .filter_map(|waiting| waiting.ticket)
+            .collect();
         let callers = flights.into_values().flat_map(|waiting| waiting.callers);
         (callers.map(|(_, wake)| wake).collect(), tickets)
     }
@@ -184,7 +203,12 @@ mod tests {
 
     use super::*;
 
-    const WANTED: Wanted = Wanted { ino: 5, generation: 0, uid: 1000, access: Access::Read };
+    const WANTED: Wanted = Wanted {
+        ino: 5,
+        generation: 0,
+        uid: 1000,
+        access: Access::Read,
+    };
 
     fn parked(park: &Park, pid: u32) -> (Parked, Receiver<i32>) {
         let (answer, answered) = channel();
@@ -197,7 +221,9 @@ mod tests {
     #[test]
     fn callers_of_one_uid_and_inode_wait_for_one_unwrap() {
         let park = Park::new();
-        let (Parked::First(flight), first) = parked(&park, 1) else { panic!("nobody waited") };
+        let (Parked::First(flight), first) = parked(&park, 1) else {
+            panic!("nobody waited")
+        };
         let (second, second_answer) = parked(&park, 2);
         assert_eq!(second, Parked::Joined);
         for wake in park.land(flight) {
@@ -209,7 +235,9 @@ mod tests {
     #[test]
     fn a_signal_frees_one_caller_and_cancels_the_unwrap_only_with_the_last() {
         let park = Park::new();
-        let (Parked::First(flight), first) = parked(&park, 1) else { panic!("nobody waited") };
+        let (Parked::First(flight), first) = parked(&park, 1) else {
+            panic!("nobody waited")
+        };
         let (_, second) = parked(&park, 2);
         assert_eq!(park.started(flight, Ticket(9)), Awaited::Yes);
         let id_of = |pid| park.callers().iter().find(|c| c.pid == pid).map(|c| c.id);
@@ -222,11 +250,15 @@ mod tests {
     #[test]
     fn a_late_answer_wakes_nobody_who_waits_for_a_later_unwrap() {
         let park = Park::new();
-        let (Parked::First(old), _gone) = parked(&park, 1) else { panic!("nobody waited") };
+        let (Parked::First(old), _gone) = parked(&park, 1) else {
+            panic!("nobody waited")
+        };
         let id = park.callers()[0].id;
         assert_eq!(park.interrupt(id), None);
         assert_eq!(park.started(old, Ticket(1)), Awaited::No);
-        let (Parked::First(_), later) = parked(&park, 2) else { panic!("nobody waited") };
+        let (Parked::First(_), later) = parked(&park, 2) else {
+            panic!("nobody waited")
+        };
         assert!(park.land(old).is_empty());
         assert!(later.try_recv().is_err());
     }

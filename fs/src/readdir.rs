@@ -4,11 +4,11 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use claviger_vault::names::{self, Lower};
+use claviger_vault::tree;
 use fuser::FileHandle;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 
 use crate::attr::{Kind, attributes};
 use crate::dircache::Dir;
@@ -16,7 +16,7 @@ use crate::dirstream::DirStream;
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
 use crate::inode::Inode;
-use crate::lower::read_small;
+use crate::lower::{is_temporary, open_dir_to_read};
 
 /// One directory being listed.
 pub(crate) struct Listing {
@@ -52,9 +52,7 @@ impl VolumeFs {
     pub(crate) fn opendir(&self, ino: u64) -> Result<FileHandle, OpError> {
         let inode = self.inode(ino)?;
         let dir = self.dir_of(&inode)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = openat(&dir.fd, ".", flags, Mode::empty())?;
-        let stream = Mutex::new(DirStream::new(fd));
+        let stream = Mutex::new(DirStream::new(open_dir_to_read(dir.fd.as_fd(), ".")?));
         Ok(self.listings.insert(Listing { inode, stream }))
     }
 
@@ -85,7 +83,14 @@ impl VolumeFs {
             // The kernel takes no reference to these two.
             if matches!(shown.name, b"." | b"..") {
                 let attr = attributes(shown.ino, &stat, 0);
-                return Ok(show(shown.name, shown.next, &Entry { attr, generation: 0 }));
+                return Ok(show(
+                    shown.name,
+                    shown.next,
+                    &Entry {
+                        attr,
+                        generation: 0,
+                    },
+                ));
             }
             let entry = match self.known(parent, lower, &stat) {
                 Ok(entry) => entry,
@@ -112,12 +117,20 @@ impl VolumeFs {
     ) -> Result<(), OpError> {
         let listing = self.listings.find(handle).ok_or(Errno::EBADF)?;
         let dir = self.dir_of(&listing.inode)?;
-        let mut stream = listing.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = listing
+            .stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         stream.seek(from)?;
         while let Some(entry) = stream.peek()? {
             if let Some(name) = self.shown_name(&listing.inode, &dir, entry.name.as_bytes()) {
                 let ino = self.inodes.number(entry.ino);
-                let shown = Shown { ino, next: entry.next, kind: entry.kind, name: &name };
+                let shown = Shown {
+                    ino,
+                    next: entry.next,
+                    kind: entry.kind,
+                    name: &name,
+                };
                 // Names of ours are ASCII.
                 let lower = entry.name.to_str().ok_or(Errno::EIO)?;
                 if show(&listing.inode, &dir, lower, shown)? == Room::Full {
@@ -132,24 +145,17 @@ impl VolumeFs {
     /// The upper name of `lower`; `None` for what is not shown. What should be an entry of ours and
     /// does not verify is left out with a line in the log: one bad name must not hide the others.
     fn shown_name(&self, inode: &Inode, dir: &Dir, lower: &[u8]) -> Option<Vec<u8>> {
-        let name = match names::classify(lower) {
-            Lower::Dot => return Some(lower.to_vec()),
-            Lower::Entry => dir.names.decrypt(lower).map_err(OpError::from),
-            Lower::Long => long_name(dir, lower),
-            Lower::Sidecar | Lower::Record | Lower::Reserved | Lower::Foreign => return None,
-        };
-        name.inspect_err(|error| {
-            let dir = self.shown_path(inode);
-            tracing::warn!(dir, lower = %lower.escape_ascii(), %error, "entry left out");
-        })
-        .ok()
+        if matches!(lower, b"." | b"..") {
+            return Some(lower.to_vec());
+        }
+        match tree::upper_name(&dir.fd, &dir.names, lower)? {
+            Ok(name) => Some(name),
+            Err(_) if is_temporary(lower) => None,
+            Err(error) => {
+                let dir = self.shown_path(inode);
+                tracing::warn!(dir, lower = %lower.escape_ascii(), %error, "entry left out");
+                None
+            }
+        }
     }
-}
-
-/// The upper name of a long lower name, from its sidecar.
-fn long_name(dir: &Dir, lower: &[u8]) -> Result<Vec<u8>, OpError> {
-    let sidecar = names::sidecar_of(lower).ok_or(Errno::EIO)?;
-    let content = read_small(dir.fd.as_fd(), &sidecar)
-        .map_err(|errno| OpError::Damaged(format!("its sidecar does not read: {errno}")))?;
-    Ok(dir.names.decrypt_long(lower, &content)?)
 }

@@ -1,24 +1,25 @@
 //! Taking names away.
 
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use claviger_vault::names::{Lower, classify};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::fcntl::RenameFlags;
+use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::attr::Kind;
-use crate::attributes::set_mode;
 use crate::create::Spot;
 use crate::dircache::Dir;
 use crate::dirstream::DirStream;
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::{Inode, Place, drop_place};
-use crate::lower::{is_temporary, remove_sidecar, rename, temporary_name};
-use crate::tree::Pinned;
+use crate::lower::{
+    Pinned, drop_sidecar, is_temporary, open_dir_to_read, rename, stat_at, temporary_name,
+};
 
 /// The inode behind a name that is about to go, if the kernel knows it.
 pub(crate) struct Leaving {
@@ -46,7 +47,7 @@ impl VolumeFs {
     pub(crate) fn unlink(&self, parent: u64, name: &[u8]) -> Result<(), OpError> {
         let spot = self.spot(parent, name)?;
         let lower = spot.name.as_str();
-        let stat = fstatat(&spot.dir.fd, lower, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let stat = stat_at(&spot.dir, lower)?.ok_or(Errno::ENOENT)?;
         let leaving = self.leaving(&spot, &stat);
         match unlinkat(&spot.dir.fd, lower, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => leaving.gone(),
@@ -55,7 +56,7 @@ impl VolumeFs {
                 return Err(errno.into());
             }
         }
-        remove_sidecar(&spot.dir, &spot.name);
+        drop_sidecar(&spot.dir, &spot.name);
         Ok(())
     }
 
@@ -63,7 +64,7 @@ impl VolumeFs {
     pub(crate) fn rmdir(&self, parent: u64, name: &[u8]) -> Result<(), OpError> {
         let spot = self.spot(parent, name)?;
         let lower = spot.name.as_str();
-        let stat = fstatat(&spot.dir.fd, lower, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let stat = stat_at(&spot.dir, lower)?.ok_or(Errno::ENOENT)?;
         if Kind::of(&stat) != Kind::DIRECTORY {
             return Err(Errno::ENOTDIR.into());
         }
@@ -77,14 +78,17 @@ impl VolumeFs {
         }
         leaving.gone();
         self.unsynced.forget(self.inodes.number(stat.st_ino));
-        remove_sidecar(&spot.dir, &spot.name);
+        drop_sidecar(&spot.dir, &spot.name);
         clear_away(&spot.dir, &aside);
         Ok(())
     }
 
     /// Says that the name at `spot`, which `stat` was found under, is about to go.
     pub(crate) fn leaving(&self, spot: &Spot, stat: &FileStat) -> Leaving {
-        let place = Place { parent: Arc::clone(&spot.parent), name: spot.name.as_str().into() };
+        let place = Place {
+            parent: Arc::clone(&spot.parent),
+            name: spot.name.as_str().into(),
+        };
         let inode = self.inodes.find(self.inodes.number(stat.st_ino));
         let last = stat.st_nlink == 1 || Kind::of(stat) == Kind::DIRECTORY;
         if let Some(inode) = inode.as_ref().filter(|_| last) {
@@ -115,10 +119,9 @@ pub(crate) fn check_empty(parent: &Dir, name: &str) -> Result<(), OpError> {
 /// error takes up room and is never shown.
 pub(crate) fn clear_away(parent: &Dir, name: &str) {
     let cleared = lower_names(parent, name).and_then(|lowers| {
-        let dir = pin_dir(parent, name)?;
-        let mode = Mode::from_bits_truncate(dir.stat.st_mode & 0o7777);
-        if !mode.contains(Mode::S_IRWXU) {
-            set_mode(&dir, mode | Mode::S_IRWXU)?;
+        let dir = Pinned::new(parent.fd.as_fd(), name)?;
+        if !dir.mode().contains(Mode::S_IRWXU) {
+            dir.set_mode(dir.mode() | Mode::S_IRWXU)?;
         }
         for lower in lowers.iter().filter(|lower| classify(lower) != Lower::Dot) {
             match unlinkat(&dir.fd, lower.as_slice(), UnlinkatFlags::NoRemoveDir) {
@@ -138,14 +141,12 @@ pub(crate) fn clear_away(parent: &Dir, name: &str) {
 
 /// Every name in a lower directory, even in one that its owner has closed to himself.
 fn lower_names(parent: &Dir, name: &str) -> Result<Vec<Vec<u8>>, OpError> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = match openat(&parent.fd, name, flags, Mode::empty()) {
+    let dir = match open_dir_to_read(parent.fd.as_fd(), name) {
         Err(Errno::EACCES) => {
-            let pinned = pin_dir(parent, name)?;
-            let mode = Mode::from_bits_truncate(pinned.stat.st_mode & 0o7777);
-            set_mode(&pinned, mode | Mode::S_IRUSR)?;
-            let dir = openat(&parent.fd, name, flags, Mode::empty());
-            set_mode(&pinned, mode)?;
+            let pinned = Pinned::new(parent.fd.as_fd(), name)?;
+            pinned.set_mode(pinned.mode() | Mode::S_IRUSR)?;
+            let dir = open_dir_to_read(parent.fd.as_fd(), name);
+            pinned.set_mode(pinned.mode())?;
             dir?
         }
         dir => dir?,
@@ -157,11 +158,4 @@ fn lower_names(parent: &Dir, name: &str) -> Result<Vec<Vec<u8>>, OpError> {
         stream.advance();
     }
     Ok(names)
-}
-
-fn pin_dir(parent: &Dir, name: &str) -> Result<Pinned, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(&parent.fd, name, flags, Mode::empty())?;
-    let stat = fstat(&fd)?;
-    Ok(Pinned { fd, stat })
 }

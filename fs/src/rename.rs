@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use claviger_vault::dir::DirError;
+use claviger_vault::tree;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags};
-use nix::sys::stat::{FileStat, fstatat};
+use nix::fcntl::RenameFlags;
+use nix::sys::stat::FileStat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::attr::Kind;
-use crate::bound::Bound;
 use crate::create::Spot;
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
-use crate::inode::{Inode, Place};
-use crate::lower::{Sidecar, remove, remove_sidecar, rename, temporary_name, write_sidecar};
+use crate::inode::Place;
+use crate::lower::{drop_sidecar, remove, rename, stat_at, temporary_name};
 use crate::remove::{check_empty, clear_away};
 
 /// A parent, and an upper name in it.
@@ -41,8 +42,8 @@ impl VolumeFs {
 
     /// Puts what is at `from` to `to`.
     fn put(&self, from: &Spot, to: &Spot, flags: RenameFlags) -> Result<(), OpError> {
-        let stat = stat_at(from)?.ok_or(Errno::ENOENT)?;
-        let replaced = stat_at(to)?;
+        let stat = stat_of(from)?.ok_or(Errno::ENOENT)?;
+        let replaced = stat_of(to)?;
         match &replaced {
             Some(_) if flags == RenameFlags::RENAME_NOREPLACE => return Err(Errno::EEXIST.into()),
             // Two names of one file: both stay.
@@ -50,21 +51,23 @@ impl VolumeFs {
             Some(replaced) => check_kinds(Kind::of(&stat), Kind::of(replaced))?,
             None => {}
         }
-        let sidecar = write_sidecar(&to.dir, &to.name)?;
+        tree::write_sidecar(&to.dir.fd, &to.name).map_err(DirError::Io)?;
         let put = if Kind::of(&stat) == Kind::SYMLINK && from.parent.ino != to.parent.ino {
             self.put_symlink(from, to, &stat, replaced.as_ref())
         } else {
             self.put_bound(from, to, &stat, replaced.as_ref(), flags)
         };
-        if sidecar == Sidecar::Written {
-            match &put {
-                Ok(()) => self.unsynced.wrote_sidecar(to.parent.ino, &to.name),
-                Err(_) => remove_sidecar(&to.dir, &to.name),
+        match put {
+            Ok(()) => {
+                self.unsynced.wrote_sidecar(to.parent.ino, &to.name);
+                drop_sidecar(&from.dir, &from.name);
+                Ok(())
+            }
+            Err(error) => {
+                drop_sidecar(&to.dir, &to.name);
+                Err(error)
             }
         }
-        put?;
-        remove_sidecar(&from.dir, &from.name);
-        Ok(())
     }
 
     fn put_bound(
@@ -79,6 +82,7 @@ impl VolumeFs {
         if let (Some(moved), Some(_)) = (&moved, replaced) {
             // What replaces something must not be less durable than that was.
             moved.open.sync()?;
+            moved.is_synced();
         }
         let empty_dir = replaced.filter(|replaced| Kind::of(replaced) == Kind::DIRECTORY);
         if empty_dir.is_some() {
@@ -120,14 +124,23 @@ impl VolumeFs {
         stat: &FileStat,
         replaced: Option<&FileStat>,
     ) -> Result<(), OpError> {
-        let place = Place { parent: Arc::clone(&from.parent), name: from.name.as_str().into() };
-        let inode = self.inodes.looked_up(stat.st_ino, Kind::SYMLINK, place, several(stat));
+        let place = Place {
+            parent: Arc::clone(&from.parent),
+            name: from.name.as_str().into(),
+        };
+        let inode = self
+            .inodes
+            .looked_up(stat.st_ino, Kind::SYMLINK, place, several(stat));
         let temporary = temporary_name();
         let made = self.reseal_symlink(&inode, &to.dir, &temporary);
         self.inodes.forget(inode.ino, 1);
         let leaving = replaced.map(|replaced| self.leaving(to, replaced));
         let put = made.and_then(|()| {
-            Ok(rename((&*to.dir, temporary.as_str()), lower(to), RenameFlags::empty())?)
+            Ok(rename(
+                (&*to.dir, temporary.as_str()),
+                lower(to),
+                RenameFlags::empty(),
+            )?)
         });
         if let Err(error) = put {
             leaving.into_iter().for_each(|leaving| leaving.stays());
@@ -143,12 +156,14 @@ impl VolumeFs {
 
     /// Puts what is at either to the other.
     fn exchange(&self, one: &Spot, other: &Spot) -> Result<(), OpError> {
-        let one_stat = stat_at(one)?.ok_or(Errno::ENOENT)?;
-        let other_stat = stat_at(other)?.ok_or(Errno::ENOENT)?;
+        let one_stat = stat_of(one)?.ok_or(Errno::ENOENT)?;
+        let other_stat = stat_of(other)?.ok_or(Errno::ENOENT)?;
         if one_stat.st_ino == other_stat.st_ino {
             return Ok(());
         }
-        let symlink = [&one_stat, &other_stat].iter().any(|stat| Kind::of(stat) == Kind::SYMLINK);
+        let symlink = [&one_stat, &other_stat]
+            .iter()
+            .any(|stat| Kind::of(stat) == Kind::SYMLINK);
         if symlink && one.parent.ino != other.parent.ino {
             // It would have to be made anew, which no single step below does.
             return Err(Errno::EINVAL.into());
@@ -169,7 +184,9 @@ impl VolumeFs {
                 for (inode, places) in inodes.iter().zip(&mut places) {
                     let Some(places) = places else { continue };
                     let is_one = inode.is_some_and(|inode| {
-                        one_inode.as_ref().is_some_and(|one| Arc::ptr_eq(one, inode))
+                        one_inode
+                            .as_ref()
+                            .is_some_and(|one| Arc::ptr_eq(one, inode))
                     });
                     let (from, to) = if is_one { (one, other) } else { (other, one) };
                     move_place(places, from, to);
@@ -199,12 +216,8 @@ fn lower(spot: &Spot) -> (&crate::dircache::Dir, &str) {
     (&spot.dir, spot.name.as_str())
 }
 
-fn stat_at(spot: &Spot) -> Result<Option<FileStat>, Errno> {
-    match fstatat(&spot.dir.fd, spot.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => Err(errno),
-    }
+fn stat_of(spot: &Spot) -> Result<Option<FileStat>, Errno> {
+    stat_at(&spot.dir, spot.name.as_str())
 }
 
 fn check_kinds(moved: Kind, replaced: Kind) -> Result<(), Errno> {
@@ -230,8 +243,14 @@ fn replace_empty_dir(from: &Spot, to: &Spot) -> Result<(), Errno> {
 }
 
 fn move_place(places: &mut [Place], from: &Spot, to: &Spot) {
-    let old = Place { parent: Arc::clone(&from.parent), name: from.name.as_str().into() };
+    let old = Place {
+        parent: Arc::clone(&from.parent),
+        name: from.name.as_str().into(),
+    };
     for place in places.iter_mut().filter(|place| place.is(&old)) {
-        *place = Place { parent: Arc::clone(&to.parent), name: to.name.as_str().into() };
+        *place = Place {
+            parent: Arc::clone(&to.parent),
+            name: to.name.as_str().into(),
+        };
     }
 }

@@ -11,7 +11,12 @@ pub(crate) fn getdents64(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize
     // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`, which is borrowed
     // mutably for the whole call; bytes have no invalid values.
     let read = unsafe {
-        libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+        libc::syscall(
+            libc::SYS_getdents64,
+            dir.as_raw_fd(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
     };
     Errno::result(read).map(|n| usize::try_from(n).unwrap_or(0))
 }
@@ -26,7 +31,12 @@ pub(crate) fn set_times(
     // SAFETY: the path is a NUL-terminated literal and `times` two initialised timespecs that
     // outlive the call; the kernel writes to neither.
     let done = unsafe {
-        libc::utimensat(object.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH)
+        libc::utimensat(
+            object.as_raw_fd(),
+            c"".as_ptr(),
+            times.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
     };
     Errno::result(done).map(drop)
 }
@@ -47,7 +57,12 @@ pub(crate) fn keep_capabilities_across_setfsuid() -> Result<(), Errno> {
 pub(crate) fn get_xattr(path: &CStr, name: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: both strings end in NUL, and the kernel writes at most `value.len()` bytes.
     let read = unsafe {
-        libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
     };
     Errno::result(read).map(|n| usize::try_from(n).unwrap_or(0))
 }
@@ -56,7 +71,13 @@ pub(crate) fn get_xattr(path: &CStr, name: &CStr, value: &mut [u8]) -> Result<us
 pub(crate) fn set_xattr(path: &CStr, name: &CStr, value: &[u8], flags: i32) -> Result<(), Errno> {
     // SAFETY: both strings end in NUL, and the kernel reads `value.len()` bytes of `value` only.
     let done = unsafe {
-        libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags)
+        libc::setxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            flags,
+        )
     };
     Errno::result(done).map(drop)
 }

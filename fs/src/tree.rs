@@ -1,6 +1,6 @@
 //! From inode numbers to lower objects.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use claviger_vault::dir::{Location, Record};
@@ -8,31 +8,18 @@ use claviger_vault::names::LowerName;
 use claviger_vault::native;
 use fuser::FileAttr;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FileStat, fstat, fstatat};
 
 use crate::attr::{Kind, attributes, unsigned};
 use crate::dircache::Dir;
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
 use crate::inode::{Inode, Links, Place, ROOT};
+use crate::lower::{Pinned, open_dir};
 
 /// Walks that find the tree changed under them begin again; who changes it that often is not us.
 const WALKS: usize = 64;
-
-/// A lower object held by an `O_PATH` descriptor: nobody can put another in its place.
-pub(crate) struct Pinned {
-    pub(crate) fd: OwnedFd,
-    pub(crate) stat: FileStat,
-}
-
-impl Pinned {
-    /// A path to the object itself, for calls that take no `O_PATH` descriptor.
-    pub(crate) fn proc_path(&self) -> std::ffi::CString {
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        std::ffi::CString::new(path).expect("a number has no NUL")
-    }
-}
 
 impl VolumeFs {
     /// The inode that the kernel names.
@@ -40,12 +27,6 @@ impl VolumeFs {
         // An unlocked volume is asked for first: a locked one tells nothing.
         self.names()?;
         self.inodes.find(ino).ok_or(OpError::Errno(Errno::ESTALE))
-    }
-
-    /// The directory that the kernel names, ready to work in.
-    pub(crate) fn dir(&self, ino: u64) -> Result<Arc<Dir>, OpError> {
-        let inode = self.inode(ino)?;
-        self.dir_of(&inode)
     }
 
     /// `inode`'s directory. Walks down from the nearest ancestor that is at hand, one step at a time:
@@ -114,13 +95,9 @@ impl VolumeFs {
 
     /// Holds the lower object of `inode`.
     pub(crate) fn pin(&self, inode: &Inode) -> Result<Pinned, OpError> {
-        let fd = self.at(inode, |dir, name| {
-            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            Ok(openat(dir, name, flags, Mode::empty())?)
-        })?;
-        let stat = fstat(&fd)?;
-        self.same(inode, &stat)?;
-        Ok(Pinned { fd, stat })
+        let pinned = self.at(inode, |dir, name| Ok(Pinned::new(dir, name)?))?;
+        self.same(inode, &pinned.stat)?;
+        Ok(pinned)
     }
 
     /// Refuses a lower object that is not the one `inode` stands for: somebody works below.
@@ -128,7 +105,11 @@ impl VolumeFs {
         let same = self.inodes.number(stat.st_ino) == inode.ino
             && stat.st_dev == self.lower_device
             && Kind::of(stat) == inode.kind;
-        if same { Ok(()) } else { Err(Errno::ESTALE.into()) }
+        if same {
+            Ok(())
+        } else {
+            Err(Errno::ESTALE.into())
+        }
     }
 
     /// Finds `name`, and hands the kernel a reference to what it names.
@@ -166,17 +147,26 @@ impl VolumeFs {
         let kind = Kind::of(stat);
         let several = kind != Kind::DIRECTORY && stat.st_nlink > 1;
         let links = if several { Links::Several } else { Links::One };
-        let place = Place { parent: Arc::clone(parent), name: name.into() };
+        let place = Place {
+            parent: Arc::clone(parent),
+            name: name.into(),
+        };
         let inode = self.inodes.looked_up(stat.st_ino, kind, place, links);
         let attr = self.attributes_of(&inode, stat);
-        Ok(Entry { attr, generation: inode.generation })
+        Ok(Entry {
+            attr,
+            generation: inode.generation,
+        })
     }
 
     /// What the kernel is told of `inode`, whose lower object has attributes `stat`.
     pub(crate) fn attributes_of(&self, inode: &Inode, stat: &FileStat) -> FileAttr {
         let lower = unsigned(stat.st_size);
         let size = match inode.kind {
-            Kind::REGULAR => inode.open.size().unwrap_or_else(|| native::stat_size(lower, self.scope)),
+            Kind::REGULAR => inode
+                .open
+                .size()
+                .unwrap_or_else(|| native::stat_size(lower, self.scope)),
             Kind::SYMLINK => claviger_vault::symlink::target_len(lower),
             _ => lower,
         };
@@ -202,11 +192,15 @@ impl VolumeFs {
 
     /// The same, to be printed.
     pub(crate) fn shown_path(&self, inode: &Inode) -> String {
-        if inode.ino == ROOT { ".".into() } else { self.lower_path(inode).escape_ascii().to_string() }
+        if inode.ino == ROOT {
+            ".".into()
+        } else {
+            self.lower_path(inode).escape_ascii().to_string()
+        }
     }
 
     fn open_root(&self) -> Result<Arc<Dir>, OpError> {
-        let fd = openat(&self.lower, ".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let fd = open_dir(self.lower.as_fd(), ".")?;
         let names = self.names()?;
         let names = Record::open(&fd, &names, Location::ROOT)?.names(&names)?;
         Ok(self.dirs.keep(self.inodes.root(), Dir { fd, names }))
@@ -218,20 +212,21 @@ impl VolumeFs {
         if !places.first().is_some_and(|now| now.is(place)) {
             return Ok(Step::Moved);
         }
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&parent.fd, &*place.name, flags, Mode::empty())?;
+        let fd = open_dir(parent.fd.as_fd(), &place.name)?;
         self.same(child, &fstat(&fd)?)?;
         let names = self.names()?;
         let location = location(parent, &place.name);
         let names = Record::open(&fd, &names, location)?.names(&names)?;
         Ok(Step::There(self.dirs.keep(child, Dir { fd, names })))
     }
-
 }
 
 /// Where `lower_name` in `parent` is.
 pub(crate) fn location<'a>(parent: &Dir, lower_name: &'a str) -> Location<'a> {
-    Location { parent: parent.names.dir(), lower_name: lower_name.as_bytes() }
+    Location {
+        parent: parent.names.dir(),
+        lower_name: lower_name.as_bytes(),
+    }
 }
 
 /// One step of a walk down.

@@ -11,15 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_vault::names::{LowerName, RECORD};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::unistd::{fdatasync, fsync};
 
 use crate::dircache::Dir;
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
-use crate::lower::open_regular;
+use crate::lower::{open_dir_to_read, open_regular};
 
 /// Beyond this many the lower filesystem is synced as a whole: cheaper, and the table stays small.
 const AT_MOST: usize = 256;
@@ -49,7 +48,9 @@ impl Unsynced {
 
     /// Whether `name` in directory `ino` has been written and not synced.
     pub(crate) fn has(&self, ino: u64, name: &str) -> bool {
-        self.files().get(&ino).is_some_and(|names| names.iter().any(|known| known == name))
+        self.files()
+            .get(&ino)
+            .is_some_and(|names| names.iter().any(|known| known == name))
     }
 
     /// Forgets what was in directory `ino`: it is removed.
@@ -102,7 +103,9 @@ impl VolumeFs {
     }
 
     fn sync_small(&self, inode: &Arc<Inode>) -> Result<(), OpError> {
-        let Some(names) = self.unsynced.take(inode.ino) else { return Ok(()) };
+        let Some(names) = self.unsynced.take(inode.ino) else {
+            return Ok(());
+        };
         let dir = self.dir_of(inode)?;
         let synced = names.iter().try_for_each(|name| sync_file(&dir, name));
         let synced = synced.and_then(|()| sync_dir(&dir));
@@ -131,7 +134,10 @@ impl VolumeFs {
         let unsynced: Vec<u64> = self.unsynced.files().keys().copied().collect();
         let known = unsynced.into_iter().filter_map(|ino| self.inodes.find(ino));
         known
-            .filter(|dir| dir.place().is_some_and(|place| place.parent.ino == inode.ino))
+            .filter(|dir| {
+                dir.place()
+                    .is_some_and(|place| place.parent.ino == inode.ino)
+            })
             .collect()
     }
 }
@@ -146,6 +152,5 @@ fn sync_file(dir: &Dir, name: &str) -> Result<(), Errno> {
 }
 
 fn sync_dir(dir: &Dir) -> Result<(), Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    fsync(openat(&dir.fd, ".", flags, Mode::empty())?)
+    fsync(open_dir_to_read(dir.fd.as_fd(), ".")?)
 }

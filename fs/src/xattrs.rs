@@ -1,13 +1,13 @@
 //! Extended attributes: `user.` ones encrypted, POSIX ACLs handed to the lower filesystem.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use claviger_vault::native::FixedPart;
+use claviger_vault::native::{FileError, FixedPart};
 use claviger_vault::xattr::{Attribute, AttributeError, Attributes, Owner};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::uio::pread;
 
 use crate::attr::Kind;
 use crate::failure::OpError;
@@ -18,6 +18,9 @@ use crate::sys;
 
 /// Longest value that Linux hands over (limits.h, XATTR_SIZE_MAX).
 const VALUE_MAX: usize = 65536;
+
+/// Length of the fixed part of a native file.
+const FIXED_LEN: usize = 64;
 
 /// Which of Linux's namespaces a name is in.
 enum Namespace<'a> {
@@ -103,8 +106,9 @@ impl VolumeFs {
                 let candidates = attributes.candidates(name)?;
                 let (newest, older) = candidates.split_first().ok_or(Errno::EINVAL)?;
                 let older: Vec<CString> = older.iter().map(c_name).collect();
-                let has_older =
-                    older.iter().any(|lower| sys::get_xattr(&path, lower, &mut []).is_ok());
+                let has_older = older
+                    .iter()
+                    .any(|lower| sys::get_xattr(&path, lower, &mut []).is_ok());
                 // Set under an earlier epoch's name it is there, whatever the newest name says.
                 let flags = match flags {
                     libc::XATTR_CREATE if has_older => return Err(Errno::EEXIST.into()),
@@ -135,7 +139,10 @@ impl VolumeFs {
         let names = self.names()?;
         let mut owner = None;
         let mut listed: Vec<Vec<u8>> = Vec::new();
-        for lower in lower.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        for lower in lower
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
             let name = match namespace(lower) {
                 Namespace::Acl(name) => name.to_bytes().to_vec(),
                 Namespace::Other => continue,
@@ -160,7 +167,10 @@ impl VolumeFs {
                 listed.push(name);
             }
         }
-        Ok(listed.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
+        Ok(listed
+            .into_iter()
+            .flat_map(|name| name.into_iter().chain([0]))
+            .collect())
     }
 
     pub(crate) fn removexattr(&self, ino: u64, name: &[u8]) -> Result<(), OpError> {
@@ -199,9 +209,15 @@ impl VolumeFs {
         if let Some(fixed) = inode.open.fixed()? {
             return Ok(fixed);
         }
-        let lower = self.at(inode, |dir, name| Ok(open_regular(dir, name, OFlag::O_RDONLY)?))?;
+        let lower = self.at(inode, |dir, name| {
+            Ok(open_regular(dir, name, OFlag::O_RDONLY)?)
+        })?;
         self.same(inode, &nix::sys::stat::fstat(&lower)?)?;
-        Ok(FixedPart::read(lower.as_fd())?)
+        let mut fixed = [0; FIXED_LEN];
+        if pread(&lower, &mut fixed, 0)? < FIXED_LEN {
+            return Err(FileError::NeverReachedDisk.into());
+        }
+        Ok(FixedPart::parse(&fixed)?)
     }
 }
 
