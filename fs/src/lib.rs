@@ -39,7 +39,6 @@ pub mod callout_keys;
 pub mod keeper;
 pub mod kernel;
 mod kin;
-mod known;
 pub mod lock;
 pub mod mount;
 pub mod mountpoint;

@@ -144,7 +144,7 @@ impl VolumeFs {
 
     /// The upper name of `lower`; `None` for what is not shown. What should be an entry of ours and
     /// does not verify is left out with a line in the log: one bad name must not hide the others.
-    pub(crate) fn shown_name(&self, inode: &Inode, dir: &Dir, lower: &[u8]) -> Option<Vec<u8>> {
+    fn shown_name(&self, inode: &Inode, dir: &Dir, lower: &[u8]) -> Option<Vec<u8>> {
         if matches!(lower, b"." | b"..") {
             return Some(lower.to_vec());
         }
