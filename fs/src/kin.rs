@@ -19,13 +19,13 @@ const GENERATIONS: usize = 32;
 
 /// Remembers who descends from whom, for a moment.
 #[derive(Debug, Default)]
-pub struct Kin {
+pub(crate) struct Kin {
     answers: Mutex<HashMap<(u32, u32), (Kinship, Instant)>>,
 }
 
 /// What one process is to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kinship {
+pub(crate) enum Kinship {
     /// The process itself, or one that it started, at any remove.
     Descendant,
     /// Anyone else.
@@ -34,7 +34,7 @@ pub enum Kinship {
 
 impl Kin {
     /// What thread `tid` is to process `daemon`.
-    pub fn of(&self, tid: u32, daemon: u32) -> Kinship {
+    pub(crate) fn of(&self, tid: u32, daemon: u32) -> Kinship {
         let now = Instant::now();
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((kinship, asked)) = answers.get(&(tid, daemon))

@@ -2,8 +2,12 @@
 //!
 //! [`filesystem::VolumeFs`] is the volume and its operations, [`fuse::Engine`] hands it to `fuser`.
 //! Keys come through [`keys::KeySource`]; openers that wait for one are in [`park::Park`].
+//!
+//! [`callout_keys::CalloutKeys`] gets the keys from the daemon of whoever asks; [`keeper`], [`lock`]
+//! and [`watch`] say when they come, go, or are waited for in vain. [`mount`] puts it all together.
 
 pub mod args;
+mod attach;
 mod attr;
 mod attributes;
 pub mod background;
@@ -19,10 +23,13 @@ pub mod fuse;
 mod handles;
 mod inode;
 mod io;
+pub mod keeper;
 pub mod kernel;
 pub mod keys;
 mod kin;
+pub mod lock;
 mod lower;
+pub mod mount;
 pub mod mountpoint;
 mod open;
 mod opening;

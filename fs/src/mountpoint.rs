@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use claviger_protocol::Failure;
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 
 use crate::options::Audience;
@@ -117,9 +119,13 @@ pub fn check(mountpoint: &Path, lower: &Path) -> Result<PathBuf, MountpointError
     }
     let table = fs::read("/proc/self/mountinfo").map_err(unreadable)?;
     if let Some(source_name) = fuse_mount_at(&path, &table) {
-        return Err(MountpointError::InUse {
-            mountpoint: path,
-            source_name,
+        // Attributes may still be cached, this is not.
+        return Err(match statvfs(&path) {
+            Err(Errno::ENOTCONN) => MountpointError::Stale(here()),
+            Ok(_) | Err(_) => MountpointError::InUse {
+                mountpoint: path,
+                source_name,
+            },
         });
     }
     if fs::read_dir(&path).map_err(unreadable)?.next().is_some() {

@@ -30,10 +30,10 @@ const MARK: &str = "daemon: ";
 const KEY_FILE: &str = "CLAVIGER_TEST_KEY_FILE";
 
 /// Longest wait for anything that a test expects.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The daemon, as its test sees it.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     orders: ChildStdin,
     events: Receiver<String>,
@@ -41,7 +41,7 @@ pub struct Daemon {
 
 /// What the daemon does with the opens of existing files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unwraps {
+pub(crate) enum Unwraps {
     Answer,
     /// As if it waited for a person.
     Hold,
@@ -49,7 +49,7 @@ pub enum Unwraps {
 
 impl Daemon {
     /// Starts one as `uid`, that has the key in `key_file`, with the volume locked.
-    pub fn start(key_file: &Path) -> Self {
+    pub(crate) fn start(key_file: &Path) -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "daemon::is_the_daemon", "--nocapture", "--ignored"])
             .env(KEY_FILE, key_file)
@@ -76,22 +76,22 @@ impl Daemon {
         daemon
     }
 
-    pub fn unlock(&mut self) {
+    pub(crate) fn unlock(&mut self) {
         self.order("unlock");
     }
 
     /// Locks, and returns how many files have lost their last writes.
-    pub fn lock(&mut self) -> usize {
+    pub(crate) fn lock(&mut self) -> usize {
         self.order("lock");
         let done = self.expect("lock done, lost ");
         done.parse().unwrap()
     }
 
-    pub fn new_epoch(&mut self) {
+    pub(crate) fn new_epoch(&mut self) {
         self.order("epoch");
     }
 
-    pub fn unwraps(&mut self, unwraps: Unwraps) {
+    pub(crate) fn unwraps(&mut self, unwraps: Unwraps) {
         self.order(match unwraps {
             Unwraps::Answer => "answer",
             Unwraps::Hold => "hold",
@@ -100,13 +100,13 @@ impl Daemon {
     }
 
     /// Has the daemon itself run `cat PATH`, and returns what that says.
-    pub fn cat(&mut self, path: &Path) -> String {
+    pub(crate) fn cat(&mut self, path: &Path) -> String {
         self.order(&format!("cat {}", path.display()));
         self.expect("cat says ")
     }
 
     /// Waits for an event that begins with `start`, passing over others; returns the rest of it.
-    pub fn expect(&self, start: &str) -> String {
+    pub(crate) fn expect(&self, start: &str) -> String {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
             let event = event.unwrap_or_else(|_| panic!("the daemon never said {start:?}"));
@@ -129,7 +129,7 @@ impl Drop for Daemon {
 }
 
 /// Writes what [`Daemon::start`] reads.
-pub fn write_key_file(path: &Path, volume: VolumeId, key: &EpochKey) {
+pub(crate) fn write_key_file(path: &Path, volume: VolumeId, key: &EpochKey) {
     fs::write(path, [volume.0.as_slice(), key.expose()].concat()).unwrap();
 }
 
@@ -249,7 +249,7 @@ fn is_the_daemon() {
         }),
     });
     let dirs = [paths::own_requesters(), paths::system_requesters().to_path_buf()];
-    let responder = Responder::start(ResponderConfig::new(dirs), Arc::clone(&keys)).unwrap();
+    let responder = Responder::start(ResponderConfig::new(dirs), keys.clone()).unwrap();
     say("started");
     let tell = |event: KeyEvent| responder.broadcast(&postcard::to_stdvec(&event).unwrap());
     for line in std::io::stdin().lines().map_while(Result::ok) {

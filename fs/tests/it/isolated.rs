@@ -9,7 +9,7 @@ const INSIDE: &str = "CLAVIGER_TEST_INSIDE";
 
 /// Where a test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// In namespaces of its own, with an empty `/run`: here the promise is tested.
     Inside,
     /// The test has run inside, or had to be skipped.
@@ -38,7 +38,7 @@ macro_rules! test_name {
 }
 
 /// The work of [`isolated!`].
-pub fn run(test: &str) -> Place {
+pub(crate) fn run(test: &str) -> Place {
     if env::var(INSIDE).is_ok_and(|name| name == test) {
         command("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
         command("ip", &["link", "set", "lo", "up"]);

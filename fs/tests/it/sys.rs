@@ -8,13 +8,13 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 /// The beginning of a file, mapped for reading until the process ends.
-pub struct Map {
+pub(crate) struct Map {
     at: NonNull<u8>,
     len: usize,
 }
 
 impl Map {
-    pub fn of(file: &File, len: usize) -> Self {
+    pub(crate) fn of(file: &File, len: usize) -> Self {
         let size = NonZeroUsize::new(len).unwrap();
         // SAFETY: a new mapping at a place that the kernel chooses; nothing else refers to it.
         let at = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, file, 0) };
@@ -25,7 +25,7 @@ impl Map {
     }
 
     /// The byte at `offset`, from the page as it is now.
-    pub fn look(&self, offset: usize) -> u8 {
+    pub(crate) fn look(&self, offset: usize) -> u8 {
         assert!(offset < self.len);
         // SAFETY: within the mapping, which is never undone; volatile, for the file changes under us,
         // and a page that can no longer be read ends the process by SIGBUS, which is what is tested.

@@ -16,20 +16,20 @@ use claviger_vault::names::NamesKeys;
 use crate::daemon::{Daemon, PATIENCE, write_key_file};
 
 /// An empty volume, and a mountpoint beside it.
-pub struct Volume {
+pub(crate) struct Volume {
     root: tempfile::TempDir,
-    pub lower: PathBuf,
-    pub mountpoint: PathBuf,
+    pub(crate) lower: PathBuf,
+    pub(crate) mountpoint: PathBuf,
 }
 
 /// A mount that this process serves in the foreground.
-pub struct Mounted {
-    pub child: Child,
+pub(crate) struct Mounted {
+    pub(crate) child: Child,
     mountpoint: PathBuf,
 }
 
 impl Volume {
-    pub fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let root = tempfile::tempdir().unwrap();
         let base = root.path().canonicalize().unwrap();
         let volume = Self {
@@ -43,12 +43,12 @@ impl Volume {
         volume
     }
 
-    pub fn key_file(&self) -> PathBuf {
+    pub(crate) fn key_file(&self) -> PathBuf {
         self.root.path().join("epoch.key")
     }
 
     /// `claviger-fs LOWER MOUNTPOINT`, to which the caller may add.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_claviger-fs"));
         command
             .arg(&self.lower)
@@ -58,7 +58,7 @@ impl Volume {
     }
 
     /// Mounts in the foreground and waits until that answers.
-    pub fn mount(&self) -> Mounted {
+    pub(crate) fn mount(&self) -> Mounted {
         let child = self.command().arg("-f").stdin(Stdio::null()).spawn().unwrap();
         let mounted = Mounted {
             child,
@@ -69,7 +69,7 @@ impl Volume {
     }
 
     /// Mounts, with a daemon that has unlocked it.
-    pub fn mount_unlocked(&self) -> (Mounted, Daemon) {
+    pub(crate) fn mount_unlocked(&self) -> (Mounted, Daemon) {
         let mounted = self.mount();
         let mut daemon = Daemon::start(&self.key_file());
         daemon.unlock();
@@ -77,16 +77,16 @@ impl Volume {
         (mounted, daemon)
     }
 
-    pub fn wait_unlocked(&self) {
+    pub(crate) fn wait_unlocked(&self) {
         wait_until("unlocked", || fs::read_dir(&self.mountpoint).is_ok());
     }
 
-    pub fn is_mounted(&self) -> bool {
+    pub(crate) fn is_mounted(&self) -> bool {
         let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
         device(&self.mountpoint) != device(self.root.path())
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.mountpoint.join(name)
     }
 
@@ -112,7 +112,7 @@ impl Volume {
 
 impl Mounted {
     /// Waits for the process to end.
-    pub fn wait(mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait(mut self) -> std::process::ExitStatus {
         wait_until("ended", || self.child.try_wait().unwrap().is_some());
         self.child.wait().unwrap()
     }
@@ -127,7 +127,7 @@ impl Drop for Mounted {
 }
 
 /// Looks every few milliseconds until `condition` holds.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "never {what}");
@@ -136,7 +136,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// What a program that is expected to fail says, and with which code it exits.
-pub fn refusal(output: &Output) -> (i32, String) {
+pub(crate) fn refusal(output: &Output) -> (i32, String) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().expect("it was not killed"), said)
 }
