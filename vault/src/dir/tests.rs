@@ -2,6 +2,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::moving::writable;
@@ -150,6 +151,16 @@ fn no_record_of_another_length_is_accepted() {
         lower.open_as(&longer, HERE),
         Err(DirError::NotAuthentic)
     ));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_read_as_a_record_gets_an_answer(bytes in any::<Vec<u8>>()) {
+        prop_assert!(Record::parse(&bytes, &keys()).is_err());
+        let whole = [&MAGIC[..], &[0; 4], &Epoch(1).0.to_le_bytes(), &bytes, &[0; RECORD_LEN]];
+        let whole = whole.concat();
+        prop_assert!(Record::parse(&whole[..RECORD_LEN], &keys()).is_err());
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -122,6 +123,26 @@ fn no_bit_of_a_manifest_can_be_changed() {
             let verified = Unverified::parse(&changed).and_then(|read| read.verify(&key));
             assert!(verified.is_err(), "byte {at} bit {bit}");
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_read_as_a_manifest_gets_an_answer(
+        bytes in any::<Vec<u8>>(),
+        lines in proptest::collection::vec((any::<prop::sample::Index>(), "[ -~]{0,20}"), 1..4),
+    ) {
+        let _ = Unverified::parse(&bytes);
+        // Most of the parser is behind well-formed lines.
+        let (manifest, key) = grown();
+        let text = text_of(&manifest, &key);
+        let mut changed: Vec<_> = text.lines().collect();
+        for (at, line) in &lines {
+            let at = at.index(changed.len());
+            changed[at] = line;
+        }
+        let read = Unverified::parse(changed.join("\n").as_bytes());
+        prop_assert!(read.and_then(|read| read.verify(&key)).is_err());
     }
 }
 

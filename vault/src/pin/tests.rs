@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -355,6 +356,15 @@ fn the_machine_s_known_volumes_are_read_and_not_written() {
         verdicts(&folders.load().unwrap(), &made),
         [Verdict::Same, Verdict::Same]
     );
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_read_as_known_volumes_gets_an_answer(bytes in any::<Vec<u8>>(), line in "\\PC*") {
+        let path = Path::new("known_volumes");
+        let _ = text::parse(path, &bytes);
+        let _ = text::parse(path, line.as_bytes());
+    }
 }
 
 #[test]
