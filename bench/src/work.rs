@@ -35,7 +35,9 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// Sequential, 1 MiB a write, `sync` inside the timing.
 fn write(file: &Path, mib: usize) -> Result<Duration> {
-    let block: Vec<u8> = (0..MIB).map(|n| ((n * 2_654_435_761) >> 11) as u8).collect();
+    let block: Vec<u8> = (0..MIB)
+        .map(|n| ((n * 2_654_435_761) >> 11) as u8)
+        .collect();
     let begun = Instant::now();
     let mut out = File::create(file).with_context(|| file.display().to_string())?;
     for _ in 0..mib {

@@ -47,6 +47,7 @@ pub enum Command {
     Unlock(Unlock),
     /// Show what is open, by which key, over which carrier.
     Status {
+        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -64,6 +65,7 @@ pub enum Command {
         /// A file below the mount, or a volume's folder.
         #[arg(value_hint = ValueHint::AnyPath)]
         file: PathBuf,
+        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -72,6 +74,7 @@ pub enum Command {
         /// The volume's folder.
         #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
+        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -89,6 +92,7 @@ pub enum Command {
     Unseal(Unseal),
     /// Look for what would keep Claviger from working here, and say what to do.
     Doctor {
+        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -179,6 +183,7 @@ pub struct Unlock {
 pub enum Token {
     /// List the tokens that are present.
     List {
+        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -199,6 +204,7 @@ pub enum Key {
     },
     /// List enrolled keys.
     List {
+        /// How to print.
         #[command(flatten)]
         output: Output,
     },
@@ -262,6 +268,7 @@ pub enum Recipient {
         /// The volume's folder or a mount point of it.
         #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
         place: PathBuf,
+        /// How to print.
         #[command(flatten)]
         output: Output,
     },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use claviger_protocol::Failure;
@@ -195,12 +195,6 @@ pub(crate) fn manifest_failed(dir: &Path, error: &ManifestError) -> Failed {
 pub(crate) fn open_folder(dir: &Path) -> Result<OwnedFd, Failed> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open(dir, flags, Mode::empty()).map_err(|errno| Failed::file(dir, &errno.into()))
-}
-
-/// The path of a lower file, for messages.
-pub(crate) fn lower_path(dir: &Path, path: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    dir.join(std::ffi::OsStr::from_bytes(path))
 }
 
 fn path_bytes(path: &Path) -> Vec<u8> {

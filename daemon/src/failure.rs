@@ -45,6 +45,7 @@ pub fn of_module(module: &str, error: ModuleError) -> Failure {
 pub fn of_unwrap(module: &str, error: UnwrapError) -> Failure {
     match error {
         UnwrapError::NotDecryptable => does_not_open(),
+        UnwrapError::Algorithm(_) => Failure::Unsupported(error.to_string()),
         UnwrapError::Module(error) => of_module(module, error),
     }
 }

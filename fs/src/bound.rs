@@ -69,12 +69,9 @@ impl VolumeFs {
         };
         let mut bound = self.bound(&names, &from.dir, from.name.as_str(), stat, synced)?;
         match &mut bound {
-            Bound::Dir {
-                fd,
-                record,
-                synced: Synced::Maybe,
-            } => {
-                record.announce(&*fd, &names, from.location(), to.location())?;
+            Bound::Dir { fd, record, synced } => {
+                let ends = (from.location(), to.location());
+                record.prepare_move(&*fd, &names, ends, *synced)?;
             }
             Bound::File {
                 fd,
@@ -85,7 +82,7 @@ impl VolumeFs {
                 let seal = file_seal(&names, (*file, *epoch), to.location())?;
                 native::prepare_move(fd.as_fd(), key_of(&names), &seal, *synced)?;
             }
-            Bound::Dir { .. } | Bound::Nowhere => {}
+            Bound::Nowhere => {}
         }
         Ok(bound)
     }
@@ -236,18 +233,7 @@ impl VolumeFs {
 
 fn settle(bound: &mut Bound, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
     match bound {
-        Bound::Dir {
-            fd,
-            record,
-            synced: Synced::Maybe,
-        } => record.settle(&*fd, names, at)?,
-        Bound::Dir {
-            fd,
-            record,
-            synced: Synced::Never,
-        } => {
-            record.rebind_unsynced(&*fd, names, at)?;
-        }
+        Bound::Dir { fd, record, synced } => record.finish_move(&*fd, names, at, *synced)?,
         Bound::File {
             fd,
             file,

@@ -18,7 +18,11 @@ impl Swtpm {
     /// Starts a new TPM with its state in `folder`, as the user who runs this.
     pub fn start_in(folder: &Path) -> Self {
         let port = free_pair_of_ports();
-        Self { process: start(folder, port), state: folder.to_owned(), port }
+        Self {
+            process: start(folder, port),
+            state: folder.to_owned(),
+            port,
+        }
     }
 
     /// Starts a new TPM and names it in `user`'s configuration.

@@ -77,21 +77,32 @@ impl StreamHeader {
     pub fn read(from: &mut impl Read) -> Result<Self, StreamError> {
         let mut fixed = [0; FIXED];
         read_or(from, &mut fixed)?;
-        let (magic, rest) = fixed.split_first_chunk::<8>().ok_or(StreamError::NotSealed)?;
+        let (magic, rest) = fixed
+            .split_first_chunk::<8>()
+            .ok_or(StreamError::NotSealed)?;
         if *magic != MAGIC {
             return Err(StreamError::NotSealed);
         }
-        let (version, rest) = rest.split_first_chunk::<2>().ok_or(StreamError::NotSealed)?;
+        let (version, rest) = rest
+            .split_first_chunk::<2>()
+            .ok_or(StreamError::NotSealed)?;
         if u16::from_le_bytes(*version) != VERSION {
             return Err(StreamError::Version(u16::from_le_bytes(*version)));
         }
-        let (count, id) = rest.split_first_chunk::<2>().ok_or(StreamError::NotSealed)?;
+        let (count, id) = rest
+            .split_first_chunk::<2>()
+            .ok_or(StreamError::NotSealed)?;
         let count = usize::from(u16::from_le_bytes(*count));
         if !(1..=PACKETS_MAX).contains(&count) {
             return Err(StreamError::Recipients(count));
         }
-        let packets = (0..count).map(|_| read_packet(from)).collect::<Result<_, _>>()?;
-        Ok(Self { id: id.try_into().map_err(|_| StreamError::NotSealed)?, packets })
+        let packets = (0..count)
+            .map(|_| read_packet(from))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            id: id.try_into().map_err(|_| StreamError::NotSealed)?,
+            packets,
+        })
     }
 
     /// Its bytes.
@@ -116,7 +127,9 @@ impl StreamHeader {
     fn content_key(&self, key: &StreamKey) -> Result<LessSafeKey, StreamError> {
         let hash = digest(&SHA256, &self.write()?);
         let key = derive::<32>(key.expose(), "seal stream", hash.as_ref());
-        Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*key).expect("AES-256 takes 32 bytes")))
+        Ok(LessSafeKey::new(
+            UnboundKey::new(&AES_256_GCM, &*key).expect("AES-256 takes 32 bytes"),
+        ))
     }
 }
 
@@ -137,7 +150,11 @@ pub fn seal(
     fill(&mut from, &mut chunk, CHUNK)?;
     for number in 0.. {
         fill(&mut from, &mut next, CHUNK)?;
-        let place = if next.is_empty() { Place::Last } else { Place::Inside };
+        let place = if next.is_empty() {
+            Place::Last
+        } else {
+            Place::Inside
+        };
         let tag = key
             .seal_in_place_separate_tag(nonce(number, place), Aad::empty(), &mut chunk)
             .expect("AES-GCM seals anything shorter than 64 GiB");
@@ -170,7 +187,11 @@ pub fn open(
     fill(&mut from, &mut chunk, CHUNK + TAG)?;
     for number in 0.. {
         fill(&mut from, &mut next, CHUNK + TAG)?;
-        let place = if next.is_empty() { Place::Last } else { Place::Inside };
+        let place = if next.is_empty() {
+            Place::Last
+        } else {
+            Place::Inside
+        };
         let plain = key
             .open_in_place(nonce(number, place), Aad::empty(), &mut chunk)
             .map_err(|_| StreamError::Damaged { chunk: number })?;
@@ -201,7 +222,10 @@ fn nonce(number: u64, place: Place) -> Nonce {
 /// Fills `chunk` with up to `length` bytes; fewer only at the end.
 fn fill(from: &mut impl Read, chunk: &mut Vec<u8>, length: usize) -> io::Result<()> {
     chunk.clear();
-    from.by_ref().take(length as u64).read_to_end(chunk).map(drop)
+    from.by_ref()
+        .take(length as u64)
+        .read_to_end(chunk)
+        .map(drop)
 }
 
 /// One packet: its own length says how much to read.
@@ -245,8 +269,15 @@ mod tests {
     use super::*;
 
     fn header() -> StreamHeader {
-        let packet = |sig| Packet { key_sig: [sig; 8], algorithm: 102, body: vec![sig; 300] };
-        StreamHeader { id: [7; 16], packets: vec![packet(1), packet(2)] }
+        let packet = |sig| Packet {
+            key_sig: [sig; 8],
+            algorithm: 102,
+            body: vec![sig; 300],
+        };
+        StreamHeader {
+            id: [7; 16],
+            packets: vec![packet(1), packet(2)],
+        }
     }
 
     fn key() -> StreamKey {
@@ -278,7 +309,10 @@ mod tests {
     fn a_stream_cut_at_a_chunk_is_noticed() {
         let whole = sealed(&vec![5; 2 * CHUNK]);
         let cut = whole.len() - (CHUNK + TAG);
-        assert!(matches!(opened(&whole[..cut]), Err(StreamError::Damaged { chunk: 0 })));
+        assert!(matches!(
+            opened(&whole[..cut]),
+            Err(StreamError::Damaged { chunk: 0 })
+        ));
     }
 
     #[test]
@@ -286,7 +320,10 @@ mod tests {
         let mut bytes = sealed(&[vec![1; CHUNK], vec![2; CHUNK], vec![3; 10]].concat());
         let start = bytes.len() - (10 + TAG) - 2 * (CHUNK + TAG);
         bytes[start..][..2 * (CHUNK + TAG)].rotate_left(CHUNK + TAG);
-        assert!(matches!(opened(&bytes), Err(StreamError::Damaged { chunk: 0 })));
+        assert!(matches!(
+            opened(&bytes),
+            Err(StreamError::Damaged { chunk: 0 })
+        ));
     }
 
     #[test]
@@ -294,7 +331,10 @@ mod tests {
         let mut bytes = sealed(b"x");
         bytes[8] = 1;
         assert!(matches!(opened(&bytes), Err(StreamError::Version(1))));
-        let none = StreamHeader { id: [0; 16], packets: Vec::new() };
+        let none = StreamHeader {
+            id: [0; 16],
+            packets: Vec::new(),
+        };
         assert!(matches!(none.write(), Err(StreamError::Recipients(0))));
     }
 

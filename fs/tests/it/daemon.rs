@@ -51,7 +51,12 @@ impl Daemon {
     /// Starts one as `uid`, that has the key in `key_file`, with the volume locked.
     pub(crate) fn start(key_file: &Path) -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "daemon::is_the_daemon", "--nocapture", "--ignored"])
+            .args([
+                "--exact",
+                "daemon::is_the_daemon",
+                "--nocapture",
+                "--ignored",
+            ])
             .env(KEY_FILE, key_file)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -248,7 +253,10 @@ fn is_the_daemon() {
             held: Vec::new(),
         }),
     });
-    let dirs = [paths::own_requesters(), paths::system_requesters().to_path_buf()];
+    let dirs = [
+        paths::own_requesters(),
+        paths::system_requesters().to_path_buf(),
+    ];
     let responder = Responder::start(ResponderConfig::new(dirs), keys.clone()).unwrap();
     say("started");
     let tell = |event: KeyEvent| responder.broadcast(&postcard::to_stdvec(&event).unwrap());
@@ -285,7 +293,10 @@ fn is_the_daemon() {
             ("cat", path) => {
                 let output = Command::new("cat").arg(path).output().unwrap();
                 let text = [output.stdout, output.stderr].concat();
-                say(&format!("cat says {}", String::from_utf8_lossy(&text).trim()));
+                say(&format!(
+                    "cat says {}",
+                    String::from_utf8_lossy(&text).trim()
+                ));
             }
             order => panic!("no such order: {order:?}"),
         }

@@ -32,8 +32,12 @@ macro_rules! test_name {
     () => {{
         fn here() {}
         let path = std::any::type_name_of_val(&here);
-        let path = path.strip_suffix("::here").expect("the function just above");
-        path.split_once("::").expect("the crate's name comes first").1
+        let path = path
+            .strip_suffix("::here")
+            .expect("the function just above");
+        path.split_once("::")
+            .expect("the crate's name comes first")
+            .1
     }};
 }
 
@@ -49,7 +53,14 @@ pub(crate) fn run(test: &str) -> Place {
         return Place::Outside;
     }
     let output = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child=KILL",
+        ])
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, test)
@@ -59,7 +70,10 @@ pub(crate) fn run(test: &str) -> Place {
     print!("{said}");
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "inside: {}", output.status);
-    assert!(said.contains("1 passed"), "inside, no test is called {test}");
+    assert!(
+        said.contains("1 passed"),
+        "inside, no test is called {test}"
+    );
     Place::Outside
 }
 

@@ -17,7 +17,16 @@ impl Map {
     pub(crate) fn of(file: &File, len: usize) -> Self {
         let size = NonZeroUsize::new(len).unwrap();
         // SAFETY: a new mapping at a place that the kernel chooses; nothing else refers to it.
-        let at = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, file, 0) };
+        let at = unsafe {
+            mmap(
+                None,
+                size,
+                ProtFlags::PROT_READ,
+                MapFlags::MAP_SHARED,
+                file,
+                0,
+            )
+        };
         Self {
             at: at.unwrap().cast(),
             len,

@@ -59,7 +59,12 @@ impl Volume {
 
     /// Mounts in the foreground and waits until that answers.
     pub(crate) fn mount(&self) -> Mounted {
-        let child = self.command().arg("-f").stdin(Stdio::null()).spawn().unwrap();
+        let child = self
+            .command()
+            .arg("-f")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         let mounted = Mounted {
             child,
             mountpoint: self.mountpoint.clone(),
