@@ -4,9 +4,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::process::{self, Stdio};
-use std::time::{Duration, Instant};
 
 use claviger_protocol::control::{
     Command, Conversation, ConversationError, FromDaemon, Reply, ToDaemon, VERSION,
@@ -16,26 +14,6 @@ use claviger_protocol::paths;
 
 use crate::Failed;
 use crate::prompter::{Prompter, prompt_place};
-
-/// How long a daemon that was just started may take to open its socket.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What of the CLI's environment a daemon started on demand inherits. It serves later callers too, so
-/// nothing that belongs to one terminal or one shell: those come with each command.
-const ENVIRONMENT: &[&str] = &[
-    "CLAVIGER_LOG",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LOGNAME",
-    "PATH",
-    "SOFTHSM2_CONF",
-    "TPM2_PKCS11_STORE",
-    "USER",
-    "XDG_CONFIG_HOME",
-    "XDG_RUNTIME_DIR",
-    "XDG_STATE_HOME",
-];
 
 /// Whether a daemon that does not run is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,55 +86,27 @@ fn start() -> Result<UnixStream, Failed> {
                 .advise("Set XDG_RUNTIME_DIR to a folder that only you can enter")
         })?;
     let program = paths::program("clavigerd");
-    let mut daemon = process::Command::new(&program);
-    daemon
+    // Returns once the daemon serves, or with what keeps it from serving: an error in the configuration, say.
+    let output = process::Command::new(&program)
+        .arg("--background")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    daemon.arg("--detached").env_clear();
-    daemon.envs(
-        ENVIRONMENT
-            .iter()
-            .filter_map(|name| Some((name, std::env::var_os(name)?))),
-    );
-    let mut child = daemon
-        .spawn()
+        .output()
         .map_err(|error| Failed::file(&program, &error))?;
-    let begun = Instant::now();
-    while begun.elapsed() < START_TIMEOUT {
-        if let Ok(stream) = UnixStream::connect(paths::control_socket()) {
-            return Ok(stream);
+    let socket = paths::control_socket();
+    UnixStream::connect(&socket).map_err(|error| {
+        if output.status.success() {
+            return Failed::file(&socket, &error);
         }
-        if let Ok(Some(status)) = child.try_wait()
-            && !status.success()
-        {
-            return Err(died(&mut child, status));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Err(Failed::new(
-        ExitCode::Internal,
-        "clavigerd did not open its control socket within 10 s",
-    ))
-}
-
-/// What the daemon said before it died is what the user must see: an error in the configuration, say.
-fn died(child: &mut process::Child, status: process::ExitStatus) -> Failed {
-    let mut said = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        // Nothing more can be told if even this fails.
-        let _ = io::Read::read_to_string(&mut stderr, &mut said);
-    }
-    let code = if status.code() == Some(ExitCode::Usage as i32) {
-        ExitCode::Usage
-    } else {
-        ExitCode::Internal
-    };
-    Failed::new(
-        code,
-        format!("clavigerd ended at its start: {}", said.trim()),
-    )
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim().trim_start_matches("clavigerd: ");
+        let usage = output.status.code() == Some(ExitCode::Usage as i32);
+        let code = if usage {
+            ExitCode::Usage
+        } else {
+            ExitCode::Internal
+        };
+        Failed::new(code, format!("clavigerd does not start: {said}"))
+    })
 }
 
 pub(crate) fn broken(error: ConversationError) -> Failed {

@@ -9,6 +9,7 @@ mod key_ref;
 mod place;
 mod print;
 mod prompter;
+mod sys;
 mod volume;
 
 pub use command::run;

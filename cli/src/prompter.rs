@@ -3,14 +3,13 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 
 use claviger_protocol::Secret;
 use claviger_protocol::control::{Prompt, PromptKind, PromptPlace};
 use nix::unistd::ttyname;
 use zeroize::Zeroizing;
 
-use crate::Failed;
+use crate::{Failed, sys};
 
 /// Where answers come from.
 pub enum Prompter {
@@ -29,8 +28,8 @@ impl Prompter {
         let Some(fd) = pin_fd else {
             return Ok(Self::Terminal);
         };
-        let path = PathBuf::from(format!("/dev/fd/{fd}"));
-        let file = File::open(&path).map_err(|error| Failed::file(&path, &error))?;
+        let file =
+            sys::duplicate(fd).map_err(|error| Failed::usage(format!("--pin-fd {fd}: {error}")))?;
         Ok(Self::Lines(BufReader::new(file)))
     }
 
