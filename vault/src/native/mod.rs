@@ -26,7 +26,7 @@ mod shape;
 mod slot;
 mod unsynced;
 
-pub use bound::{Synced, check_place, finish_move, prepare_move, replace_head};
+pub use bound::{Synced, check_place, finish_move, prepare_move, read_place, replace_head};
 pub use error::{FileError, HeadError, Part, Unsupported};
 pub use feks::{BadFeks, Feks, MAX_FEKS};
 pub use file::{Access, NativeFile};
