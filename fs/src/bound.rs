@@ -74,7 +74,8 @@ impl VolumeFs {
                 record,
                 synced: Synced::Maybe,
             } => {
-                record.announce(&*fd, &names, from.location(), to.location())?;
+                let places = (from.location(), to.location());
+                record.prepare_move(&*fd, &names, places, Synced::Maybe)?;
             }
             Bound::File {
                 fd,
@@ -236,18 +237,7 @@ impl VolumeFs {
 
 fn settle(bound: &mut Bound, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
     match bound {
-        Bound::Dir {
-            fd,
-            record,
-            synced: Synced::Maybe,
-        } => record.settle(&*fd, names, at)?,
-        Bound::Dir {
-            fd,
-            record,
-            synced: Synced::Never,
-        } => {
-            record.rebind_unsynced(&*fd, names, at)?;
-        }
+        Bound::Dir { fd, record, synced } => record.finish_move(&*fd, names, at, *synced)?,
         Bound::File {
             fd,
             file,
