@@ -69,9 +69,13 @@ impl VolumeFs {
         };
         let mut bound = self.bound(&names, &from.dir, from.name.as_str(), stat, synced)?;
         match &mut bound {
-            Bound::Dir { fd, record, synced } => {
-                let ends = (from.location(), to.location());
-                record.prepare_move(&*fd, &names, ends, *synced)?;
+            Bound::Dir {
+                fd,
+                record,
+                synced: Synced::Maybe,
+            } => {
+                let places = (from.location(), to.location());
+                record.prepare_move(&*fd, &names, places, Synced::Maybe)?;
             }
             Bound::File {
                 fd,
@@ -82,7 +86,7 @@ impl VolumeFs {
                 let seal = file_seal(&names, (*file, *epoch), to.location())?;
                 native::prepare_move(fd.as_fd(), key_of(&names), &seal, *synced)?;
             }
-            Bound::Nowhere => {}
+            Bound::Dir { .. } | Bound::Nowhere => {}
         }
         Ok(bound)
     }

@@ -3,7 +3,8 @@
 //! Every directory on the way is opened by descriptor, without following symlinks, and its record
 //! must verify and belong where it is found.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::dir::{Dir, Type};
@@ -277,15 +278,18 @@ pub fn write_sidecar(dir: impl AsFd, name: &LowerName) -> io::Result<()> {
     else {
         return Ok(());
     };
-    // A crash may have left one of the same name, perhaps cut short; what it has to hold follows
-    // from its name, so writing it anew never changes a good one.
-    let access = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-    let flags = access | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let dir = dir.as_fd();
+    if read_small(dir, sidecar, LowerName::SIDECAR_MAX).is_ok_and(|there| there == *content) {
+        return Ok(());
+    }
+    // Cut short by a crash, or put there by someone: never written through, for it may be a link to
+    // another file.
+    remove_sidecar(dir, name)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let mode = Mode::from_bits_truncate(0o644);
-    let file = std::fs::File::from(openat(dir, sidecar.as_str(), flags, mode)?);
+    let mut file = File::from(openat(dir, sidecar.as_str(), flags, mode)?);
     fchmod(&file, mode)?;
-    std::os::unix::fs::FileExt::write_all_at(&file, content, 0)?;
-    file.set_len(content.len() as u64)
+    file.write_all(content)
 }
 
 /// Removes the sidecar of `name` from the lower directory `dir`, if it has one: after the name itself

@@ -1,5 +1,6 @@
 //! The names keys of a volume, by epoch.
 
+use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -103,12 +104,18 @@ impl NamesKeys {
     }
 }
 
+impl fmt::Debug for NamesKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NamesKeys(epochs {} to {})", self.minimum, self.current)
+    }
+}
+
 impl EpochNames {
     fn new(names_key: NamesKey) -> Self {
         let key = names_key.expose();
         Self {
-            file_names: SivKey(derive(key, "file names", &[])),
-            attribute_names: SivKey(derive(key, "attribute names", &[])),
+            file_names: SivKey::new(&derive(key, "file names", &[])),
+            attribute_names: SivKey::new(&derive(key, "attribute names", &[])),
             attribute_values: SealingKey::new(&derive(key, "attribute values", &[])),
             symlinks: SealingKey::new(&derive(key, "symlinks", &[])),
             names_key,

@@ -14,9 +14,16 @@ pub(crate) struct NotGenuine;
 ///
 /// The cipher is set up anew for every name: that takes two AES key schedules, and no lock or key
 /// schedule then outlives the call.
-pub(crate) struct SivKey(pub(super) Zeroizing<[u8; 64]>);
+pub(crate) struct SivKey(Box<Zeroizing<[u8; 64]>>);
 
 impl SivKey {
+    pub(super) fn new(bytes: &[u8; 64]) -> Self {
+        // Straight into its box: a key moved by value leaves copies on the stack.
+        let mut key = Box::new(Zeroizing::new([0; 64]));
+        key.copy_from_slice(bytes);
+        Self(key)
+    }
+
     /// Writes SIV and ciphertext of `plain` to `out`, which is 16 bytes longer.
     pub(crate) fn seal(&self, associated_data: &[u8], plain: &[u8], out: &mut [u8]) {
         let (siv, body) = out.split_at_mut(SIV_LEN);
@@ -44,6 +51,6 @@ impl SivKey {
     }
 
     fn cipher(&self) -> Aes256Siv {
-        Aes256Siv::new((&*self.0).into())
+        Aes256Siv::new((&**self.0).into())
     }
 }

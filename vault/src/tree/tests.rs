@@ -218,6 +218,33 @@ fn a_long_name_without_its_sidecar_still_opens_but_has_no_name() {
 }
 
 #[test]
+fn a_sidecar_is_not_written_through_a_link_that_someone_put_in_its_place() {
+    let volume = Volume::new();
+    let root = volume.root();
+    let lower = root.names().encrypt(LONG).unwrap();
+    let LowerName::Long {
+        sidecar, content, ..
+    } = &lower
+    else {
+        panic!("is long")
+    };
+    let (path, other) = (
+        volume.lower.path().join(sidecar),
+        volume.lower.path().join("other"),
+    );
+    fs::write(&other, "precious").unwrap();
+    for link in [fs::hard_link::<&Path, &Path>, |from: &Path, to: &Path| {
+        symlink(from, to)
+    }] {
+        link(&other, &path).unwrap();
+        write_sidecar(&root, &lower).unwrap();
+        assert_eq!(&fs::read(&path).unwrap(), content);
+        assert_eq!(fs::read(&other).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
 fn a_sidecar_is_made_whole_again_and_removed_once() {
     let volume = Volume::new();
     let root = volume.root();
