@@ -24,6 +24,8 @@ mod place;
 mod segment;
 mod shape;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod unsynced;
 
 pub use bound::{Synced, check_place, finish_move, prepare_move, replace_head};
