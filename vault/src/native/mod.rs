@@ -13,6 +13,8 @@ mod error;
 mod feks;
 mod file;
 mod fixed;
+#[cfg(test)]
+mod format_doc;
 pub mod fuzzing;
 pub mod head;
 mod key_record;
