@@ -9,7 +9,6 @@ use std::time::Duration;
 use claviger_callout::frame::{Flags, Frame, Kind};
 use claviger_callout::session::{self, Ends, Greeting, SessionError, Subject};
 use claviger_callout::{CallError, CarrierKind, Serves, StartError, Transport};
-use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setresuid};
 
 use crate::harness::{
@@ -74,6 +73,7 @@ pub(crate) fn play(name: &str, words: &[&str]) {
     match name {
         "greet" => greet_in_vain(kind),
         "pose" => pose_as_user(kind),
+        "nameless" => greet_without_a_name(),
         "listen" => listen_on_own_seat(kind),
         "answer" => answer_for_user(kind),
         "inject" => inject(kind),
@@ -383,7 +383,8 @@ fn publish_false_entry(kind: CarrierKind) {
     let socket = Socket::netlink(0, 0).unwrap();
     let listener = listen(&folder().join(format!("{instance}.sock")));
     if let Some(port) = true_one.netlink {
-        text = text.replace(&port.to_string(), &socket.port().to_string());
+        let ours = format!("netlink = {}", socket.port());
+        text = text.replace(&format!("netlink = {port}"), &ours);
     }
     fs::write(folder().join("draft"), text).unwrap();
     fs::rename(
@@ -560,14 +561,32 @@ fn a_uid_without_a_name_here_does_not_register() {
     let wrapper = ["/usr/bin/unshare", "--user", "--map-root-user"];
     let inside = Child::play_through(&wrapper, "requester unix");
     inside.expect("published");
-    let nameless = Child::play(&format!("responder {} unix", user()));
-    nameless.expect("started");
-    let named = Child::play("responder 0 unix");
-    named.expect("connected");
+    attack("nameless", "unix").expect("unanswered");
+    let _named = Child::play("responder 0 unix");
     assert_eq!(inside.expect("registered"), "0 unix");
-    assert!(inside.said().is_empty(), "nobody else registered");
-    assert_eq!(nameless.said(), Vec::<String>::new());
-    nameless.signal(Signal::SIGKILL);
+    assert_eq!(
+        inside.said(),
+        Vec::<String>::new(),
+        "nobody else registered"
+    );
+}
+
+/// Says to be who the requester sees: nobody in particular.
+fn greet_without_a_name() {
+    let target = target();
+    let socket = Socket::to(&target, CarrierKind::Unix).unwrap();
+    let ends = Ends {
+        responder: 65534,
+        requester: 0,
+        instance: target.instance,
+    };
+    let (_, helo) = Greeting::start(&ends).unwrap();
+    let _ = socket.send(&clear(Kind::Helo, Flags::NONE, 0, 0, &helo));
+    assert!(
+        socket.receive_within(IN_VAIN).is_none(),
+        "HELO of the overflow uid was answered"
+    );
+    say!("unanswered");
 }
 
 fn a_folder_others_may_write_is_refused() {

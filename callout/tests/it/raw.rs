@@ -1,9 +1,9 @@
 //! A peer that does not keep to the rules: plain sockets, and the crate's two lower layers.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::Duration;
 
 use claviger_callout::frame::{Flags, Frame, Header, Kind};
 use claviger_callout::session::{Ends, Greeting, Opener, Sealer, Subject};
@@ -125,49 +125,36 @@ impl Socket {
     }
 
     /// Waits for a message; `None` at the end of the connection or of the patience.
-    pub(crate) fn receive_within(&self, patience: std::time::Duration) -> Option<Message> {
-        let deadline = Instant::now() + patience;
+    pub(crate) fn receive_within(&self, patience: Duration) -> Option<Message> {
+        let mut waits = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut waits, PollTimeout::try_from(patience).unwrap()).unwrap() == 0 {
+            return None;
+        }
         let mut bytes = vec![0; 1 << 18];
         let mut control = nix::cmsg_space!(UnixCredentials);
-        loop {
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .as_millis();
-            let mut waits = [PollFd::new(
-                std::os::fd::AsFd::as_fd(&self.fd),
-                PollFlags::POLLIN,
-            )];
-            let left = PollTimeout::try_from(left as i32).unwrap();
-            if poll(&mut waits, left).unwrap() == 0 {
-                return None;
-            }
-            let mut parts = [IoSliceMut::new(&mut bytes)];
-            let received = recvmsg::<SockaddrStorage>(
-                self.fd.as_raw_fd(),
-                &mut parts,
-                Some(&mut control),
-                MsgFlags::MSG_DONTWAIT,
-            );
-            let Ok(message) = received else { return None };
-            let (len, address) = (message.bytes, message.address);
-            if len == 0 {
-                return None;
-            }
-            let uid = message.cmsgs().unwrap().find_map(|control| match control {
-                ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.uid()),
-                _ => None,
-            });
-            let port = address
-                .as_ref()
-                .filter(|_| self.kind == CarrierKind::Netlink)
-                .and_then(SockaddrStorage::as_netlink_addr)
-                .map_or(0, |address| address.pid());
-            return Some(Message {
-                bytes: bytes[..len].to_vec(),
-                uid: uid.unwrap(),
-                port,
-            });
-        }
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg::<SockaddrStorage>(
+            self.fd.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_DONTWAIT,
+        );
+        let message = received.ok().filter(|message| message.bytes > 0)?;
+        let (len, address) = (message.bytes, message.address);
+        let uid = message.cmsgs().unwrap().find_map(|control| match control {
+            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.uid()),
+            _ => None,
+        });
+        let port = address
+            .as_ref()
+            .filter(|_| self.kind == CarrierKind::Netlink)
+            .and_then(SockaddrStorage::as_netlink_addr)
+            .map_or(0, |address| address.pid());
+        Some(Message {
+            bytes: bytes[..len].to_vec(),
+            uid: uid.unwrap(),
+            port,
+        })
     }
 
     pub(crate) fn receive(&self) -> Message {
