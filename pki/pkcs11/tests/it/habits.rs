@@ -278,15 +278,7 @@ fn a_card_pulled_under_load_is_never_taken_for_a_bad_ciphertext() {
     for _ in 0..5 {
         thread::scope(|scope| {
             let callers: Vec<_> = (0..8)
-                .map(|_| {
-                    scope.spawn(|| {
-                        loop {
-                            if let Err(error) = module.use_key(&key) {
-                                return error;
-                            }
-                        }
-                    })
-                })
+                .map(|_| scope.spawn(|| module.use_until_it_fails(&key)))
                 .collect();
             card.begin("removed", "");
             for caller in callers {

@@ -1,4 +1,5 @@
 use std::fs;
+use std::thread;
 
 use claviger_pki::key::KeyType;
 use claviger_pki::module::ModuleError;
@@ -111,4 +112,28 @@ fn keys_are_not_told_of_nor_used_before_a_login_nor_after_a_logout() {
     }
     module.login(&key.locator.0, PIN).unwrap();
     module.use_key(&key).unwrap();
+}
+
+#[test]
+fn a_logout_in_the_middle_of_work_leaves_nothing_behind_that_spoils_the_next_login() {
+    let softhsm = SoftHsm::with_token();
+    let module = softhsm.logged_in();
+    let key = module.generate(TOKEN, KeyType::Rsa2048).unwrap();
+    for _ in 0..10 {
+        thread::scope(|scope| {
+            let callers: Vec<_> = (0..6)
+                .map(|_| scope.spawn(|| module.use_until_it_fails(&key)))
+                .collect();
+            module.use_key(&key).unwrap();
+            module.logout();
+            for caller in callers {
+                let error = caller.join().unwrap();
+                assert!(matches!(error, ModuleError::PinNeeded { .. }), "{error:?}");
+            }
+        });
+        module.login(TOKEN, PIN).unwrap();
+        for _ in 0..4 {
+            module.use_key(&key).unwrap();
+        }
+    }
 }

@@ -80,15 +80,7 @@ fn a_token_pulled_under_load_fails_all_callers_alike_and_comes_back() {
     for _ in 0..5 {
         thread::scope(|scope| {
             let callers: Vec<_> = (0..8)
-                .map(|_| {
-                    scope.spawn(|| {
-                        loop {
-                            if let Err(error) = module.use_key(&key) {
-                                return error;
-                            }
-                        }
-                    })
-                })
+                .map(|_| scope.spawn(|| module.use_until_it_fails(&key)))
                 .collect();
             softhsm.pull();
             for caller in callers {

@@ -231,6 +231,15 @@ impl Module {
         Ok(())
     }
 
+    /// Uses a key over and over; the error that ended it.
+    pub(crate) fn use_until_it_fails(&self, key: &Key) -> ModuleError {
+        loop {
+            if let Err(error) = self.use_key(key) {
+                return error;
+            }
+        }
+    }
+
     pub(crate) fn open(
         &self,
         key: &Key,
