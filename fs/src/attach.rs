@@ -37,7 +37,11 @@ pub(crate) fn attach(
         Audience::Owner => SessionACL::Owner,
         Audience::Everyone => SessionACL::All,
     };
-    config.n_threads = Some(thread::available_parallelism().map_or(1, usize::from).min(LOOPS_MAX));
+    config.n_threads = Some(
+        thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(LOOPS_MAX),
+    );
     config.clone_fd = true;
     match mount_as_root(&source, mountpoint, options) {
         Ok(device) => {
@@ -69,7 +73,11 @@ fn mount_as_root(source: &str, mountpoint: &Path, options: &Options) -> Result<O
         return Err(Errno::EPERM);
     }
     let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(errno)?;
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(errno)?;
     let mode = fs::metadata(mountpoint).map_err(errno)?.mode();
     let mut data = format!(
         "fd={},rootmode={mode:o},user_id={},group_id={},default_permissions",
@@ -81,7 +89,13 @@ fn mount_as_root(source: &str, mountpoint: &Path, options: &Options) -> Result<O
         data.push_str(",allow_other");
     }
     let kind = format!("fuse.{SUBTYPE}");
-    mount(Some(source), mountpoint, Some(kind.as_str()), options.flags, Some(data.as_str()))?;
+    mount(
+        Some(source),
+        mountpoint,
+        Some(kind.as_str()),
+        options.flags,
+        Some(data.as_str()),
+    )?;
     Ok(device.into())
 }
 
@@ -136,5 +150,7 @@ pub(crate) fn unmount(mountpoint: &Path, busy: Busy) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(io::Error::other(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
 }

@@ -69,9 +69,9 @@ impl Lockable {
             return Ok(());
         };
         // Each may know epochs that the other does not, but not both the other's current one.
-        let shared = [old.current(), new.current()].into_iter().filter_map(|epoch| {
-            Some((old.names_key(epoch).ok()?, new.names_key(epoch).ok()?))
-        });
+        let shared = [old.current(), new.current()]
+            .into_iter()
+            .filter_map(|epoch| Some((old.names_key(epoch).ok()?, new.names_key(epoch).ok()?)));
         for (ours, theirs) in shared {
             if !bool::from(ours.expose().ct_eq(theirs.expose())) {
                 return Err("they contradict those of another user".into());
@@ -122,7 +122,10 @@ impl Lockable {
             Ok(lost) => lost,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 let lost = self.volume.open_paths();
-                tracing::error!(files = lost.len(), "locked before everything was written out");
+                tracing::error!(
+                    files = lost.len(),
+                    "locked before everything was written out"
+                );
                 lost
             }
         }

@@ -67,7 +67,11 @@ pub fn prepare(args: &Args) -> Result<Prepared, Failure> {
     if let manifest::Copy::Backup { because } = &loaded.copy {
         tracing::warn!(%because, "the manifest's backup is used");
     }
-    let purpose = if options.flags.contains(MsFlags::MS_RDONLY) { Use::Read } else { Use::Write };
+    let purpose = if options.flags.contains(MsFlags::MS_RDONLY) {
+        Use::Read
+    } else {
+        Use::Write
+    };
     let taken = Taken::take(&lower, purpose).map_err(|error| take_failure(&lower, error))?;
     Ok(Prepared {
         lower,
@@ -102,17 +106,21 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
         taken,
     } = prepared;
     let keys = CalloutKeys::new(manifest.volume(), manifest.scope(), &lower);
-    let volume = VolumeFs::new(
+    let volume = VolumeFs::with_caching(
         lower_root,
         manifest.volume(),
         manifest.scope(),
         Arc::new(keys.clone()),
+        options.caching,
     )
     .map_err(system("lower folder"))?;
     let about = BTreeMap::from([
         ("volume".to_owned(), manifest.volume().to_string()),
         ("lower".to_owned(), lower.to_string_lossy().into_owned()),
-        ("mountpoint".to_owned(), mountpoint.to_string_lossy().into_owned()),
+        (
+            "mountpoint".to_owned(),
+            mountpoint.to_string_lossy().into_owned(),
+        ),
     ]);
     // What daemons say until the keeper starts is kept for it.
     let (listener, notes) = keeper::listen(keys.clone());
@@ -239,7 +247,10 @@ fn unmount_on_signal(signals: SigSet, mounted: Lockable, mountpoint: PathBuf) ->
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
-    let dir = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let dir = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
     Ok(dir.into())
 }
 
@@ -260,7 +271,9 @@ fn manifest_failure(lower: &Path, error: ManifestError) -> Failure {
             "{0} is not a volume: {error}\nmake one: claviger init {0}",
             lower.display()
         )),
-        ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => Failure::Unsupported(text),
+        ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => {
+            Failure::Unsupported(text)
+        }
         ManifestError::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
             Failure::Permission(text)
         }

@@ -8,12 +8,14 @@ use std::process::{Command, Stdio};
 
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::Daemon;
+use super::daemon::Daemon;
+use super::sys;
+use super::volume::{Volume, refusal, wait_until};
 use crate::isolated;
-use crate::volume::{Volume, refusal, wait_until};
 
 #[test]
 fn the_command_returns_when_the_mount_answers_and_umount_ends_the_process() {
@@ -24,13 +26,19 @@ fn the_command_returns_when_the_mount_answers_and_umount_ends_the_process() {
     assert!(volume.is_mounted());
 
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = table.lines().find(|line| line.contains("fuse.claviger")).unwrap();
+    let line = table
+        .lines()
+        .find(|line| line.contains("fuse.claviger"))
+        .unwrap();
     assert!(line.contains("nosuid,nodev"), "{line}");
     assert!(line.contains(volume.lower.to_str().unwrap()), "{line}");
 
     let server = server_of(&volume);
     let status = fs::read_to_string(format!("/proc/{server}/limits")).unwrap();
-    let core = status.lines().find(|line| line.starts_with("Max core")).unwrap();
+    let core = status
+        .lines()
+        .find(|line| line.starts_with("Max core"))
+        .unwrap();
     assert!(core.contains(" 0 "), "{core}");
     assert_eq!(entries().len(), 1);
 
@@ -62,7 +70,12 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
     let beside = |name: &str| volume.lower.with_file_name(name);
     let mount = |lower: &Path, mountpoint: &Path, options: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_claviger-fs"));
-        let output = command.arg(lower).arg(mountpoint).args(options).arg("-f").output();
+        let output = command
+            .arg(lower)
+            .arg(mountpoint)
+            .args(options)
+            .arg("-f")
+            .output();
         refusal(&output.unwrap())
     };
     let expect = |outcome: (i32, String), code: ExitCode, text: &str| {
@@ -105,7 +118,9 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
     expect(
         mount(&volume.lower, &volume.mountpoint, &[]),
         ExitCode::BadMountpoint,
-        &format!("{here} is a mountpoint already, of {lower}\nunmount it first: claviger umount {here}"),
+        &format!(
+            "{here} is a mountpoint already, of {lower}\nunmount it first: claviger umount {here}"
+        ),
     );
     expect(
         mount(&volume.lower, &beside("plain"), &[]),
@@ -173,6 +188,21 @@ fn a_read_only_mount_refuses_writes_and_leaves_the_lower_folder_alone() {
 }
 
 #[test]
+fn with_direct_io_the_kernel_keeps_no_pages_to_map() {
+    isolated!();
+    let volume = Volume::make();
+    let _mounted = volume.mount_with("direct_io");
+    let mut daemon = Daemon::start(&volume.key_file());
+    daemon.unlock();
+    volume.wait_unlocked();
+    let path = volume.path("file");
+    fs::write(&path, vec![b'x'; 100_000]).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), vec![b'x'; 100_000]);
+    let file = fs::File::open(&path).unwrap();
+    assert_eq!(sys::Map::of(&file, 4096).err(), Some(Errno::ENODEV));
+}
+
+#[test]
 fn mount_8_mounts_by_the_name_of_the_type() {
     isolated!();
     let volume = Volume::make();
@@ -183,12 +213,35 @@ fn mount_8_mounts_by_the_name_of_the_type() {
     symlink(program, helpers.join("mount.fuse.claviger")).unwrap();
     let sbin = fs::canonicalize("/sbin").unwrap();
     let overlay = format!("lowerdir={}:{}", helpers.display(), sbin.display());
-    run("mount", &["-t", "overlay", "overlay", "-o", &overlay, sbin.to_str().unwrap()]);
+    run(
+        "mount",
+        &[
+            "-t",
+            "overlay",
+            "overlay",
+            "-o",
+            &overlay,
+            sbin.to_str().unwrap(),
+        ],
+    );
 
     let [lower, here] = [&volume.lower, &volume.mountpoint].map(|path| path.to_str().unwrap());
-    run("mount", &["-t", "fuse.claviger", "-o", "noexec,nofail,x-test=1", lower, here]);
+    run(
+        "mount",
+        &[
+            "-t",
+            "fuse.claviger",
+            "-o",
+            "noexec,nofail,x-test=1",
+            lower,
+            here,
+        ],
+    );
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = table.lines().find(|line| line.contains("fuse.claviger")).unwrap();
+    let line = table
+        .lines()
+        .find(|line| line.contains("fuse.claviger"))
+        .unwrap();
     assert!(line.contains("nosuid,nodev,noexec"), "{line}");
     run("umount", &[here]);
 
@@ -196,7 +249,11 @@ fn mount_8_mounts_by_the_name_of_the_type() {
         .args(["-t", "fuse.claviger", "-o", "shiny", lower, here])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1), "as mount(8) has it: incorrect invocation");
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "as mount(8) has it: incorrect invocation"
+    );
 }
 
 #[test]
@@ -208,14 +265,24 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
     // fusermount3 wants to know the user's name.
     let passwd = base.join("passwd");
     let users = fs::read_to_string("/etc/passwd").unwrap();
-    fs::write(&passwd, format!("{users}ann:x:{ANN}:{ANN}::/nonexistent:/bin/sh\n")).unwrap();
-    run("mount", &["--bind", passwd.to_str().unwrap(), "/etc/passwd"]);
+    fs::write(
+        &passwd,
+        format!("{users}ann:x:{ANN}:{ANN}::/nonexistent:/bin/sh\n"),
+    )
+    .unwrap();
+    run(
+        "mount",
+        &["--bind", passwd.to_str().unwrap(), "/etc/passwd"],
+    );
     // The clone may lie where only root gets to.
     let program = base.join("claviger-fs");
     fs::copy(env!("CARGO_BIN_EXE_claviger-fs"), &program).unwrap();
     let runtime = base.join("run");
     fs::create_dir(&runtime).unwrap();
-    run("chown", &["-R", &format!("{ANN}:{ANN}"), base.to_str().unwrap()]);
+    run(
+        "chown",
+        &["-R", &format!("{ANN}:{ANN}"), base.to_str().unwrap()],
+    );
     fs::set_permissions(base, fs::Permissions::from_mode(0o755)).unwrap();
 
     let mut command = Command::new(&program);
@@ -228,7 +295,10 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
         .stdin(Stdio::null());
     assert_eq!(refusal(&command.output().unwrap()), (0, String::new()));
     let entries = fs::read_dir(runtime.join("claviger/mounts")).unwrap();
-    assert!(entries.count() > 0, "the mount is not published to its user");
+    assert!(
+        entries.count() > 0,
+        "the mount is not published to its user"
+    );
 
     let stat = |uid: u32| {
         let mut command = Command::new("stat");

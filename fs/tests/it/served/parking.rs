@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{Daemon, Unwraps};
+use super::daemon::{Daemon, Unwraps};
+use super::volume::{Mounted, Volume};
 use crate::isolated;
-use crate::volume::{Mounted, Volume};
 
 /// The promise: `EINTR` within this.
 const SOON: Duration = Duration::from_millis(200);
@@ -35,7 +35,10 @@ fn file_that_waits() -> (Volume, Mounted, Daemon) {
 
 fn cat(path: &Path) -> Child {
     let mut command = Command::new("cat");
-    command.arg(path).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg(path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.spawn().unwrap()
 }
 
@@ -53,7 +56,11 @@ fn a_signal_ends_the_wait_for_a_key_and_calls_the_daemon_back() {
         let sent = Instant::now();
         kill(pid(&waiting), signal).unwrap();
         let status = waiting.wait().unwrap();
-        assert!(sent.elapsed() < SOON + SLACK, "{signal}: {:?}", sent.elapsed());
+        assert!(
+            sent.elapsed() < SOON + SLACK,
+            "{signal}: {:?}",
+            sent.elapsed()
+        );
         assert_eq!(status.signal(), Some(signal as i32));
         daemon.expect("cancelled");
     }
@@ -64,7 +71,9 @@ fn an_ignored_signal_ends_no_wait() {
     isolated!();
     let (volume, _mounted, mut daemon) = file_that_waits();
     let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' INT; exec cat \"$0\""]).arg(volume.path("file"));
+    shell
+        .args(["-c", "trap '' INT; exec cat \"$0\""])
+        .arg(volume.path("file"));
     let waiting = shell.stdout(Stdio::piped()).spawn().unwrap();
     daemon.expect("holds ");
     kill(pid(&waiting), Signal::SIGINT).unwrap();
@@ -106,7 +115,11 @@ fn the_daemon_and_what_it_starts_are_refused_at_once() {
     let asked = Instant::now();
     let said = daemon.cat(&volume.path("file"));
     assert!(said.contains("Required key not available"), "{said}");
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 #[test]

@@ -20,7 +20,9 @@ pub(crate) enum Place {
 #[macro_export]
 macro_rules! isolated {
     () => {
-        if $crate::isolated::run($crate::test_name!()) == $crate::isolated::Place::Outside {
+        if $crate::served::isolated::run($crate::test_name!())
+            == $crate::served::isolated::Place::Outside
+        {
             return;
         }
     };
@@ -32,8 +34,12 @@ macro_rules! test_name {
     () => {{
         fn here() {}
         let path = std::any::type_name_of_val(&here);
-        let path = path.strip_suffix("::here").expect("the function just above");
-        path.split_once("::").expect("the crate's name comes first").1
+        let path = path
+            .strip_suffix("::here")
+            .expect("the function just above");
+        path.split_once("::")
+            .expect("the crate's name comes first")
+            .1
     }};
 }
 
@@ -49,7 +55,14 @@ pub(crate) fn run(test: &str) -> Place {
         return Place::Outside;
     }
     let output = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child=KILL",
+        ])
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, test)
@@ -59,7 +72,10 @@ pub(crate) fn run(test: &str) -> Place {
     print!("{said}");
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "inside: {}", output.status);
-    assert!(said.contains("1 passed"), "inside, no test is called {test}");
+    assert!(
+        said.contains("1 passed"),
+        "inside, no test is called {test}"
+    );
     Place::Outside
 }
 

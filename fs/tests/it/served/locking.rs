@@ -7,9 +7,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::daemon::Daemon;
-use crate::volume::{Volume, wait_until};
-use crate::{isolated, sys};
+use super::daemon::Daemon;
+use super::sys;
+use super::volume::{Volume, wait_until};
+use crate::isolated;
 
 /// Tells the map helper which file.
 const MAPS: &str = "CLAVIGER_TEST_MAPS";
@@ -25,14 +26,21 @@ fn after_a_lock_open_files_and_names_answer_enokey_and_an_unlock_brings_them_bac
     let (_mounted, mut daemon) = volume.mount_unlocked();
     let path = volume.path("file");
     fs::write(&path, "content").unwrap();
-    let open = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let open = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
     let mut content = [0; 7];
     open.read_exact_at(&mut content, 0).unwrap();
 
     assert_eq!(daemon.lock(), 0);
 
     // The kernel had both in its caches a moment ago.
-    assert_eq!(errno(open.read_exact_at(&mut content, 0)), Some(libc::ENOKEY));
+    assert_eq!(
+        errno(open.read_exact_at(&mut content, 0)),
+        Some(libc::ENOKEY)
+    );
     assert_eq!(errno(fs::metadata(&path)), Some(libc::ENOKEY));
     assert_eq!(errno(open.write_at(b"more", 0)), Some(libc::ENOKEY));
     assert_eq!(errno(File::open(&path)), Some(libc::ENOKEY));
@@ -76,7 +84,12 @@ fn a_program_that_has_a_file_mapped_gets_sigbus_after_the_lock() {
     let path = volume.path("mapped");
     fs::write(&path, vec![b'x'; 8192]).unwrap();
     let mut program = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "locking::maps_a_file", "--nocapture", "--ignored"])
+        .args([
+            "--exact",
+            "served::locking::maps_a_file",
+            "--nocapture",
+            "--ignored",
+        ])
         .env(MAPS, &path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -149,14 +162,21 @@ fn a_daemon_that_crashed_has_not_locked_and_its_successor_can() {
     successor.unlock();
     wait_until("served by the successor", || create().is_ok());
     successor.lock();
-    assert_eq!(errno(open.read_exact_at(&mut content, 0)), Some(libc::ENOKEY));
+    assert_eq!(
+        errno(open.read_exact_at(&mut content, 0)),
+        Some(libc::ENOKEY)
+    );
 }
 
 fn expect_line(said: &mut impl BufRead, expected: &str) {
     let mut line = String::new();
     while !line.trim_end().ends_with(expected) {
         line.clear();
-        assert_ne!(said.read_line(&mut line).unwrap(), 0, "never said {expected:?}");
+        assert_ne!(
+            said.read_line(&mut line).unwrap(),
+            0,
+            "never said {expected:?}"
+        );
     }
 }
 
@@ -166,7 +186,7 @@ fn maps_a_file() {
     let Ok(path) = std::env::var(MAPS) else {
         return;
     };
-    let map = sys::Map::of(&File::open(Path::new(&path)).unwrap(), 8192);
+    let map = sys::Map::of(&File::open(Path::new(&path)).unwrap(), 8192).unwrap();
     println!("first look: {}", char::from(map.look(4096)));
     std::io::stdin().read_line(&mut String::new()).unwrap();
     println!("second look: {}", char::from(map.look(4096)));
