@@ -106,11 +106,12 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
         taken,
     } = prepared;
     let keys = CalloutKeys::new(manifest.volume(), manifest.scope(), &lower);
-    let volume = VolumeFs::new(
+    let volume = VolumeFs::with_caching(
         lower_root,
         manifest.volume(),
         manifest.scope(),
         Arc::new(keys.clone()),
+        options.caching,
     )
     .map_err(system("lower folder"))?;
     let about = BTreeMap::from([

@@ -1,8 +1,3 @@
-//! tests
-mod daemon;
-mod isolated;
-mod locking;
-mod mounting;
-mod parking;
-mod sys;
-mod volume;
+//! The filesystem, mounted for real: each test in mount, network and pid namespaces of its own.
+
+mod served;

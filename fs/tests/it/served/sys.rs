@@ -8,13 +8,16 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 /// The beginning of a file, mapped for reading until the process ends.
+#[derive(Debug)]
 pub(crate) struct Map {
     at: NonNull<u8>,
     len: usize,
 }
 
 impl Map {
-    pub(crate) fn of(file: &File, len: usize) -> Self {
+    /// # Errors
+    /// Those of mmap(2).
+    pub(crate) fn of(file: &File, len: usize) -> nix::Result<Self> {
         let size = NonZeroUsize::new(len).unwrap();
         // SAFETY: a new mapping at a place that the kernel chooses; nothing else refers to it.
         let at = unsafe {
@@ -27,10 +30,10 @@ impl Map {
                 0,
             )
         };
-        Self {
-            at: at.unwrap().cast(),
+        Ok(Self {
+            at: at?.cast(),
             len,
-        }
+        })
     }
 
     /// The byte at `offset`, from the page as it is now.

@@ -8,12 +8,14 @@ use std::process::{Command, Stdio};
 
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::Daemon;
+use super::daemon::Daemon;
+use super::sys;
+use super::volume::{Volume, refusal, wait_until};
 use crate::isolated;
-use crate::volume::{Volume, refusal, wait_until};
 
 #[test]
 fn the_command_returns_when_the_mount_answers_and_umount_ends_the_process() {
@@ -183,6 +185,21 @@ fn a_read_only_mount_refuses_writes_and_leaves_the_lower_folder_alone() {
     let refused = fs::write(volume.path("file"), "other").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
     run("umount", &[volume.mountpoint.to_str().unwrap()]);
+}
+
+#[test]
+fn with_direct_io_the_kernel_keeps_no_pages_to_map() {
+    isolated!();
+    let volume = Volume::make();
+    let _mounted = volume.mount_with("direct_io");
+    let mut daemon = Daemon::start(&volume.key_file());
+    daemon.unlock();
+    volume.wait_unlocked();
+    let path = volume.path("file");
+    fs::write(&path, vec![b'x'; 100_000]).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), vec![b'x'; 100_000]);
+    let file = fs::File::open(&path).unwrap();
+    assert_eq!(sys::Map::of(&file, 4096).err(), Some(Errno::ENODEV));
 }
 
 #[test]

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{Daemon, Unwraps};
+use super::daemon::{Daemon, Unwraps};
+use super::volume::{Mounted, Volume};
 use crate::isolated;
-use crate::volume::{Mounted, Volume};
 
 /// The promise: `EINTR` within this.
 const SOON: Duration = Duration::from_millis(200);

@@ -20,7 +20,9 @@ pub(crate) enum Place {
 #[macro_export]
 macro_rules! isolated {
     () => {
-        if $crate::isolated::run($crate::test_name!()) == $crate::isolated::Place::Outside {
+        if $crate::served::isolated::run($crate::test_name!())
+            == $crate::served::isolated::Place::Outside
+        {
             return;
         }
     };

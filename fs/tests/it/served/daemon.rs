@@ -7,6 +7,8 @@
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -48,16 +50,35 @@ pub(crate) enum Unwraps {
 }
 
 impl Daemon {
-    /// Starts one as `uid`, that has the key in `key_file`, with the volume locked.
+    /// Starts one that has the key in `key_file`, with the volume locked.
     pub(crate) fn start(key_file: &Path) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
+        Self::run(Command::new(env::current_exe().unwrap()), key_file)
+    }
+
+    /// The same as `uid`. The test's program is copied to where every uid may run it.
+    pub(crate) fn start_as(uid: u32, key_file: &Path) -> Self {
+        let program = Path::new("/run/claviger-test-daemon");
+        if !program.exists() {
+            fs::copy(env::current_exe().unwrap(), program).unwrap();
+        }
+        let runtime = PathBuf::from(format!("/run/user-{uid}"));
+        fs::create_dir_all(&runtime).unwrap();
+        chown(&runtime, Some(uid), Some(uid)).unwrap();
+        let mut command = Command::new(program);
+        command.uid(uid).gid(uid).env("XDG_RUNTIME_DIR", runtime);
+        Self::run(command, key_file)
+    }
+
+    fn run(mut command: Command, key_file: &Path) -> Self {
+        let mut child = command
             .args([
                 "--exact",
-                "daemon::is_the_daemon",
+                "served::daemon::is_the_daemon",
                 "--nocapture",
                 "--ignored",
             ])
             .env(KEY_FILE, key_file)
+            .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -165,15 +186,16 @@ impl Keys {
         }
         let key = self.epoch_key();
         match request {
-            KeyRequest::Names { .. } => Ok(KeyReply::Names {
-                current: Epoch::FIRST,
-                minimum: Epoch::FIRST,
-                scope: Scope::Volume,
-                keys: vec![(
-                    Epoch::FIRST,
-                    Secret::new(key.names_key(self.volume).expose().to_vec()),
-                )],
-            }),
+            KeyRequest::Names { .. } => {
+                say("names");
+                let names_key = Secret::new(key.names_key(self.volume).expose().to_vec());
+                Ok(KeyReply::Names {
+                    current: Epoch::FIRST,
+                    minimum: Epoch::FIRST,
+                    scope: Scope::Volume,
+                    keys: vec![(Epoch::FIRST, names_key)],
+                })
+            }
             KeyRequest::Fresh { count, .. } => {
                 say(&format!("fresh {count}"));
                 let fresh = |_| {

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use claviger_vault::dir::{Location, Record};
-use claviger_vault::ids::Scope;
-use claviger_vault::manifest::{Manifest, Recipient, RecipientKind, ToWrap, Wrap};
+use claviger_vault::ids::{Scope, VolumeId};
+use claviger_vault::manifest::{self, Manifest, Recipient, RecipientKind, ToWrap, Wrap};
 use claviger_vault::names::NamesKeys;
 
-use crate::daemon::{Daemon, PATIENCE, write_key_file};
+use super::daemon::{Daemon, PATIENCE, write_key_file};
 
 /// An empty volume, and a mountpoint beside it.
 pub(crate) struct Volume {
@@ -26,6 +26,7 @@ pub(crate) struct Volume {
 pub(crate) struct Mounted {
     pub(crate) child: Child,
     mountpoint: PathBuf,
+    log: PathBuf,
 }
 
 impl Volume {
@@ -41,6 +42,11 @@ impl Volume {
         fs::create_dir(&volume.mountpoint).unwrap();
         volume.init();
         volume
+    }
+
+    pub(crate) fn id(&self) -> VolumeId {
+        let loaded = manifest::load(fs::File::open(&self.lower).unwrap()).unwrap();
+        loaded.manifest.claims().volume()
     }
 
     pub(crate) fn key_file(&self) -> PathBuf {
@@ -59,15 +65,22 @@ impl Volume {
 
     /// Mounts in the foreground and waits until that answers.
     pub(crate) fn mount(&self) -> Mounted {
+        self.mount_with("defaults")
+    }
+
+    pub(crate) fn mount_with(&self, options: &str) -> Mounted {
+        let log = self.root.path().join("fs.log");
         let child = self
             .command()
-            .arg("-f")
+            .args(["-f", "-o", options])
             .stdin(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
         let mounted = Mounted {
             child,
             mountpoint: self.mountpoint.clone(),
+            log,
         };
         wait_until("mounted", || self.is_mounted());
         mounted
@@ -116,6 +129,12 @@ impl Volume {
 }
 
 impl Mounted {
+    /// Waits until the server has logged `text`.
+    pub(crate) fn wait_logged(&self, text: &str) {
+        let log = || fs::read_to_string(&self.log).unwrap_or_default();
+        wait_until(&format!("logged: {text}"), || log().contains(text));
+    }
+
     /// Waits for the process to end.
     pub(crate) fn wait(mut self) -> std::process::ExitStatus {
         wait_until("ended", || self.child.try_wait().unwrap().is_some());
@@ -128,6 +147,7 @@ impl Drop for Mounted {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = nix::mount::umount2(&self.mountpoint, nix::mount::MntFlags::MNT_DETACH);
+        eprint!("{}", fs::read_to_string(&self.log).unwrap_or_default());
     }
 }
 

@@ -7,9 +7,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::daemon::Daemon;
-use crate::volume::{Volume, wait_until};
-use crate::{isolated, sys};
+use super::daemon::Daemon;
+use super::sys;
+use super::volume::{Volume, wait_until};
+use crate::isolated;
 
 /// Tells the map helper which file.
 const MAPS: &str = "CLAVIGER_TEST_MAPS";
@@ -85,7 +86,7 @@ fn a_program_that_has_a_file_mapped_gets_sigbus_after_the_lock() {
     let mut program = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "locking::maps_a_file",
+            "served::locking::maps_a_file",
             "--nocapture",
             "--ignored",
         ])
@@ -185,7 +186,7 @@ fn maps_a_file() {
     let Ok(path) = std::env::var(MAPS) else {
         return;
     };
-    let map = sys::Map::of(&File::open(Path::new(&path)).unwrap(), 8192);
+    let map = sys::Map::of(&File::open(Path::new(&path)).unwrap(), 8192).unwrap();
     println!("first look: {}", char::from(map.look(4096)));
     std::io::stdin().read_line(&mut String::new()).unwrap();
     println!("second look: {}", char::from(map.look(4096)));
