@@ -56,8 +56,10 @@ pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> std::io::Result<()
             let daemon = daemon.clone();
             let serve = move || {
                 let _place = place;
-                if let Err(error) = connection(&daemon, stream) {
-                    tracing::warn!(%error, "control connection dropped");
+                match connection(&daemon, stream) {
+                    // Somebody looked whether the daemon is there.
+                    Ok(()) | Err(ConversationError::Closed) => {}
+                    Err(error) => tracing::warn!(%error, "control connection dropped"),
                 }
             };
             if let Err(error) = thread::Builder::new().name("control".into()).spawn(serve) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use claviger_pki::host::{HostConfig, ModuleHost};
 use claviger_pki::module::{Key, ModuleError, Token};
+use claviger_pki::p11_modules::Folders;
 use claviger_protocol::control::ModuleStatus;
 use claviger_protocol::{Failure, paths};
 
@@ -28,6 +29,8 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Modules {
     hosts: BTreeMap<String, Vec<Arc<ModuleHost>>>,
+    /// Whether the PKCS#11 libraries are those that somebody named, not whatever is installed.
+    libraries_named: bool,
     /// Which host had what a locator names, the last time.
     had: Mutex<HashMap<String, Arc<ModuleHost>>>,
 }
@@ -79,6 +82,7 @@ impl Modules {
         }
         Self {
             hosts,
+            libraries_named: matches!(config.pkcs11_libraries, Libraries::Named(_)),
             had: Mutex::default(),
         }
     }
@@ -146,6 +150,10 @@ impl Modules {
                     tokens.extend(found.into_iter().map(|token| (host.name().into(), token)))
                 }
                 Err(ModuleError::Absent(_)) => {}
+                // Nobody asked for this one: SoftHSM, say, installed and without a single token.
+                Err(error) if host.name() == PKCS11 && !self.libraries_named => {
+                    tracing::info!(%error, "an installed PKCS#11 library does not work");
+                }
                 Err(error) => failures.push(failure::of_module(host.name(), error)),
             }
         }
@@ -244,9 +252,30 @@ fn no_host(module: &str) -> HostError {
     }
 }
 
-/// The PKCS#11 libraries of this machine.
+/// The PKCS#11 libraries of this machine: those that p11-kit's `*.module` files name.
 fn installed_libraries() -> Vec<PathBuf> {
-    ["/usr/lib/softhsm/libsofthsm2.so"]
-        .map(PathBuf::from)
-        .into()
+    let (registered, skipped) = Folders::default().registered();
+    for skipped in skipped {
+        tracing::info!(%skipped, "PKCS#11 library left out");
+    }
+    if registered.is_empty() {
+        let known = KNOWN_LIBRARIES.iter().map(PathBuf::from);
+        return known.filter(|library| library.exists()).collect();
+    }
+    registered
+        .into_iter()
+        .map(|registered| registered.library)
+        .collect()
 }
+
+/// Where distributions put the libraries that most people have, for machines without p11-kit.
+const KNOWN_LIBRARIES: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu/opensc-pkcs11.so",
+    "/usr/lib/aarch64-linux-gnu/opensc-pkcs11.so",
+    "/usr/lib64/opensc-pkcs11.so",
+    "/usr/lib/opensc-pkcs11.so",
+    "/usr/lib/x86_64-linux-gnu/libykcs11.so.2",
+    "/usr/lib64/libykcs11.so.2",
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm.so",
+];

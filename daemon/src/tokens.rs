@@ -227,7 +227,11 @@ impl Tokens {
         };
         let Some(file) = &located.pin_file else {
             let pin = self.ask(host.name(), token, state, last, request)?;
-            return self.send(host, &located.locator, pin, &request.wait);
+            let locator = match last {
+                LastTry::Yes => agreed_to_final_try(host.name(), &located.locator),
+                LastTry::No => located.locator.clone(),
+            };
+            return self.send(host, &locator, pin, &request.wait);
         };
         if last == LastTry::Yes {
             return Err(blocked(token));
@@ -319,6 +323,15 @@ impl Tokens {
 enum LastTry {
     Yes,
     No,
+}
+
+/// Tells the PKCS#11 module that the person was told and wants it; it refuses by itself otherwise.
+fn agreed_to_final_try(module: &str, locator: &Locator) -> Locator {
+    if module != PKCS11 {
+        return locator.clone();
+    }
+    let mark = if locator.0.contains('?') { '&' } else { '?' };
+    Locator(format!("{}{mark}final-try=allow", locator.0))
 }
 
 impl From<TokenError> for Failure {

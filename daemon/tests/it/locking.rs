@@ -1,0 +1,130 @@
+//! After a lock nothing is left.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use claviger_protocol::Failure;
+use claviger_protocol::control::{Command, LockTarget, Recovery, Reply, UnlockWith};
+use claviger_protocol::keys::{KeyEvent, KeyReply, KeyRequest};
+use claviger_vault::ids::Scope;
+
+use crate::harness::{Daemon, PIN, user_test};
+
+user_test! {
+    fn after_a_lock_neither_the_daemon_nor_a_module_has_a_key_or_pin_in_memory(user) {
+        let (daemon, card) = user.with_card();
+        let key_file = user.software_key();
+        let (dir, volume, _) =
+            user.cli().init("Private", Scope::Volume, &[&card, &key_file], Recovery::None);
+        let cli = user.cli();
+        cli.unlock(&dir, UnlockWith::Key(claviger_protocol::control::KeyRef::Id(card.key_id.clone())))
+            .unwrap();
+        // Secrets that the daemon has handled, known to the test: a FEK and a names key.
+        let mount = user.mount(volume);
+        let fek = mount.fresh().fek;
+        mount.unwrap(&mount.fresh().header).unwrap();
+        let reply = mount.ask(&KeyRequest::Names { volume, lower_root: Vec::new() });
+        let KeyReply::Names { keys, .. } = reply else { panic!("{reply:?}") };
+        let names_key = &keys[0].1;
+        drop(mount);
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+
+        let planted = [
+            ("the PIN", PIN.as_bytes()),
+            ("a FEK", fek.expose()),
+            ("a names key", names_key.expose()),
+        ];
+        let modules = daemon.children();
+        assert!(!modules.is_empty());
+        user.as_root(|| {
+            for pid in modules.into_iter().chain([daemon.pid()]) {
+                let memory = Daemon::memory_of(pid);
+                for (what, secret) in planted {
+                    let found = memory.iter().any(|area| {
+                        area.windows(secret.len()).any(|window| window == secret)
+                    });
+                    let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+                    assert!(!found, "{what} is in the memory of {program}");
+                }
+            }
+        });
+    }
+}
+
+user_test! {
+    fn a_lock_waits_for_the_mount_to_say_that_it_has_dropped_its_keys(user) {
+        let _daemon = user.start();
+        let key = user.software_key();
+        let (dir, volume, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let mount = user.mount(volume);
+        let header = mount.fresh().header;
+        let said_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let locked = scope.spawn(|| {
+                let reply = user.cli().run(Command::Lock(LockTarget::Volume(dir.clone())));
+                assert!(said_done.load(Ordering::SeqCst), "it did not wait");
+                reply
+            });
+            mount.wait_event(KeyEvent::Lock { volume });
+            // The keys are gone before the mount has done anything.
+            assert_eq!(mount.unwrap(&header).unwrap_err(), Failure::Locked);
+            said_done.store(true, Ordering::SeqCst);
+            let lost = vec![b"half-written".to_vec()];
+            mount.ask(&KeyRequest::LockDone { volume, lost });
+            let Reply::Locked { volumes, lost } = locked.join().unwrap().unwrap() else { panic!() };
+            assert_eq!((volumes, lost), (vec![volume], vec!["half-written".to_owned()]));
+        });
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        mount.wait_event(KeyEvent::Unlocked { volume });
+        mount.unwrap(&header).unwrap();
+    }
+}
+
+user_test! {
+    fn a_volume_is_locked_by_its_mount_point_too(user) {
+        let _daemon = user.start();
+        let key = user.software_key();
+        let (dir, volume, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let mount = user.mount(volume);
+        thread::scope(|scope| {
+            let lock = || user.cli().run(Command::Lock(LockTarget::Volume("/mnt".into())));
+            let locked = scope.spawn(lock);
+            mount.wait_event(KeyEvent::Lock { volume });
+            mount.ask(&KeyRequest::LockDone { volume, lost: Vec::new() });
+            let Reply::Locked { volumes, .. } = locked.join().unwrap().unwrap() else { panic!() };
+            assert_eq!(volumes, [volume]);
+        });
+    }
+}
+
+user_test! {
+    fn status_tells_what_is_open_by_which_key_and_where_it_is_mounted(user) {
+        let daemon = user.start();
+        let key = user.software_key();
+        let (dir, volume, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        let status = || match user.cli().run(Command::Status).unwrap() {
+            Reply::Status(status) => status,
+            other => panic!("{other:?}"),
+        };
+        let mount = user.mount(volume);
+        let locked = status();
+        assert_eq!(locked.daemon_pid, daemon.pid());
+        assert_eq!(locked.auth_toks, "keyring");
+        assert!(!locked.volumes[0].unlocked);
+        assert_eq!(locked.volumes[0].mounts[0].mountpoint, "/mnt");
+
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let open = status();
+        let [shown] = open.volumes.as_slice() else { panic!("{open:?}") };
+        assert!(shown.unlocked);
+        assert_eq!(shown.dir, dir.to_str().unwrap());
+        assert_eq!(shown.opened_by.as_ref().unwrap().label, "file key");
+        assert_eq!(shown.mounts[0].carrier, "netlink");
+        assert_eq!(open.modules[0].module, "openssl");
+        assert!(daemon.children().contains(&open.modules[0].pid));
+        drop(mount);
+    }
+}

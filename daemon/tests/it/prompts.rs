@@ -1,0 +1,181 @@
+//! Who is asked, and what happens if there is nobody.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use claviger_protocol::Failure;
+use claviger_protocol::control::{
+    Command, FromDaemon, KeyRef, PromptPlace, Recovery, Reply, UnlockWith,
+};
+use claviger_vault::ids::{Scope, VolumeId};
+
+use crate::harness::{Cli, Mount, PIN, User, user_test};
+
+/// A strict volume that was unlocked by its recovery key's companion, the token being logged out: the
+/// next open of a file needs the PIN.
+fn cold_file(user: &User, cli: &Cli<'_>) -> (Mount, Vec<u8>, VolumeId) {
+    user.make_token("card");
+    let key = cli.generate_in_token("card");
+    let (dir, volume, _) = cli.init("Strict", Scope::File, &[&key], Recovery::None);
+    cli.unlock(&dir, UnlockWith::AnyKey).unwrap();
+    let mount = user.mount(volume);
+    let header = mount.fresh().header;
+    mount.unwrap(&header).unwrap();
+    (mount, header, volume)
+}
+
+/// Ends the module, and with it the login.
+fn pull_and_put_back(cli: &Cli<'_>) {
+    let Reply::Status(status) = cli.run(Command::Status).unwrap() else {
+        panic!()
+    };
+    let module = status
+        .modules
+        .iter()
+        .find(|module| module.module == "pkcs11")
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(module.pid.try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    crate::harness::until("the module has gone", || {
+        let Reply::Status(status) = cli.run(Command::Status).unwrap() else {
+            panic!()
+        };
+        status
+            .modules
+            .iter()
+            .all(|running| running.pid != module.pid)
+    });
+}
+
+user_test! {
+    fn an_attached_cli_is_asked_for_what_a_filesystem_needs(user) {
+        let _daemon = user.start();
+        let cli = user.cli();
+        let (mount, header, volume) = cold_file(user, &cli);
+        pull_and_put_back(&cli);
+        let mut attached = cli.connect(Command::Attach);
+        thread::scope(|scope| {
+            let opened = scope.spawn(|| mount.unwrap(&header));
+            let FromDaemon::Prompt(prompt) = attached.receive().unwrap() else { panic!() };
+            assert!(prompt.text.contains("to open a file of volume"), "{}", prompt.text);
+            assert!(prompt.text.contains(&volume.to_string()), "{}", prompt.text);
+            assert!(prompt.text.contains("(process "), "{}", prompt.text);
+            cli.reply(&mut attached, &prompt);
+            opened.join().unwrap().unwrap();
+        });
+    }
+}
+
+user_test! {
+    fn sixteen_opens_at_once_ask_for_one_pin(user) {
+        let _daemon = user.start();
+        let cli = user.cli();
+        let (mount, header, _) = cold_file(user, &cli);
+        pull_and_put_back(&cli);
+        let mut attached = cli.connect(Command::Attach);
+        thread::scope(|scope| {
+            let opened: Vec<_> = (0..16).map(|_| scope.spawn(|| mount.unwrap(&header))).collect();
+            let FromDaemon::Prompt(prompt) = attached.receive().unwrap() else { panic!() };
+            cli.reply(&mut attached, &prompt);
+            for opened in opened {
+                opened.join().unwrap().unwrap();
+            }
+        });
+        // Had a second prompt been sent, it would be the next thing here.
+        drop(mount);
+        attached.stream().set_nonblocking(true).unwrap();
+        assert!(attached.receive::<FromDaemon>().is_err());
+    }
+}
+
+user_test! {
+    fn with_nobody_to_ask_a_cold_access_fails_at_once_and_says_what_to_type(user) {
+        let _daemon = user.start();
+        let cli = user.cli();
+        let (mount, header, _) = cold_file(user, &cli);
+        pull_and_put_back(&cli);
+        let begun = Instant::now();
+        let refused = mount.unwrap(&header).unwrap_err();
+        assert!(matches!(refused, Failure::NobodyToAsk { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("claviger unlock"), "{refused}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+}
+
+user_test! {
+    fn pinentry_appears_on_the_terminal_that_a_cli_call_named(user) {
+        let program = user.home.join("pinentry");
+        let log = user.home.join("pinentry.log");
+        let script = format!(
+            "#!/bin/sh\necho OK\nwhile read -r word rest; do echo \"$word $rest\" >> {}\n\
+             case $word in GETPIN) echo 'D {PIN}';; BYE) exit;; esac; echo OK; done\n",
+            log.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        user.configure(&format!(
+            "[pkcs11]\nlibraries = ['/usr/lib/softhsm/libsofthsm2.so']\n[prompts]\npinentry = '{}'\n",
+            program.display()
+        ));
+        let _daemon = user.start();
+        let mut cli = user.cli();
+        cli.place = PromptPlace { tty: Some("/dev/pts/77".into()), ..PromptPlace::default() };
+        let (mount, header, volume) = cold_file(user, &cli);
+        pull_and_put_back(&cli);
+        mount.unwrap(&header).unwrap();
+        let log = fs::read_to_string(log).unwrap();
+        assert!(log.contains("OPTION ttyname=/dev/pts/77"), "{log}");
+        assert!(log.contains(&volume.to_string()), "{log}");
+    }
+}
+
+user_test! {
+    fn a_pin_source_answers_for_a_person_and_a_refused_one_is_not_sent_again(user) {
+        user.make_token("card");
+        let _daemon = user.start();
+        let silent = user.cli().answering(|prompt| panic!("asked: {}", prompt.text));
+        user.cli().generate_in_token("card");
+        let Reply::Keys(keys) = user.cli().run(Command::KeyList).unwrap() else { panic!() };
+        let pin_file = user.home.join("pin");
+        let write_pin = |pin: &str| {
+            fs::write(&pin_file, pin).unwrap();
+            fs::set_permissions(&pin_file, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        write_pin(PIN);
+        user.cli().run(Command::KeyRemove { key: KeyRef::Id(keys[0].key_id.clone()) }).unwrap();
+        let uri = format!("{}?pin-source=file:{}", keys[0].locator, pin_file.display());
+        let add = Command::KeyAdd { key: KeyRef::Uri(uri), label: None };
+        let Reply::Key(key) = silent.run(add).unwrap() else { panic!() };
+        let (dir, _, _) = silent.init("Private", Scope::Volume, &[&key], Recovery::None);
+        pull_and_put_back(&silent);
+
+        write_pin("wrong-pin");
+        let refused = silent.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(refused, Failure::PinWrong { .. }), "{refused:?}");
+        let not_sent = silent.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(not_sent.to_string().contains("has not changed since"), "{not_sent}");
+        write_pin(PIN);
+        silent.unlock(&dir, UnlockWith::AnyKey).unwrap();
+    }
+}
+
+user_test! {
+    fn a_cli_that_goes_away_calls_its_command_off(user) {
+        let _daemon = user.start();
+        let cli = user.cli();
+        user.make_token("card");
+        let key = cli.generate_in_token("card");
+        let (dir, _, _) = cli.init("Private", Scope::Volume, &[&key], Recovery::None);
+        pull_and_put_back(&cli);
+        let order = Command::Unlock { dir: dir.clone(), with: UnlockWith::AnyKey };
+        let mut asked = cli.connect(order);
+        let FromDaemon::Prompt(_) = asked.receive().unwrap() else { panic!() };
+        drop(asked);
+        crate::harness::until("the failure is in the audit log", || {
+            user.audited("unlock").iter().any(|line| line["result"] != "ok")
+        });
+        cli.unlock(&dir, UnlockWith::AnyKey).unwrap();
+    }
+}

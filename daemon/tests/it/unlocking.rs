@@ -1,0 +1,156 @@
+//! From a locked volume to its keys.
+
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use claviger_protocol::Failure;
+use claviger_protocol::control::{
+    Command, FromDaemon, LockTarget, NewRecipient, Recovery, Reply, UnlockWith,
+};
+use claviger_vault::ids::Scope;
+
+use crate::harness::{PIN, user_test};
+
+user_test! {
+    fn a_volume_opens_with_the_pin_of_the_token_that_holds_its_key(user) {
+        let (_daemon, key) = user.with_card();
+        let (dir, volume, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        // Key generation logged in to the token; a lock of the last volume logs out.
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+
+        let prompts = Mutex::new(Vec::new());
+        let cli = user.cli().answering(|prompt| {
+            prompts.lock().unwrap().push(prompt.text.clone());
+            Some(PIN.into())
+        });
+        let Reply::Unlocked { volume: unlocked, by, .. } =
+            cli.unlock(&dir, UnlockWith::AnyKey).unwrap() else { panic!() };
+        assert_eq!(unlocked, volume);
+        assert_eq!(by.unwrap().key_id, key.key_id);
+        let prompts = prompts.lock().unwrap();
+        let [text] = prompts.as_slice() else { panic!("{prompts:?}") };
+        assert!(text.starts_with("PIN of token \"card\""), "{text}");
+        assert!(text.contains(dir.to_str().unwrap()) && text.contains(&volume.to_string()), "{text}");
+        assert!(!text.contains("UNKNOWN"), "{text}");
+    }
+}
+
+user_test! {
+    fn a_volume_that_this_machine_has_not_seen_is_named_as_unknown_before_the_pin(user) {
+        let (_daemon, key) = user.with_card();
+        let (dir, _, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+        fs::remove_file(user.home.join("state/claviger/known_volumes")).unwrap();
+        let cli = user.cli().answering(|prompt| {
+            assert!(prompt.text.contains("UNKNOWN VOLUME"), "{}", prompt.text);
+            None
+        });
+        assert_eq!(cli.unlock(&dir, UnlockWith::AnyKey).unwrap_err(), Failure::Declined);
+    }
+}
+
+user_test! {
+    fn of_two_who_unlock_at_once_one_is_asked(user) {
+        let (_daemon, key) = user.with_card();
+        let (dir, _, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+        let order = || Command::Unlock { dir: dir.clone(), with: UnlockWith::AnyKey };
+
+        // The first is being asked before the second comes; the second is never asked.
+        let first = user.cli();
+        let mut asked = first.connect(order());
+        let FromDaemon::Prompt(prompt) = asked.receive().unwrap() else { panic!() };
+        let second_prompts = AtomicU32::new(0);
+        thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let cli = user.cli().answering(|_| {
+                    second_prompts.fetch_add(1, Ordering::SeqCst);
+                    None
+                });
+                cli.run(order())
+            });
+            first.reply(&mut asked, &prompt);
+            let FromDaemon::Done(Ok(Reply::Unlocked { .. })) = asked.receive().unwrap() else {
+                panic!()
+            };
+            let Ok(Reply::Unlocked { .. }) = second.join().unwrap() else { panic!() };
+        });
+        assert_eq!(second_prompts.load(Ordering::SeqCst), 0);
+        assert_eq!(user.audited("unlock").len(), 1);
+    }
+}
+
+user_test! {
+    fn a_pin_that_the_token_refused_is_asked_for_anew_and_told_about(user) {
+        let (_daemon, key) = user.with_card();
+        let (dir, _, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+        let wrong = user.cli().answering(|_| Some("wrong-pin".into()));
+        let refused = wrong.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(refused, Failure::PinWrong { .. }), "{refused:?}");
+        let Reply::Unlocked { by, .. } =
+            user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap() else { panic!() };
+        assert!(by.is_some());
+    }
+}
+
+user_test! {
+    fn the_recovery_key_opens_a_volume_whose_token_is_gone(user) {
+        let (daemon, key) = user.with_card();
+        let (dir, volume, recovery) =
+            user.cli().init("Private", Scope::Volume, &[&key], Recovery::Make);
+        drop(daemon);
+        fs::rename(user.home.join("tokens"), user.home.join("pulled")).unwrap();
+        fs::create_dir(user.home.join("tokens")).unwrap();
+        let _daemon = user.start();
+
+        let absent = user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(absent, Failure::TokenAbsent { .. }), "{absent:?}");
+        let with = UnlockWith::RecoveryKey(recovery.unwrap());
+        let Reply::Unlocked { volume: unlocked, by, .. } =
+            user.cli().unlock(&dir, with).unwrap() else { panic!() };
+        assert_eq!((unlocked, by.unwrap().kind.as_str()), (volume, "recovery"));
+    }
+}
+
+user_test! {
+    fn an_older_manifest_put_back_is_refused_before_anybody_is_asked(user) {
+        let (_daemon, key) = user.with_card();
+        let (dir, _, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        let manifest = dir.join(".claviger/volume.toml");
+        let old = fs::read(&manifest).unwrap();
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let recipient = NewRecipient::Recovery;
+        user.cli().run(Command::RecipientAdd { dir: dir.clone(), recipient }).unwrap();
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+
+        fs::write(&manifest, old).unwrap();
+        let cli = user.cli().answering(|prompt| panic!("asked: {}", prompt.text));
+        let refused = cli.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(refused, Failure::Identity(_)), "{refused:?}");
+    }
+}
+
+user_test! {
+    fn a_manifest_changed_without_the_volumes_key_is_refused(user) {
+        let (_daemon, key) = user.with_card();
+        let (dir, _, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        let manifest = dir.join(".claviger/volume.toml");
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replace("card key", "Card key")).unwrap();
+        let refused = user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(refused, Failure::Integrity(_)), "{refused:?}");
+    }
+}
+
+user_test! {
+    fn a_folder_without_a_volume_is_not_found(user) {
+        let _daemon = user.start();
+        let missing = user.cli().unlock(&user.home.join("nothing"), UnlockWith::AnyKey);
+        assert!(matches!(missing, Err(Failure::NotFound(_))), "{missing:?}");
+        let empty = user.cli().unlock(&user.home.join("state"), UnlockWith::AnyKey);
+        assert!(matches!(empty, Err(Failure::NotFound(_))), "{empty:?}");
+    }
+}
