@@ -11,12 +11,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use claviger_callout::{CarrierKind, Observer};
 use claviger_protocol::Failure;
 use claviger_protocol::keys::KeyEvent;
 use claviger_vault::names::NamesKeys;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::callout_keys::CalloutKeys;
 use crate::lock::Lockable;
@@ -51,7 +52,12 @@ pub struct Listener {
 pub struct Keeper {
     notes: Sender<Note>,
     thread: Option<JoinHandle<()>>,
+    /// Closed by the other end once a daemon has said whether the volume is unlocked.
+    answered: Receiver<Never>,
 }
+
+/// What is never sent.
+enum Never {}
 
 /// What [`listen`] leaves for [`Keeper::start`].
 pub struct Notes {
@@ -76,11 +82,13 @@ impl Keeper {
     /// If the thread cannot be started.
     pub fn start(mount: Lockable, notes: Notes) -> io::Result<Self> {
         let Notes { sender, receiver } = notes;
+        let (unanswered, answered) = bounded(0);
         let state = State {
             mount,
             notes: sender.clone(),
             unlocked: BTreeSet::new(),
             locks: 0,
+            unanswered: Some(unanswered),
         };
         let thread = thread::Builder::new()
             .name("keeper".into())
@@ -88,7 +96,15 @@ impl Keeper {
         Ok(Self {
             notes: sender,
             thread: Some(thread),
+            answered,
         })
+    }
+
+    /// Waits until a daemon has said whether the volume is unlocked, at most `patience`: what mounts an
+    /// unlocked volume may then use it at once.
+    pub fn wait_for_daemon(&self, patience: Duration) {
+        // Whether it has answered or time is up, the mount goes on.
+        let _ = self.answered.recv_timeout(patience);
     }
 }
 
@@ -153,6 +169,8 @@ struct State {
     /// Whose daemons have given names keys since their last lock.
     unlocked: BTreeSet<u32>,
     locks: u64,
+    /// Dropped at the first answer of a daemon.
+    unanswered: Option<Sender<Never>>,
 }
 
 impl State {
@@ -185,15 +203,16 @@ impl State {
     fn names_came(&mut self, question: Question, outcome: Result<NamesKeys, Failure>) {
         let Question { uid, attempt, .. } = question;
         match outcome {
-            Ok(_) if question.locks != self.locks => self.ask_names(uid, 1),
+            Ok(_) if question.locks != self.locks => return self.ask_names(uid, 1),
             Ok(names) => self.adopt(uid, names),
             // It will say when it is unlocked.
             Err(Failure::Locked | Failure::NoDaemon { .. }) => (),
             Err(Failure::TimedOut { .. } | Failure::Busy(_)) if attempt < ATTEMPTS => {
-                self.ask_names(uid, attempt + 1);
+                return self.ask_names(uid, attempt + 1);
             }
             Err(failure) => tracing::warn!(uid, %failure, "no names keys"),
         }
+        self.unanswered = None;
     }
 
     fn adopt(&mut self, uid: u32, names: NamesKeys) {

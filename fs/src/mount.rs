@@ -33,6 +33,9 @@ use crate::options::{Audience, Options};
 use crate::watch::Watch;
 use crate::writer::{TakeError, Taken, Use};
 
+/// How long a mount waits to hear from a daemon before it counts as mounted all the same, locked.
+const DAEMON_GREETING: Duration = Duration::from_secs(1);
+
 /// After a signal, how long programs may keep files of a busy mount open.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -140,6 +143,7 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     fs::metadata(&mountpoint).map_err(system("the mount does not answer"))?;
     unmount_on_signal(signals, mounted, mountpoint.clone()).map_err(system("thread"))?;
     attached.stays();
+    keeper.wait_for_daemon(DAEMON_GREETING);
     tracing::info!(mountpoint = %mountpoint.display(), volume = %manifest.volume(), "mounted");
     ready();
 
