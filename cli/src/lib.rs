@@ -1,1 +1,16 @@
-//! claviger-cli
+//! `claviger`: what people type. It asks, shows and starts; what it asks for is done elsewhere.
+
+pub mod args;
+mod asking;
+mod command;
+mod daemon;
+mod failed;
+mod key_ref;
+mod place;
+mod print;
+mod prompter;
+mod sys;
+mod volume;
+
+pub use command::run;
+pub use failed::Failed;

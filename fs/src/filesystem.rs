@@ -24,6 +24,7 @@ use crate::handles::Handles;
 use crate::inode::{Inode, Inodes, Place};
 use crate::keys::KeySource;
 use crate::open::Handle;
+use crate::options::Caching;
 use crate::park::Park;
 use crate::readdir::Listing;
 use crate::unsynced::Unsynced;
@@ -38,6 +39,7 @@ pub struct VolumeFs {
     pub(crate) lower_device: u64,
     pub(crate) volume: VolumeId,
     pub(crate) scope: Scope,
+    pub(crate) caching: Caching,
     pub(crate) keys: Arc<dyn KeySource>,
     pub(crate) ownership: Ownership,
     pub(crate) inodes: Inodes,
@@ -64,7 +66,8 @@ pub(crate) struct Entry {
 }
 
 impl VolumeFs {
-    /// A filesystem over the lower root `lower`, a directory opened for reading.
+    /// A filesystem over the lower root `lower`, a directory opened for reading. The kernel keeps
+    /// decrypted pages in its page cache.
     ///
     /// # Errors
     /// Those of fstat(2).
@@ -74,12 +77,27 @@ impl VolumeFs {
         scope: Scope,
         keys: Arc<dyn KeySource>,
     ) -> Result<Arc<Self>, Errno> {
+        Self::with_caching(lower, volume, scope, keys, Caching::Kept)
+    }
+
+    /// The same, with a choice of what the kernel keeps.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn with_caching(
+        lower: OwnedFd,
+        volume: VolumeId,
+        scope: Scope,
+        keys: Arc<dyn KeySource>,
+        caching: Caching,
+    ) -> Result<Arc<Self>, Errno> {
         let stat = fstat(&lower)?;
         Ok(Arc::new(Self {
             lower,
             lower_device: stat.st_dev,
             volume,
             scope,
+            caching,
             keys,
             ownership: Ownership::of_process(),
             inodes: Inodes::new(stat.st_ino),

@@ -2,11 +2,18 @@
 //!
 //! [`filesystem::VolumeFs`] is the volume and its operations, [`fuse::Engine`] hands it to `fuser`.
 //! Keys come through [`keys::KeySource`]; openers that wait for one are in [`park::Park`].
+//!
+//! [`callout_keys::CalloutKeys`] gets the keys from the daemon of whoever asks; [`keeper`], [`lock`]
+//! and [`watch`] say when they come, go, or are waited for in vain. [`mount`] puts it all together.
 
+pub mod args;
+mod attach;
 mod attr;
 mod attributes;
+pub mod background;
 mod bound;
 mod caller;
+pub mod callout_keys;
 mod create;
 mod dircache;
 mod dirstream;
@@ -16,15 +23,25 @@ pub mod fuse;
 mod handles;
 mod inode;
 mod io;
+pub mod keeper;
+pub mod kernel;
 pub mod keys;
+mod kin;
+pub mod lock;
 mod lower;
+pub mod mount;
+pub mod mountpoint;
 mod open;
 mod opening;
+pub mod options;
 pub mod park;
+pub mod pool;
 mod readdir;
 mod remove;
 mod rename;
 mod sys;
 mod tree;
 mod unsynced;
+pub mod watch;
+pub mod writer;
 mod xattrs;

@@ -1,1 +1,43 @@
-//! claviger-hw-tests
+//! Stand-ins for hardware and people, for stories told end to end.
+//!
+//! A story runs as root in mount, network and pid namespaces of its own ([`story!`]), so that nothing
+//! is left behind even if it is killed. In them [`World`] makes users with homes and runtime folders;
+//! [`SoftHsm`] is a smartcard and [`Swtpm`] a TPM. The programs are those that cargo built beside the
+//! test.
+
+mod isolation;
+mod run;
+mod softhsm;
+mod swtpm;
+mod user;
+mod wait;
+mod world;
+
+pub use isolation::{Entered, enter, tell};
+pub use run::{Finished, Run};
+pub use softhsm::{PIN, SoftHsm};
+pub use swtpm::Swtpm;
+pub use user::User;
+pub use wait::wait_until;
+pub use world::World;
+
+/// Declares a test that runs in namespaces of its own.
+///
+/// ```ignore
+/// story! {
+///     /// The promise, as the documentation words it.
+///     fn a_card_opens_the_folder(world) { … }
+/// }
+/// ```
+#[macro_export]
+macro_rules! story {
+    ($(#[$meta:meta])* fn $name:ident($world:ident) $body:block) => {
+        $(#[$meta])*
+        #[test]
+        fn $name() {
+            fn body($world: &mut $crate::World) $body
+            let path = concat!(module_path!(), "::", stringify!($name));
+            $crate::tell(path, body);
+        }
+    };
+}

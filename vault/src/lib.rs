@@ -16,6 +16,7 @@ pub mod pin;
 mod replace;
 mod sealed;
 pub mod secret;
+pub mod stream;
 pub mod symlink;
 pub mod tree;
 pub mod xattr;

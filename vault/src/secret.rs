@@ -55,6 +55,11 @@ key_32! {
 }
 
 key_32! {
+    /// Encrypts one sealed stream; wrapped to each recipient in its header.
+    StreamKey
+}
+
+key_32! {
     /// Derived from an epoch key: encrypts and binds the names of that epoch's directories.
     NamesKey
 }

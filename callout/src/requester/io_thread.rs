@@ -353,6 +353,7 @@ impl IoThread {
         }
         tracing::info!(uid, carrier = %kind, "responder registered");
         shared.announce_registered();
+        shared.observer.process(uid, pid);
         shared.observer.registered(uid, kind);
     }
 

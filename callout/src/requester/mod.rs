@@ -85,6 +85,10 @@ pub trait Observer: Send + Sync {
     fn event(&self, _uid: u32, _body: &[u8]) {}
     /// A responder of `uid` registered; if there was one, it is replaced.
     fn registered(&self, _uid: u32, _kind: CarrierKind) {}
+    /// Told before [`Self::registered`]: the process of the responder, as the kernel says. A hint for
+    /// looking at it, never a reason to allow anything: netlink does not translate pids between pid
+    /// namespaces, and 0 is one that cannot be seen from here.
+    fn process(&self, _uid: u32, _pid: i32) {}
     /// The responder of `uid` left or vanished.
     fn gone(&self, _uid: u32) {}
     /// A request waits, and the responder tells why.

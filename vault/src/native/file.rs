@@ -109,7 +109,7 @@ impl NativeFile {
         Self::create_with(lower, head, &feks, &place, Random::Kernel)
     }
 
-    fn create_with(
+    pub(super) fn create_with(
         lower: OwnedFd,
         head: &[u8],
         feks: &Feks,

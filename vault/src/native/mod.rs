@@ -13,6 +13,8 @@ mod error;
 mod feks;
 mod file;
 mod fixed;
+#[cfg(test)]
+mod format_doc;
 pub mod fuzzing;
 pub mod head;
 mod key_record;
@@ -24,6 +26,8 @@ mod place;
 mod segment;
 mod shape;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod unsynced;
 
 pub use bound::{Synced, check_place, finish_move, prepare_move, read_place, replace_head};

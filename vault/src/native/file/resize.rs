@@ -100,7 +100,11 @@ impl NativeFile {
 
     /// Cuts off what a crash has left behind the end.
     fn tidy(&self, state: &mut State) -> Result<(), FileError> {
-        let rest = self.shortened(state, state.size / PAGE_LEN, state.size)?;
+        let rest = match self.shortened(state, state.size / PAGE_LEN, state.size) {
+            // A damaged block stays one: nothing of it can come back.
+            Err(FileError::Integrity(_)) => None,
+            rest => rest?,
+        };
         let keep = layout::blocks(state.size);
         let last = layout::segment_of(keep.saturating_sub(1));
         let segment = self.segment(state, last)?;

@@ -1,0 +1,36 @@
+# make test   all tests          make demo   the main job, in the open
+# make bench  the speed table    make lint   formatting, clippy, dependency rules
+# make docs   man pages, shell completions
+
+.PHONY: all test test-programs demo bench lint docs
+
+all:
+	scripts/packages build
+	cargo build --release --workspace --bins
+
+test: test-programs
+	if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run --workspace; \
+	else cargo test --workspace; fi
+
+# The stories run the programs, which cargo does not build for them.
+test-programs:
+	scripts/packages test
+	cargo build --workspace --bins --examples
+
+demo:
+	scripts/packages test
+	cargo build --release --workspace --bins
+	scripts/demo
+
+bench:
+	scripts/packages bench
+	cargo build --release --workspace --bins
+	target/release/claviger-bench target/bench.json
+
+lint:
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+docs:
+	cargo run --quiet -p claviger-cli --bin claviger-gen -- target/docs

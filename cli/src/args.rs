@@ -1,0 +1,341 @@
+//! The command line: one definition for parsing, `--help`, man pages and shell completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Encrypted folders that only your smartcard, YubiKey or TPM opens.
+#[derive(Debug, Parser)]
+#[command(
+    name = "claviger",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Read PINs and passphrases, one a line, from this file descriptor instead of asking.
+    #[arg(long, global = true, value_name = "N")]
+    pub pin_fd: Option<i32>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an encrypted folder: a volume in the empty or missing folder DIR.
+    Init(Init),
+    /// Unlock the volume in DIR and mount it at MNT.
+    Mount(Mount),
+    /// Unmount.
+    Umount {
+        /// The mount point.
+        #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+        mountpoint: PathBuf,
+    },
+    /// Forget the keys of a volume: its mounts refuse everything until it is unlocked.
+    Lock {
+        /// The volume's folder or a mount point of it.
+        #[arg(value_name = "DIR|MNT", required_unless_present = "all", value_hint = ValueHint::DirPath)]
+        place: Option<PathBuf>,
+        /// Lock all volumes of this user.
+        #[arg(long, conflicts_with = "place")]
+        all: bool,
+    },
+    /// Open a volume with a token, a passphrase or the recovery key.
+    Unlock(Unlock),
+    /// Show what is open, by which key, over which carrier.
+    Status {
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Tokens: smartcards, YubiKeys, TPMs.
+    #[command(subcommand)]
+    Token(Token),
+    /// Keys of yours that Claviger knows.
+    #[command(subcommand)]
+    Key(Key),
+    /// Who opens a volume.
+    #[command(subcommand)]
+    Recipient(Recipient),
+    /// Print what the head of a lower file or a manifest says; needs no key.
+    Inspect {
+        /// A file below the mount, or a volume's folder.
+        #[arg(value_hint = ValueHint::AnyPath)]
+        file: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Decrypt every block and check every directory of a volume, without mounting it.
+    Verify {
+        /// The volume's folder.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print one file of a volume, without mounting it.
+    Cat {
+        /// The volume's folder.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// Path of the file from the volume's root.
+        path: PathBuf,
+    },
+    /// Encrypt one file or a pipe to keys of yours, without a volume.
+    Seal(Seal),
+    /// Decrypt what `seal` made.
+    Unseal(Unseal),
+    /// Look for what would keep Claviger from working here, and say what to do.
+    Doctor {
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Lock everything and end this user's daemon.
+    Stop,
+}
+
+/// How to print.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `claviger init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// What one token operation opens.
+    #[arg(long, value_enum, default_value_t = Scope::Volume)]
+    pub scope: Scope,
+    /// A key that shall open the volume: a PKCS#11 URI, a PEM file, or an id from `key list`. Repeat
+    /// for several. Without any, the tokens present are offered.
+    #[arg(long = "recipient", value_name = "KEY")]
+    pub recipients: Vec<String>,
+    /// Let the passphrase in this file open the volume too.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub passphrase_file: Option<PathBuf>,
+    /// Write the recovery key to this new file instead of printing it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub recovery_file: Option<PathBuf>,
+    /// Make no recovery key: who loses all keys loses all data.
+    #[arg(long, conflicts_with = "recovery_file")]
+    pub no_recovery: bool,
+    /// The folder that will hold the encrypted files.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+}
+
+/// What one token operation opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scope {
+    /// The whole volume, until it is locked.
+    Volume,
+    /// One file, at each open.
+    File,
+}
+
+/// `claviger mount`.
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// Mount options, as of mount(8): ro, allow_other, noexec, transport=netlink|unix|auto, …
+    #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
+    pub options: Vec<String>,
+    /// Stay in the foreground.
+    #[arg(short = 'f', long)]
+    pub foreground: bool,
+    /// Do not unlock: the mount answers "required key not available" until `claviger unlock`.
+    #[arg(long)]
+    pub locked: bool,
+    /// The volume's folder.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// An empty folder.
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    pub mountpoint: PathBuf,
+}
+
+/// `claviger unlock`.
+#[derive(Debug, Args)]
+pub struct Unlock {
+    /// Open with the recovery key in this file; `-` is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["passphrase_file", "key"])]
+    pub recovery_file: Option<PathBuf>,
+    /// Open with the passphrase in this file; `-` is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Open with this key only.
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// The volume's folder or a mount point of it.
+    #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
+    pub place: PathBuf,
+}
+
+/// `claviger token …`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// List the tokens that are present.
+    List {
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// `claviger key …`.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a key pair that cannot leave its token, and enrol it.
+    Generate(Generate),
+    /// Enrol a key that exists in a token or file.
+    Add {
+        /// A PKCS#11 URI, a PEM file or a TPM key file.
+        key: String,
+        /// Name for people.
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// List enrolled keys.
+    List {
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Forget an enrolled key; the token keeps it.
+    Remove {
+        /// An id or label from `key list`.
+        key: String,
+    },
+}
+
+/// `claviger key generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Where the key shall live.
+    #[arg(long, value_enum)]
+    pub module: Module,
+    /// The PKCS#11 token, as a URI: `pkcs11:token=LABEL`.
+    #[arg(long, value_name = "URI")]
+    pub token: Option<String>,
+    /// Kind of key: ec-p256, ec-p384, rsa2048, rsa3072 or rsa4096.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub key_type: Option<String>,
+    /// Name for people.
+    #[arg(long)]
+    pub label: Option<String>,
+    /// Protect the TPM key or key file with a PIN or passphrase, which is asked for.
+    #[arg(long)]
+    pub pin: bool,
+    /// Write the key file (tpm, openssl) here.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+}
+
+/// Where a key lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Module {
+    /// A smartcard, YubiKey or HSM, through its PKCS#11 library.
+    Pkcs11,
+    /// The TPM 2.0 of this machine.
+    Tpm,
+    /// A PEM file: weaker, whoever copies the file has the key.
+    Openssl,
+}
+
+impl Module {
+    /// Its name in auth toks.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pkcs11 => "pkcs11",
+            Self::Tpm => "tpm",
+            Self::Openssl => "openssl",
+        }
+    }
+}
+
+/// `claviger recipient …`.
+#[derive(Debug, Subcommand)]
+pub enum Recipient {
+    /// List who opens the volume.
+    List {
+        /// The volume's folder or a mount point of it.
+        #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
+        place: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let one more key open the volume.
+    Add {
+        /// The volume's folder or a mount point of it.
+        #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
+        place: PathBuf,
+        /// A PKCS#11 URI, a PEM file, or an id from `key list`.
+        #[arg(required_unless_present_any = ["passphrase_file", "recovery"])]
+        key: Option<String>,
+        /// Add the passphrase in this file instead of a key.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "recovery"])]
+        passphrase_file: Option<PathBuf>,
+        /// Add a new recovery key, and print it.
+        #[arg(long, conflicts_with = "key")]
+        recovery: bool,
+    },
+    /// Remove a recipient and start a new epoch: it reads nothing written from then on.
+    Remove {
+        /// The volume's folder or a mount point of it.
+        #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
+        place: PathBuf,
+        /// A key reference, or a label or key id from `recipient list`.
+        key: String,
+    },
+}
+
+/// `claviger seal`.
+#[derive(Debug, Args)]
+pub struct Seal {
+    /// A key that shall open it: a PKCS#11 URI, a PEM file, or an id from `key list`. Repeat for several.
+    #[arg(long = "recipient", value_name = "KEY", required = true)]
+    pub recipients: Vec<String>,
+    /// Write here instead of to standard output.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// The file to seal; standard input if absent.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+}
+
+/// `claviger unseal`.
+#[derive(Debug, Args)]
+pub struct Unseal {
+    /// Write here instead of to standard output.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// What `seal` made; standard input if absent.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lock_wants_a_place_or_all() {
+        assert!(Cli::try_parse_from(["claviger", "lock"]).is_err());
+        assert!(Cli::try_parse_from(["claviger", "lock", "--all"]).is_ok());
+        assert!(Cli::try_parse_from(["claviger", "lock", "/x", "--all"]).is_err());
+    }
+}

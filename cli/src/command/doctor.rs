@@ -1,0 +1,244 @@
+//! `claviger doctor`: looks for what would keep Claviger from working here. Changes nothing.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use claviger_protocol::failure::ExitCode;
+use claviger_protocol::paths;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::Uid;
+use serde::Serialize;
+
+use crate::args::Output;
+use crate::{Failed, print};
+
+/// What one check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Good,
+    /// Works, with less.
+    Weak,
+    /// Keeps something from working.
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    says: String,
+}
+
+pub(super) fn run(output: &Output) -> Result<ExitCode, Failed> {
+    let findings = [
+        fuse(),
+        fusermount(),
+        runtime(),
+        memlock(),
+        programs(),
+        swap(),
+        tpm(),
+        pkcs11_libraries(),
+    ];
+    if output.json {
+        print::json(&findings)?;
+    } else {
+        for finding in &findings {
+            let mark = match finding.verdict {
+                Verdict::Good => "ok  ",
+                Verdict::Weak => "weak",
+                Verdict::Bad => "BAD ",
+            };
+            println!("{mark}  {:<16} {}", finding.check, finding.says);
+        }
+    }
+    let bad = findings
+        .iter()
+        .any(|finding| finding.verdict == Verdict::Bad);
+    Ok(if bad {
+        ExitCode::Internal
+    } else {
+        ExitCode::Ok
+    })
+}
+
+fn finding(check: &'static str, verdict: Verdict, says: impl Into<String>) -> Finding {
+    Finding {
+        check,
+        verdict,
+        says: says.into(),
+    }
+}
+
+fn fuse() -> Finding {
+    match fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+    {
+        Ok(_) => finding("fuse", Verdict::Good, "/dev/fuse opens"),
+        Err(error) => finding(
+            "fuse",
+            Verdict::Bad,
+            format!("/dev/fuse: {error}; load the module 'fuse'"),
+        ),
+    }
+}
+
+fn fusermount() -> Finding {
+    if Uid::effective().is_root() {
+        return finding("fusermount3", Verdict::Good, "not needed by root");
+    }
+    let there = Command::new("fusermount3")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if there {
+        finding("fusermount3", Verdict::Good, "found")
+    } else {
+        finding(
+            "fusermount3",
+            Verdict::Bad,
+            "not found; install the package 'fuse3'",
+        )
+    }
+}
+
+fn runtime() -> Finding {
+    let dir = paths::runtime_dir();
+    let parent = dir.parent().unwrap_or(Path::new("/"));
+    match fs::metadata(parent) {
+        Ok(found) if found.uid() == Uid::effective().as_raw() && found.mode() & 0o077 == 0 => {
+            finding("runtime folder", Verdict::Good, dir.display().to_string())
+        }
+        Ok(_) => finding(
+            "runtime folder",
+            Verdict::Bad,
+            format!("{} must be yours and closed to others", parent.display()),
+        ),
+        Err(error) => finding(
+            "runtime folder",
+            Verdict::Bad,
+            format!("{}: {error}; set XDG_RUNTIME_DIR", parent.display()),
+        ),
+    }
+}
+
+fn memlock() -> Finding {
+    match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((soft, _)) if soft >= 1 << 20 => finding(
+            "locked memory",
+            Verdict::Good,
+            format!("{} KiB may be locked", soft >> 10),
+        ),
+        Ok((soft, _)) => finding(
+            "locked memory",
+            Verdict::Weak,
+            format!("only {} KiB may be locked", soft >> 10),
+        ),
+        Err(errno) => finding("locked memory", Verdict::Weak, errno.desc()),
+    }
+}
+
+fn programs() -> Finding {
+    let missing: Vec<&str> = [
+        "clavigerd",
+        "claviger-fs",
+        "claviger-pki-pkcs11",
+        "claviger-pki-tpm",
+        "claviger-pki-openssl",
+    ]
+    .into_iter()
+    .filter(|name| !paths::program(name).is_file())
+    .collect();
+    if missing.is_empty() {
+        finding("programs", Verdict::Good, "all found")
+    } else {
+        finding(
+            "programs",
+            Verdict::Bad,
+            format!("missing: {}", missing.join(", ")),
+        )
+    }
+}
+
+/// Keys are in locked memory, but what programs do with plaintext may be swapped out.
+fn swap() -> Finding {
+    let text = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let plain: Vec<&str> = text
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|device| !device.starts_with("/dev/dm-") && !device.starts_with("/dev/zram"))
+        .collect();
+    if plain.is_empty() {
+        finding("swap", Verdict::Good, "none that is not encrypted")
+    } else {
+        finding(
+            "swap",
+            Verdict::Weak,
+            format!(
+                "{}: plaintext of open files may reach it; encrypt it",
+                plain.join(", ")
+            ),
+        )
+    }
+}
+
+fn tpm() -> Finding {
+    let device = Path::new("/dev/tpmrm0");
+    match fs::OpenOptions::new().read(true).write(true).open(device) {
+        Ok(_) => finding("TPM", Verdict::Good, "/dev/tpmrm0 opens"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => finding(
+            "TPM",
+            Verdict::Weak,
+            "no /dev/tpmrm0: no TPM, or its driver is not loaded",
+        ),
+        Err(error) => finding(
+            "TPM",
+            Verdict::Weak,
+            format!("/dev/tpmrm0: {error}; join the group 'tss'"),
+        ),
+    }
+}
+
+fn pkcs11_libraries() -> Finding {
+    let known = [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "/usr/lib/x86_64-linux-gnu/opensc-pkcs11.so",
+        "/usr/lib/x86_64-linux-gnu/libykcs11.so",
+    ];
+    let modules = ["/usr/share/p11-kit/modules", "/etc/pkcs11/modules"]
+        .iter()
+        .filter_map(|dir| fs::read_dir(dir).ok())
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "module")
+        })
+        .count();
+    let found: Vec<&str> = known
+        .into_iter()
+        .filter(|path| Path::new(path).is_file())
+        .collect();
+    if found.is_empty() && modules == 0 {
+        return finding(
+            "PKCS#11",
+            Verdict::Weak,
+            "no library found; install 'opensc', or name one in config.toml",
+        );
+    }
+    finding(
+        "PKCS#11",
+        Verdict::Good,
+        format!("{modules} *.module files; {}", found.join(", ")),
+    )
+}

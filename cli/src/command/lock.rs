@@ -1,0 +1,75 @@
+//! `claviger lock` and `claviger unlock`.
+
+use std::path::Path;
+
+use claviger_protocol::control::{Command, LockTarget, Reply, UnlockWith};
+use claviger_protocol::failure::ExitCode;
+
+use super::unexpected;
+use crate::args::Unlock;
+use crate::prompter::Prompter;
+use crate::{Failed, daemon, key_ref, place, print};
+
+pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let target = match place {
+        Some(place) => LockTarget::Volume(place::lower_folder(place)?),
+        None => LockTarget::All,
+    };
+    let reply = daemon::run(Command::Lock(target), prompter)?;
+    let Reply::Locked { volumes, lost } = reply else {
+        return Err(unexpected(&reply));
+    };
+    for volume in &volumes {
+        println!("Locked {volume}");
+    }
+    if volumes.is_empty() {
+        println!("Nothing was unlocked");
+    }
+    for path in &lost {
+        eprintln!(
+            "claviger: the last writes to lower file {path} could not be written out and are lost"
+        );
+    }
+    Ok(if lost.is_empty() {
+        ExitCode::Ok
+    } else {
+        ExitCode::Internal
+    })
+}
+
+pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let dir = place::lower_folder(&unlock.place)?;
+    let with = match (&unlock.recovery_file, &unlock.passphrase_file, &unlock.key) {
+        (Some(file), _, _) => UnlockWith::RecoveryKey(print::read_secret(file)?),
+        (None, Some(file), _) => UnlockWith::Passphrase(print::read_secret(file)?),
+        (None, None, Some(key)) => UnlockWith::Key(key_ref::parse(key)?),
+        (None, None, None) => UnlockWith::AnyKey,
+    };
+    open(&dir, with, prompter)?;
+    Ok(ExitCode::Ok)
+}
+
+/// Unlocks the volume in `dir` and says by what.
+pub(super) fn open(dir: &Path, with: UnlockWith, prompter: &mut Prompter) -> Result<(), Failed> {
+    let command = Command::Unlock {
+        dir: dir.to_owned(),
+        with,
+    };
+    let reply = daemon::run(command, prompter)?;
+    let Reply::Unlocked {
+        volume,
+        by,
+        changes,
+    } = reply
+    else {
+        return Err(unexpected(&reply));
+    };
+    match by {
+        Some(by) => eprintln!("Unlocked {volume} with {} '{}'", by.kind, by.label),
+        None => eprintln!("{volume} was unlocked already"),
+    }
+    for change in changes {
+        eprintln!("  {change}");
+    }
+    Ok(())
+}

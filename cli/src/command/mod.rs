@@ -1,0 +1,65 @@
+//! What each command does.
+
+mod cat;
+mod doctor;
+mod init;
+mod inspect;
+mod key;
+mod lock;
+mod mount;
+mod recipient;
+mod status;
+mod token;
+mod verify;
+
+use claviger_protocol::control;
+use claviger_protocol::failure::ExitCode;
+
+use crate::Failed;
+use crate::args::{Cli, Command};
+use crate::daemon;
+use crate::prompter::Prompter;
+
+/// Runs one command line.
+///
+/// # Errors
+/// [`Failed`], which says what to print and what to exit with.
+pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
+    let mut prompter = Prompter::new(cli.pin_fd)?;
+    match cli.command {
+        Command::Init(init) => init::run(init, &mut prompter),
+        Command::Mount(mount) => mount::run(mount, &mut prompter),
+        Command::Umount { mountpoint } => mount::unmount(&mountpoint),
+        Command::Lock { place, all: _ } => lock::lock(place.as_deref(), &mut prompter),
+        Command::Unlock(unlock) => lock::unlock(unlock, &mut prompter),
+        Command::Status { output } => status::run(&output, &mut prompter),
+        Command::Token(token) => token::run(token, &mut prompter),
+        Command::Key(key) => key::run(key, &mut prompter),
+        Command::Recipient(recipient) => recipient::run(recipient, &mut prompter),
+        Command::Doctor { output } => doctor::run(&output),
+        Command::Stop => stop(&mut prompter),
+        Command::Inspect { file, output } => inspect::run(&file, &output),
+        Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
+        Command::Cat { dir, path } => cat::run(&dir, &path, prompter),
+        Command::Seal(_) | Command::Unseal(_) => Err(Failed::usage("to come")),
+    }
+}
+
+fn stop(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    if daemon::connect(daemon::OnDemand::Refuse).is_err() {
+        println!("clavigerd does not run");
+        return Ok(ExitCode::Ok);
+    }
+    daemon::run(control::Command::Stop, prompter)?;
+    Ok(ExitCode::Ok)
+}
+
+/// The daemon answered another command's reply: the two programs are not of one build.
+fn unexpected(reply: &control::Reply) -> Failed {
+    let _ = reply;
+    Failed::new(
+        ExitCode::Internal,
+        "clavigerd answered something else than was asked",
+    )
+    .advise("'claviger stop' ends the old daemon; the next command starts the new one")
+}

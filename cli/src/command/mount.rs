@@ -1,0 +1,98 @@
+//! `claviger mount` and `claviger umount`.
+
+use std::path::Path;
+use std::process::Command;
+
+use claviger_protocol::control::UnlockWith;
+use claviger_protocol::failure::ExitCode;
+use claviger_protocol::paths;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::unistd::Uid;
+
+use super::lock;
+use crate::args::Mount;
+use crate::prompter::Prompter;
+use crate::{Failed, place};
+
+/// The filesystem program; it says itself what is wrong with a folder, a mount point or an option.
+const FILESYSTEM: &str = "claviger-fs";
+
+pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let dir = place::lower_folder(&mount.dir)?;
+    if !mount.locked && !is_for_several_users(&mount) {
+        lock::open(&dir, UnlockWith::AnyKey, prompter)?;
+    }
+    let program = paths::program(FILESYSTEM);
+    let mut command = Command::new(&program);
+    command.arg(&dir).arg(&mount.mountpoint);
+    if !mount.options.is_empty() {
+        command.arg("-o").arg(mount.options.join(","));
+    }
+    if mount.foreground {
+        command.arg("-f");
+    }
+    let status = command
+        .status()
+        .map_err(|error| Failed::file(&program, &error))?;
+    if status.success() {
+        return Ok(ExitCode::Ok);
+    }
+    // It has said what is wrong; its exit codes are those of this program.
+    let code = ExitCode::TABLE
+        .iter()
+        .map(|(code, _)| *code)
+        .find(|code| status.code() == Some(*code as i32))
+        .unwrap_or(ExitCode::Internal);
+    Ok(code)
+}
+
+/// On root's mount for several users each opens with a key and a daemon of their own.
+fn is_for_several_users(mount: &Mount) -> bool {
+    Uid::effective().is_root() && mount.options.iter().any(|option| option == "allow_other")
+}
+
+pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
+    let mountpoint =
+        std::path::absolute(mountpoint).map_err(|error| Failed::file(mountpoint, &error))?;
+    if Uid::effective().is_root() {
+        return match umount2(&mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => Ok(ExitCode::Ok),
+            Err(errno) => Err(refused(&mountpoint, errno)),
+        };
+    }
+    let output = Command::new("fusermount3")
+        .arg("-u")
+        .arg("--")
+        .arg(&mountpoint)
+        .output()
+        .map_err(|error| Failed::file(Path::new("fusermount3"), &error))?;
+    if output.status.success() {
+        return Ok(ExitCode::Ok);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let errno = if said.contains("busy") {
+        Errno::EBUSY
+    } else {
+        Errno::EINVAL
+    };
+    Err(refused(&mountpoint, errno))
+}
+
+fn refused(mountpoint: &Path, errno: Errno) -> Failed {
+    let at = mountpoint.display();
+    match errno {
+        Errno::EBUSY => Failed::new(ExitCode::Busy, format!("{at} is in use")).advise(format!(
+            "'fuser -vm {at}' shows by whom; 'claviger lock {at}' closes it to everyone now"
+        )),
+        Errno::EINVAL | Errno::ENOENT => Failed::new(
+            ExitCode::BadMountpoint,
+            format!("nothing of yours is mounted at {at}"),
+        ),
+        Errno::EPERM => Failed::new(
+            ExitCode::Permission,
+            format!("{at} was mounted by somebody else"),
+        ),
+        other => Failed::new(ExitCode::Internal, format!("{at}: {}", other.desc())),
+    }
+}

@@ -1,0 +1,90 @@
+//! `claviger recipient …`.
+
+use std::path::Path;
+
+use claviger_protocol::control::{Command, NewRecipient, Reply};
+use claviger_protocol::failure::ExitCode;
+use serde_json::json;
+
+use super::{init, unexpected};
+use crate::args::Recipient;
+use crate::prompter::Prompter;
+use crate::{Failed, daemon, key_ref, place, print};
+
+pub(super) fn run(recipient: Recipient, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    match recipient {
+        Recipient::List { place, output } => {
+            let dir = place::lower_folder(&place)?;
+            let reply = daemon::run(Command::RecipientList { dir }, prompter)?;
+            let Reply::Recipients {
+                epoch,
+                recipients,
+                recovery: _,
+            } = reply
+            else {
+                return Err(unexpected(&reply));
+            };
+            if output.json {
+                print::json(&json!({ "epoch": epoch, "recipients": recipients }))?;
+            } else {
+                println!("Epoch {epoch}. Any one of these opens it:");
+                print::recipients(&recipients);
+            }
+            Ok(ExitCode::Ok)
+        }
+        Recipient::Add {
+            place,
+            key,
+            passphrase_file,
+            recovery,
+        } => {
+            let recipient = match (key, passphrase_file) {
+                (Some(key), _) => NewRecipient::Key(key_ref::parse(&key)?),
+                (None, Some(file)) => NewRecipient::Passphrase(print::read_secret(&file)?),
+                (None, None) if recovery => NewRecipient::Recovery,
+                (None, None) => return Err(Failed::usage("which key shall be added?")),
+            };
+            change(
+                &place,
+                |dir| Command::RecipientAdd { dir, recipient },
+                prompter,
+            )
+        }
+        Recipient::Remove { place, key } => {
+            let outcome = change(
+                &place,
+                |dir| Command::RecipientRemove {
+                    dir,
+                    recipient: key,
+                },
+                prompter,
+            )?;
+            println!("A new epoch has begun: what was removed reads nothing written from now on.");
+            println!("What it could read until now it may have kept.");
+            Ok(outcome)
+        }
+    }
+}
+
+fn change(
+    place: &Path,
+    command: impl FnOnce(std::path::PathBuf) -> Command,
+    prompter: &mut Prompter,
+) -> Result<ExitCode, Failed> {
+    let dir = place::lower_folder(place)?;
+    let reply = daemon::run(command(dir), prompter)?;
+    let Reply::Recipients {
+        epoch,
+        recipients,
+        recovery,
+    } = reply
+    else {
+        return Err(unexpected(&reply));
+    };
+    println!("Epoch {epoch}. It opens with any one of:");
+    print::recipients(&recipients);
+    match recovery {
+        Some(key) => init::show_recovery(&key).map(|()| ExitCode::Ok),
+        None => Ok(ExitCode::Ok),
+    }
+}

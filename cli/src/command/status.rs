@@ -1,0 +1,69 @@
+//! `claviger status`.
+
+use claviger_protocol::control::{Command, Reply, Status, VolumeStatus};
+use claviger_protocol::failure::ExitCode;
+
+use super::unexpected;
+use crate::args::Output;
+use crate::prompter::Prompter;
+use crate::{Failed, daemon, print};
+
+pub(super) fn run(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let reply = daemon::run(Command::Status, prompter)?;
+    let Reply::Status(status) = reply else {
+        return Err(unexpected(&reply));
+    };
+    if output.json {
+        print::json(&status)?;
+    } else {
+        show(&status);
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn show(status: &Status) {
+    println!(
+        "clavigerd {}, auth toks in the {}",
+        status.daemon_pid, status.auth_toks
+    );
+    for module in &status.modules {
+        println!(
+            "module {} runs as {}, restarted {} times",
+            module.module, module.pid, module.restarts
+        );
+    }
+    if status.volumes.is_empty() {
+        println!("No volume is open.");
+    }
+    for volume in &status.volumes {
+        show_volume(volume);
+    }
+}
+
+fn show_volume(volume: &VolumeStatus) {
+    let state = if volume.unlocked {
+        "unlocked"
+    } else {
+        "locked"
+    };
+    println!("\n{}  {state}", volume.dir);
+    println!("  volume   {}", volume.volume);
+    if let Some(epoch) = volume.epoch {
+        println!("  epoch    {epoch}");
+    }
+    if let Some(by) = &volume.opened_by {
+        println!(
+            "  opened   with {} '{}' ({}, {})",
+            by.kind,
+            by.label,
+            by.key_type,
+            print::short(&by.key_id)
+        );
+    }
+    for mount in &volume.mounts {
+        println!(
+            "  mounted  at {} over {}, process {}",
+            mount.mountpoint, mount.carrier, mount.pid
+        );
+    }
+}

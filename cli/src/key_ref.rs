@@ -1,0 +1,54 @@
+//! How a user names a key on the command line.
+
+use std::path::Path;
+
+use claviger_protocol::control::KeyRef;
+
+use crate::Failed;
+
+/// Reads `text` as a PKCS#11 URI, else as a file if there is one, else as an id or label.
+///
+/// # Errors
+/// [`Failed`] for an empty text, a file whose path cannot be made absolute, and for what looks like a
+/// path but is no file.
+pub fn parse(text: &str) -> Result<KeyRef, Failed> {
+    if text.is_empty() {
+        return Err(Failed::usage("an empty key reference"));
+    }
+    if text.starts_with("pkcs11:") {
+        return Ok(KeyRef::Uri(text.into()));
+    }
+    let path = Path::new(text);
+    match path.canonicalize() {
+        Ok(path) => Ok(KeyRef::File(path)),
+        Err(error) if text.contains('/') => Err(Failed::file(path, &error)),
+        Err(_) => Ok(KeyRef::Id(text.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_a_uri_a_file_or_an_id() {
+        assert_eq!(
+            parse("pkcs11:token=a").unwrap(),
+            KeyRef::Uri("pkcs11:token=a".into())
+        );
+        assert_eq!(
+            parse("/dev/null").unwrap(),
+            KeyRef::File("/dev/null".into())
+        );
+        assert_eq!(parse("0123abcd").unwrap(), KeyRef::Id("0123abcd".into()));
+    }
+
+    #[test]
+    fn a_path_to_nothing_is_not_mistaken_for_an_id() {
+        let failed = parse("/nowhere/key.pem").unwrap_err();
+        assert_eq!(
+            failed.to_string(),
+            "claviger: /nowhere/key.pem: No such file or directory (os error 2)"
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! SoftHSM as a smartcard.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::User;
+
+/// The user PIN of every token made here.
+pub const PIN: &str = "123456";
+
+/// A smartcard of one user: tokens in their home, `SOFTHSM2_CONF` in their environment.
+#[derive(Debug)]
+pub struct SoftHsm {
+    tokens: PathBuf,
+}
+
+impl SoftHsm {
+    /// Gives `user` an empty reader.
+    pub fn new(user: &mut User) -> Self {
+        let tokens = user.home().join("softhsm/tokens");
+        let text = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
+            tokens.display()
+        );
+        let conf = user.write("softhsm/softhsm2.conf", text);
+        user.run("mkdir", [&tokens]).ok();
+        user.set("SOFTHSM2_CONF", conf.to_string_lossy());
+        Self { tokens }
+    }
+
+    /// The user PIN of every token made here.
+    pub fn pin(&self) -> &'static str {
+        PIN
+    }
+
+    /// Initialises a token, and returns its URI.
+    pub fn token(&self, user: &User, label: &str) -> String {
+        user.run(
+            "softhsm2-util",
+            [
+                "--init-token",
+                "--free",
+                "--label",
+                label,
+                "--so-pin",
+                "12345678",
+                "--pin",
+                PIN,
+            ],
+        )
+        .ok();
+        format!("pkcs11:token={label}")
+    }
+
+    /// Takes the card out: its folder is moved away, while daemon and module run.
+    pub fn take_out(&self) {
+        fs::rename(&self.tokens, self.away()).expect("the card is in");
+    }
+
+    /// Puts the card back.
+    pub fn put_back(&self) {
+        fs::rename(self.away(), &self.tokens).expect("the card is out");
+    }
+
+    fn away(&self) -> PathBuf {
+        self.tokens.parent().unwrap_or(Path::new("/")).join("away")
+    }
+}

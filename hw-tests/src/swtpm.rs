@@ -1,0 +1,106 @@
+//! swtpm as the TPM of the machine.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::{User, wait_until};
+
+/// A TPM that listens on this network namespace's loopback.
+#[derive(Debug)]
+pub struct Swtpm {
+    process: Child,
+    state: PathBuf,
+    port: u16,
+}
+
+impl Swtpm {
+    /// Starts a new TPM with its state in `folder`, as the user who runs this.
+    pub fn start_in(folder: &Path) -> Self {
+        let port = free_pair_of_ports();
+        Self {
+            process: start(folder, port),
+            state: folder.to_owned(),
+            port,
+        }
+    }
+
+    /// Starts a new TPM and names it in `user`'s configuration.
+    pub fn new(user: &User) -> Self {
+        let state = user.home().join("tpm");
+        user.run("mkdir", [&state]).ok();
+        let tpm = Self::start_in(&state);
+        let file = user.home().join(".config/claviger/config.toml");
+        let mut config = std::fs::read_to_string(file).unwrap_or_default();
+        config.push_str(&format!("[tpm]\ntcti = \"{}\"\n", tpm.tcti()));
+        user.write(".config/claviger/config.toml", config);
+        tpm
+    }
+
+    /// How to reach it.
+    pub fn tcti(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// Switches the machine off.
+    pub fn take_out(&mut self) {
+        self.process.kill().expect("it is ours");
+        self.process.wait().expect("it is ours");
+    }
+
+    /// Switches it on again, with its state.
+    pub fn put_back(&mut self) {
+        self.process = start(&self.state, self.port);
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn start(state: &Path, port: u16) -> Child {
+    let server = format!("type=tcp,port={port},bindaddr=127.0.0.1");
+    let control = format!("type=tcp,port={},bindaddr=127.0.0.1", port + 1);
+    let process = Command::new("swtpm")
+        .args([
+            "socket",
+            "--tpm2",
+            "--tpmstate",
+            &format!("dir={}", state.display()),
+        ])
+        .args([
+            "--server",
+            &server,
+            "--ctrl",
+            &control,
+            "--flags",
+            "not-need-init,startup-clear",
+        ])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("swtpm is installed");
+    // Not by connecting: it serves one connection and would take that for its client.
+    let listening = format!(":{port:04X} ");
+    wait_until("swtpm listens", || {
+        std::fs::read_to_string("/proc/net/tcp").is_ok_and(|text| {
+            text.lines()
+                .any(|line| line.contains(&listening) && line.contains(" 0A "))
+        })
+    });
+    process
+}
+
+/// swtpm's control channel is on the next port. The network namespace is ours, so a port that is free
+/// stays free.
+fn free_pair_of_ports() -> u16 {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").expect("loopback is up");
+        let port = first.local_addr().expect("it is bound").port();
+        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}

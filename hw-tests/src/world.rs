@@ -1,0 +1,148 @@
+//! What a story has to itself: folders, users, the programs under test.
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::User;
+use crate::isolation::UIDS_PER_STORY;
+
+/// The programs under test; a bind mount, since other uids may not be able to enter a clone's folder.
+const PROGRAMS: &str = "/run/programs";
+
+/// What a story has to itself.
+#[derive(Debug)]
+pub struct World {
+    next_uid: u32,
+    last_uid: u32,
+}
+
+impl World {
+    /// Sets up the namespaces that this process is already in.
+    pub(crate) fn new(first_uid: u32) -> Self {
+        run("ip", &["link", "set", "lo", "up"]);
+        for folder in ["/run", "/home"] {
+            tmpfs(Path::new(folder));
+        }
+        fs::create_dir_all("/run/user").expect("/run is ours");
+        fs::create_dir_all(PROGRAMS).expect("/run is ours");
+        bind(&built_programs(), Path::new(PROGRAMS));
+        for file in ["/etc/passwd", "/etc/fuse.conf"] {
+            let copy = Path::new("/run").join(file.replace('/', "_"));
+            fs::copy(file, &copy).unwrap_or_else(|error| panic!("{file}: {error}"));
+            bind(&copy, Path::new(file));
+        }
+        Self {
+            next_uid: first_uid,
+            last_uid: first_uid + UIDS_PER_STORY,
+        }
+    }
+
+    /// A new user with a home, a runtime folder and a line in /etc/passwd.
+    pub fn user(&mut self, name: &str) -> User {
+        assert!(
+            self.next_uid < self.last_uid,
+            "more users than a story may have"
+        );
+        let uid = self.next_uid;
+        self.next_uid += 1;
+        let home = Path::new("/home").join(name);
+        append(
+            "/etc/passwd",
+            &format!("{name}:x:{uid}:{uid}::{}:/bin/sh\n", home.display()),
+        );
+        let user = User::new(name, uid, home);
+        for folder in [user.home().to_owned(), user.runtime()] {
+            fs::create_dir_all(&folder).expect("/home and /run are ours");
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
+            chown(&folder, Some(uid), Some(uid)).expect("root may");
+        }
+        user
+    }
+
+    /// Lets ordinary users mount with `allow_other`.
+    pub fn permit_allow_other(&self) {
+        append("/etc/fuse.conf", "user_allow_other\n");
+    }
+
+    /// A folder on a fresh ext4 of `size`, such as `512M`, which only this story sees.
+    pub fn ext4(&self, size: &str) -> PathBuf {
+        let image = PathBuf::from(format!("/run/ext4-{size}.img"));
+        let folder = PathBuf::from(format!("/run/ext4-{size}"));
+        run("truncate", &["-s", size, &image.to_string_lossy()]);
+        run(
+            "mke2fs",
+            &["-q", "-t", "ext4", "-I", "256", &image.to_string_lossy()],
+        );
+        fs::create_dir(&folder).expect("/run is ours");
+        run(
+            "mount",
+            &[
+                "-o",
+                "loop",
+                &image.to_string_lossy(),
+                &folder.to_string_lossy(),
+            ],
+        );
+        folder
+    }
+}
+
+/// One of the programs under test.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let path = Path::new(PROGRAMS).join(name);
+    assert!(
+        path.is_file(),
+        "{name} is not built: run 'cargo build --workspace' first"
+    );
+    path
+}
+
+/// `target/PROFILE`, seen from a program in it or a test in its `deps`.
+fn built_programs() -> PathBuf {
+    let this = env::current_exe().expect("/proc is mounted");
+    let folder = this
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"));
+    folder.expect("a program lies in a folder").to_owned()
+}
+
+fn tmpfs(at: &Path) {
+    let none: Option<&str> = None;
+    mount(
+        Some("none"),
+        at,
+        Some("tmpfs"),
+        MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )
+    .unwrap_or_else(|errno| panic!("tmpfs on {}: {errno} ({none:?})", at.display()));
+}
+
+fn bind(from: &Path, to: &Path) {
+    let none: Option<&str> = None;
+    mount(Some(from), to, none, MsFlags::MS_BIND, none)
+        .unwrap_or_else(|errno| panic!("bind {} on {}: {errno}", from.display(), to.display()));
+}
+
+fn append(file: &str, line: &str) {
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(file)
+        .expect("bound at start");
+    file.write_all(line.as_bytes()).expect("it is ours");
+}
+
+fn run(program: &str, args: &[&str]) {
+    let status = Command::new(program)
+        .args(args)
+        .status()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(status.success(), "{program} {args:?}: {status}");
+}
