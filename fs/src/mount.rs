@@ -1,6 +1,7 @@
 //! From a command line to a mount that answers, and from there to its end.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use claviger_callout::{Limits, Requester, RequesterConfig, Serves};
+use claviger_callout::{Limits, Requester, RequesterConfig, Serves, StartError};
 use claviger_protocol::{Failure, keys, paths};
 use claviger_vault::manifest::{self, Manifest, ManifestError};
 use nix::errno::Errno;
@@ -32,6 +33,9 @@ use crate::mountpoint;
 use crate::options::{Audience, Options};
 use crate::watch::Watch;
 use crate::writer::{TakeError, Taken, Use};
+
+/// How long the server of a mount that has just been unmounted may take to write everything out.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// After a signal, how long programs may keep files of a busy mount open.
 const GRACE: Duration = Duration::from_secs(10);
@@ -72,7 +76,8 @@ pub fn prepare(args: &Args) -> Result<Prepared, Failure> {
     } else {
         Use::Write
     };
-    let taken = Taken::take(&lower, purpose).map_err(|error| take_failure(&lower, error))?;
+    let taken = Taken::take_within(&lower, purpose, LEAVING)
+        .map_err(|error| take_failure(&lower, error))?;
     Ok(Prepared {
         lower,
         lower_root,
@@ -162,7 +167,7 @@ impl<'a> Published<'a> {
         observer: Arc<keeper::Listener>,
     ) -> Result<Self, Failure> {
         let requester = Requester::start(config, observer);
-        let requester = requester.map_err(system("publishing the mount"))?;
+        let requester = requester.map_err(|error| publish_failure(&error))?;
         keys.use_requester(Some(Arc::new(requester)));
         Ok(Self(keys))
     }
@@ -296,6 +301,21 @@ fn take_failure(lower: &Path, error: TakeError) -> Failure {
             Failure::Permission(text)
         }
         TakeError::Io(_) => Failure::Internal(text),
+    }
+}
+
+fn publish_failure(error: &StartError) -> Failure {
+    let mut text = format!("the mount cannot be published: {error}");
+    if let Some(source) = error.source() {
+        text = format!("{text}: {source}");
+    }
+    match error {
+        StartError::Folder { .. } if !Uid::effective().is_root() => Failure::Permission(format!(
+            "{text}\nset XDG_RUNTIME_DIR to a folder of your own, as a login session does"
+        )),
+        StartError::Folder { .. } | StartError::Socket { .. } | StartError::System(_) => {
+            Failure::Internal(text)
+        }
     }
 }
 
