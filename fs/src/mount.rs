@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -208,21 +208,45 @@ fn harden() -> Result<(), Errno> {
 }
 
 fn requester_config(options: &Options, about: BTreeMap<String, String>) -> RequesterConfig {
-    let root = Uid::effective().is_root();
+    let (dir, serves) = match (Mounter::of_process(), options.audience) {
+        (Mounter::System, Audience::Everyone) => {
+            (paths::system_requesters().into(), Serves::AnyUid)
+        }
+        (Mounter::System, Audience::Owner) => (paths::system_requesters().into(), Serves::Owner),
+        // Serves its owner only, whoever the kernel lets in.
+        (Mounter::User, Audience::Everyone | Audience::Owner) => {
+            (paths::own_requesters(), Serves::Owner)
+        }
+    };
     RequesterConfig {
-        dir: match root {
-            true => paths::system_requesters().to_path_buf(),
-            false => paths::own_requesters(),
-        },
+        dir,
         transport: options.transport,
         service: keys::SERVICE.into(),
         about,
-        // A user's mount serves its owner only, whoever the kernel lets in.
-        serves: match (root, options.audience) {
-            (true, Audience::Everyone) => Serves::AnyUid,
-            (true, Audience::Owner) | (false, _) => Serves::Owner,
-        },
+        serves,
         limits: Limits::default(),
+    }
+}
+
+/// Whose mount it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mounter {
+    /// The machine's.
+    System,
+    /// A user's; or of the root of a user namespace, in whom no daemon of another uid would trust.
+    User,
+}
+
+impl Mounter {
+    fn of_process() -> Self {
+        // PROC_USER_INIT_INO, Linux include/linux/proc_ns.h.
+        const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+        let namespace = fs::metadata("/proc/self/ns/user");
+        let initial = namespace.is_ok_and(|namespace| namespace.ino() == INITIAL_USER_NAMESPACE);
+        if Uid::effective().is_root() && initial {
+            return Self::System;
+        }
+        Self::User
     }
 }
 
@@ -296,7 +320,7 @@ fn manifest_failure(lower: &Path, error: ManifestError) -> Failure {
 fn take_failure(lower: &Path, error: TakeError) -> Failure {
     let text = format!("{}: {error}", lower.display());
     match error {
-        TakeError::InUse => Failure::Busy(text),
+        TakeError::InUse => Failure::Busy(format!("{text}\nlook for it: findmnt -t fuse.claviger")),
         TakeError::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
             Failure::Permission(text)
         }

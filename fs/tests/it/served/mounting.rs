@@ -126,7 +126,10 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
     expect(
         mount(&volume.lower, &beside("plain"), &[]),
         ExitCode::Busy,
-        &format!("busy: {lower}: the volume is mounted already, or a tool is writing to it"),
+        &format!(
+            "busy: {lower}: the volume is mounted already, or a tool is writing to it\n\
+             look for it: findmnt -t fuse.claviger"
+        ),
     );
 }
 
@@ -282,7 +285,7 @@ fn mount_8_mounts_by_the_name_of_the_type() {
 fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
     isolated!();
     const ANN: u32 = 23_040;
-    let volume = Volume::make();
+    let volume = Volume::make_in("of ann, a\\b ");
     let base = volume.lower.parent().unwrap();
     // fusermount3 wants to know the user's name.
     let passwd = base.join("passwd");
@@ -316,6 +319,12 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
         .gid(ANN)
         .stdin(Stdio::null());
     assert_eq!(refusal(&command.output().unwrap()), (0, String::new()));
+    let source = Command::new("findmnt")
+        .args(["-no", "SOURCE"])
+        .arg(&volume.mountpoint)
+        .output();
+    let source = String::from_utf8(source.unwrap().stdout).unwrap();
+    assert_eq!(source.trim_end(), volume.lower.to_str().unwrap());
     let entries = fs::read_dir(runtime.join("claviger/mounts")).unwrap();
     assert!(
         entries.count() > 0,
