@@ -215,10 +215,16 @@ impl KeySource for CalloutKeys {
     }
 
     fn fresh(&self, uid: u32) -> Result<FreshFile, Failure> {
-        if read(&self.0.names).is_none() {
-            return Err(Failure::Locked);
+        let take = || match self.names() {
+            Some(_) => self.0.pool.take(uid, |order| self.place(order)),
+            None => Err(Failure::Locked),
+        };
+        match take() {
+            // The shelf that it waited at was thrown away: by a lock, or by a new epoch, and then
+            // there is another.
+            Err(Failure::Locked) => take(),
+            outcome => outcome,
         }
-        self.0.pool.take(uid, |order| self.place(order))
     }
 
     fn unwrap(&self, request: Unwrap, done: UnwrapDone) -> Ticket {

@@ -5,7 +5,8 @@
 //! the event arrives.
 //!
 //! On a mount with several users each has a daemon of his own. The names are for all once one of
-//! them has unlocked; his lock takes away what he was granted, and the last one's the names.
+//! them has unlocked; his lock takes away what he was granted, and the last one's, of those whose
+//! daemons are there, the names.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,6 +29,7 @@ const ATTEMPTS: u32 = 3;
 /// What the keeper is told.
 enum Note {
     Registered(u32),
+    Gone(u32),
     Event(u32, KeyEvent),
     Names(Question, Result<NamesKeys, Failure>),
     Stop,
@@ -86,6 +88,7 @@ impl Keeper {
         let state = State {
             mount,
             notes: sender.clone(),
+            present: BTreeSet::new(),
             unlocked: BTreeSet::new(),
             locks: 0,
             unanswered: Some(unanswered),
@@ -142,6 +145,7 @@ impl Observer for Listener {
         // An epoch may begin before it is back. What is open stays open: a daemon that crashed has
         // not been asked to lock.
         self.keys.pool().discard(uid);
+        self.note(Note::Gone(uid));
     }
 
     fn event(&self, uid: u32, body: &[u8]) {
@@ -166,6 +170,8 @@ impl Observer for Listener {
 struct State {
     mount: Lockable,
     notes: Sender<Note>,
+    /// Who has a daemon now.
+    present: BTreeSet<u32>,
     /// Whose daemons have given names keys since their last lock.
     unlocked: BTreeSet<u32>,
     locks: u64,
@@ -177,7 +183,11 @@ impl State {
     fn run(mut self, notes: &Receiver<Note>) {
         for note in notes {
             match note {
-                Note::Registered(uid) => self.ask_names(uid, 1),
+                Note::Registered(uid) => {
+                    self.present.insert(uid);
+                    self.ask_names(uid, 1);
+                }
+                Note::Gone(uid) => drop(self.present.remove(&uid)),
                 Note::Event(uid, KeyEvent::Unlocked { .. } | KeyEvent::NewEpoch { .. }) => {
                     self.ask_names(uid, 1);
                 }
@@ -235,8 +245,10 @@ impl State {
     fn lock(&mut self, uid: u32) {
         self.locks += 1;
         self.unlocked.remove(&uid);
-        let lost = if self.unlocked.is_empty() {
+        // Who has unlocked and gone could not lock any more: he does not keep it open for himself.
+        let lost = if self.unlocked.is_disjoint(&self.present) {
             tracing::info!(uid, "locking");
+            self.unlocked.clear();
             self.mount.lock()
         } else {
             tracing::info!(uid, "locking for one user; others stay");

@@ -32,7 +32,7 @@ const MARK: &str = "daemon: ";
 const KEY_FILE: &str = "CLAVIGER_TEST_KEY_FILE";
 
 /// Longest wait for anything that a test expects.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The daemon, as its test sees it.
 pub(crate) struct Daemon {

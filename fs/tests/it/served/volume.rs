@@ -31,7 +31,12 @@ pub(crate) struct Mounted {
 
 impl Volume {
     pub(crate) fn make() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::make_in("claviger-")
+    }
+
+    /// The same, in a folder whose name begins with `prefix`.
+    pub(crate) fn make_in(prefix: &str) -> Self {
+        let root = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
         let base = root.path().canonicalize().unwrap();
         let volume = Self {
             lower: base.join("lower"),
