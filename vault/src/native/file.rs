@@ -282,7 +282,8 @@ impl NativeFile {
         self.write_state().keys = ContentKeys::new(self.fixed.file, &feks);
     }
 
-    /// Writes the shape if it changed. No barrier, but for the one that an older file may owe.
+    /// Writes the shape if it changed. No barrier, but for the one that a file may owe that was written
+    /// before it was opened, or was cut and not synced since: whoever opens it next could not know.
     ///
     /// # Errors
     /// [`FileError::Poisoned`] or [`FileError::Io`].
@@ -292,7 +293,11 @@ impl NativeFile {
         }
         let mut state = self.write_state();
         self.check_health(&state)?;
-        self.write_shape_if_changed(&mut state)
+        self.write_shape_if_changed(&mut state)?;
+        match state.cut {
+            Cut::From(_) => self.barrier(&mut state),
+            Cut::Durable | Cut::Unchecked => Ok(()),
+        }
     }
 
     /// Makes everything durable: data, slots and shape.

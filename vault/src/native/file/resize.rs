@@ -323,7 +323,8 @@ impl NativeFile {
     }
 
     fn is_hole(&self, state: &State, block: u64) -> Result<bool, FileError> {
-        let half = self.current_half(state, block)?;
+        let segment = self.segment(state, layout::segment_of(block))?;
+        let half = self.current_half(state, &segment, block, Mark::Clean)?;
         Ok(half.is_none_or(|(_, half)| half.kind() == Kind::Hole))
     }
 }

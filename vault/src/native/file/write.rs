@@ -67,12 +67,101 @@ pub(super) enum Content<'a> {
     Holes,
 }
 
+impl<'a> Content<'a> {
+    fn data(self) -> &'a [u8] {
+        match self {
+            Self::Data(data) => data,
+            Self::Holes => &[],
+        }
+    }
+}
+
 /// The half that a new version of a block goes to.
 #[derive(Clone, Copy)]
 struct Target {
     side: Side,
     seq: u8,
     mark: Mark,
+}
+
+impl Target {
+    /// Where the next version of a block goes, of which `current` names what it holds; `over` is the
+    /// mark of a new version of something durable.
+    fn beside(current: Option<(Side, Half)>, mark: Mark, over: Mark) -> Self {
+        let Some((side, half)) = current else {
+            return Self {
+                side: Side::A,
+                seq: 1,
+                mark: Mark::Fresh,
+            };
+        };
+        let again = |mark| Self {
+            side,
+            seq: half.seq,
+            mark,
+        };
+        let beside = |mark| Self {
+            side: side.other(),
+            seq: half.seq.wrapping_add(1),
+            mark,
+        };
+        match (mark, half.kind()) {
+            // Not durable yet: the same half again, or the next crash could find neither version.
+            (Mark::Fresh, _) => again(Mark::Fresh),
+            (Mark::Over | Mark::HoleOver, _) => again(over),
+            (Mark::Emptied | Mark::Clean, Kind::Hole) => beside(Mark::Fresh),
+            (Mark::Emptied | Mark::Clean | Mark::Wiped, _) => beside(over),
+        }
+    }
+}
+
+/// The slots of blocks about to be written, at most one segment of them.
+struct Versions {
+    count: usize,
+    slots: [Slot; SEGMENT_BLOCKS as usize],
+    marks: [Mark; SEGMENT_BLOCKS as usize],
+    sides: [Side; SEGMENT_BLOCKS as usize],
+}
+
+impl Versions {
+    fn new(count: usize) -> Self {
+        Self {
+            count: count.min(SEGMENT_BLOCKS as usize),
+            slots: [Slot::ZERO; SEGMENT_BLOCKS as usize],
+            marks: [Mark::Clean; SEGMENT_BLOCKS as usize],
+            sides: [Side::A; SEGMENT_BLOCKS as usize],
+        }
+    }
+
+    fn set(&mut self, index: usize, slot: Slot, target: Target) {
+        let marks = self.marks.iter_mut().zip(&mut self.sides);
+        if let Some((place, (mark, side))) = self.slots.iter_mut().zip(marks).nth(index) {
+            (*place, *mark, *side) = (slot, target.mark, target.side);
+        }
+    }
+
+    fn slots(&self) -> &[Slot] {
+        self.slots.split_at(self.count).0
+    }
+
+    fn marks(&self) -> &[Mark] {
+        self.marks.split_at(self.count).0
+    }
+
+    /// A slot, and the half of it that is new.
+    fn get(&self, index: usize) -> Option<(&Slot, Side)> {
+        self.slots().get(index).zip(self.sides.get(index).copied())
+    }
+
+    /// The slots from `index` on of which nothing is durable.
+    fn whole_slots(&self, index: usize) -> &[Slot] {
+        let (_, slots) = self.slots().split_at(index);
+        let fates = self.marks.iter().zip(&self.sides).skip(index);
+        let whole = slots.iter().zip(fates).take_while(|(slot, (mark, side))| {
+            **mark == Mark::Fresh && slot.half(side.other()).is_none()
+        });
+        slots.split_at(whole.count()).0
+    }
 }
 
 impl NativeFile {
@@ -214,30 +303,43 @@ impl NativeFile {
         nonces: &mut Nonces,
     ) -> Result<(), FileError> {
         self.admit(state, span)?;
-        SEALED.with_borrow_mut(|sealed| self.put_sealed(state, span, content, nonces, sealed))
+        SEALED.with_borrow_mut(|buffer| {
+            let len = content.data().len();
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            let (sealed, _) = buffer.split_at_mut(len);
+            self.put_sealed(state, span, content, nonces, sealed)
+        })
     }
 
     /// Makes the blocks fit to be written to: whatever is durable of them, or vouches for them, is
     /// not touched after this.
     fn admit(&self, state: &mut State, span: Span) -> Result<(), FileError> {
+        let segment = self.segment(state, span.segment)?;
+        let slots = segment.slots().iter().skip(span.index());
+        let marks = state
+            .unsynced
+            .of_segment(span.segment)
+            .iter()
+            .skip(span.index());
         let mut barrier = false;
-        let mut mark = false;
-        for block in span.blocks() {
-            let segment = self.segment(state, span.segment)?;
-            let slot = segment.slot(layout::index_in_segment(block));
-            if state.unsynced.mark(block) != Mark::Clean {
+        let mut mark_shape = false;
+        for (block, (slot, mark)) in span.blocks().zip(slots.zip(marks)) {
+            if *mark != Mark::Clean {
                 continue;
             }
             // W4: a half without its block reads as damage where a settled shape vouches for it.
-            mark |= slot.is_zero() && block < state.shapes.vouched();
+            mark_shape |= slot.is_zero() && block < state.shapes.vouched();
             // W2: of two halves found at opening, only a barrier tells that the newer is durable.
             let [_, other] = slot.newest_first();
             barrier |= other.is_some() && state.earlier == Earlier::Unknown;
         }
-        if mark {
+        drop(segment);
+        if mark_shape {
             self.write_unsettled_shape(state)?;
         }
-        if mark || barrier {
+        if mark_shape || barrier {
             self.barrier(state)?;
         }
         Ok(())
@@ -249,28 +351,58 @@ impl NativeFile {
         span: Span,
         content: Content<'_>,
         nonces: &mut Nonces,
-        sealed: &mut Vec<u8>,
+        sealed: &mut [u8],
     ) -> Result<(), FileError> {
+        let versions = self.seal(state, span, content, nonces, sealed)?;
+        // The half first: until the block is there, the reader finds that the new half does not
+        // verify and takes the other.
+        self.write_halves(span, &versions)?;
+        let segment = state
+            .segments
+            .read_mut(&self.lower, self.layout, span.segment)?;
+        for (block, slot) in span.blocks().zip(versions.slots()) {
+            segment.set_slot(layout::index_in_segment(block), *slot);
+        }
+        state.unsynced.set_span(span, versions.marks());
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let written = self.lower.write_at(self.layout.block(span.first), sealed);
+        written.or_else(|error| {
+            self.abandon(state, span)?;
+            Err(error.into())
+        })
+    }
+
+    /// Encrypts blocks into `sealed`, and gives their slots.
+    fn seal(
+        &self,
+        state: &State,
+        span: Span,
+        content: Content<'_>,
+        nonces: &mut Nonces,
+        sealed: &mut [u8],
+    ) -> Result<Versions, FileError> {
         let segment = self.segment(state, span.segment)?;
         let fek = state.keys.newest();
         let cipher = segment
             .cipher(&state.keys, fek)
             .expect("the newest FEK is one of them");
-        let data = match content {
-            Content::Data(data) => data,
-            Content::Holes => &[],
+        let over = match content {
+            Content::Data(_) => Mark::Over,
+            Content::Holes => Mark::HoleOver,
         };
-        sealed.clear();
-        sealed.resize(data.len(), 0);
-
-        let mut slots = [Slot::ZERO; SEGMENT_BLOCKS as usize];
-        let mut marks = [Mark::Clean; SEGMENT_BLOCKS as usize];
-        let mut sides = [Side::A; SEGMENT_BLOCKS as usize];
-        let mut plain = data.chunks(PAGE);
+        let mut versions = Versions::new(span.count);
+        let mut plain = content.data().chunks(PAGE);
         let mut texts = sealed.chunks_mut(PAGE);
-        let places = slots.iter_mut().zip(&mut marks).zip(&mut sides);
-        for (done, (block, ((slot, mark), side))) in span.blocks().zip(places).enumerate() {
-            let target = self.target(state, block, content)?;
+        let marks = state
+            .unsynced
+            .of_segment(span.segment)
+            .iter()
+            .skip(span.index());
+        for (done, (block, mark)) in span.blocks().zip(marks).enumerate() {
+            let current = self.current_half(state, &segment, block, *mark)?;
+            let target = Target::beside(current, *mark, over);
             let (plain, text) = (
                 plain.next().unwrap_or_default(),
                 texts.next().unwrap_or_default(),
@@ -283,66 +415,11 @@ impl NativeFile {
                 fek,
             };
             half.tag = aead::seal_into(cipher, &half.nonce, &half.associated(block), plain, text);
-            *slot = segment.slot(layout::index_in_segment(block));
+            let mut slot = segment.slot(layout::index_in_segment(block));
             *target.side.of_mut(&mut slot.0) = half.write();
-            *mark = target.mark;
-            *side = target.side;
+            versions.set(done, slot, target);
         }
-        drop(segment);
-        let (slots, _) = slots.split_at(span.count);
-        let (marks, _) = marks.split_at(span.count);
-        let (sides, _) = sides.split_at(span.count);
-        // The half first: until the block is there, the reader finds that the new half does not
-        // verify and takes the other.
-        self.write_halves(span, slots, marks, sides)?;
-        let segment = state
-            .segments
-            .read_mut(&self.lower, self.layout, span.segment)?;
-        for ((block, slot), mark) in span.blocks().zip(slots).zip(marks) {
-            segment.set_slot(layout::index_in_segment(block), *slot);
-            state.unsynced.set(block, *mark);
-        }
-        if sealed.is_empty() {
-            return Ok(());
-        }
-        let written = self.lower.write_at(self.layout.block(span.first), sealed);
-        written.or_else(|error| {
-            self.abandon(state, span)?;
-            Err(error.into())
-        })
-    }
-
-    /// Where the next version of a block goes.
-    fn target(&self, state: &State, block: u64, content: Content<'_>) -> Result<Target, FileError> {
-        let over = match content {
-            Content::Data(_) => Mark::Over,
-            Content::Holes => Mark::HoleOver,
-        };
-        let mark = state.unsynced.mark(block);
-        let Some((side, current)) = self.current_half(state, block)? else {
-            return Ok(Target {
-                side: Side::A,
-                seq: 1,
-                mark: Mark::Fresh,
-            });
-        };
-        let beside = |mark| Target {
-            side: side.other(),
-            seq: current.seq.wrapping_add(1),
-            mark,
-        };
-        let again = |mark| Target {
-            side,
-            seq: current.seq,
-            mark,
-        };
-        Ok(match (mark, current.kind()) {
-            // Not durable yet: the same half again, or the next crash could find neither version.
-            (Mark::Fresh, _) => again(Mark::Fresh),
-            (Mark::Over | Mark::HoleOver, _) => again(over),
-            (Mark::Emptied | Mark::Clean, Kind::Hole) => beside(Mark::Fresh),
-            (Mark::Emptied | Mark::Clean | Mark::Wiped, _) => beside(over),
-        })
+        Ok(versions)
     }
 
     /// Writes halves, each by itself: beside it lies the half that names the durable version, and a
@@ -351,42 +428,20 @@ impl NativeFile {
     /// Slots of which nothing is durable are written whole and many at once: whatever a torn write
     /// leaves of them, nothing that was durable is lost, and the shape says that they may be torn
     /// (rules W4, W7).
-    fn write_halves(
-        &self,
-        span: Span,
-        slots: &[Slot],
-        marks: &[Mark],
-        sides: &[Side],
-    ) -> Result<(), FileError> {
+    fn write_halves(&self, span: Span, versions: &Versions) -> Result<(), FileError> {
         let first = self.layout.slots(span.segment) + (span.index() * SLOT_LEN) as u64;
-        let mut bytes = [0; SEGMENT_BLOCKS as usize * SLOT_LEN];
         let mut index = 0;
-        let each = || slots.iter().zip(marks).zip(sides);
-        let whole = |slot: &Slot, mark: Mark, side: Side| {
-            mark == Mark::Fresh && slot.half(side.other()).is_none()
-        };
-        while let Some(((slot, mark), side)) = each().nth(index) {
+        while let Some((slot, side)) = versions.get(index) {
             let offset = first + (index * SLOT_LEN) as u64;
-            let run = each()
-                .skip(index)
-                .take_while(|((slot, mark), side)| whole(slot, **mark, **side))
-                .count();
-            if run == 0 {
-                debug_assert_ne!(*mark, Mark::Clean);
-                let half = side.of(&slot.0);
+            let run = versions.whole_slots(index);
+            if run.is_empty() {
+                let half: &[u8; HALF_LEN] = side.of(&slot.0);
                 self.lower.write_at(side.offset(offset, HALF_LEN), half)?;
                 index += 1;
                 continue;
             }
-            let (bytes, _) = bytes.split_at_mut(run * SLOT_LEN);
-            for (place, slot) in bytes
-                .chunks_exact_mut(SLOT_LEN)
-                .zip(slots.iter().skip(index))
-            {
-                place.copy_from_slice(slot.0.as_flattened());
-            }
-            self.lower.write_at(offset, bytes)?;
-            index += run;
+            self.lower.write_at(offset, &Slot::bytes(run))?;
+            index += run.len();
         }
         Ok(())
     }

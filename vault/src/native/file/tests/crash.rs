@@ -264,10 +264,10 @@ proptest! {
         let (fixture, mut file) = Fixture::new();
         let trace = Arc::new(Trace::default());
         file.lower.trace = Some(Arc::clone(&trace));
-        trace.0.lock().unwrap().push(Event::Write { offset: 0, bytes: fixture.bytes() });
+        trace.events.lock().unwrap().push(Event::Write { offset: 0, bytes: fixture.bytes() });
         file.sync().unwrap();
         file.flush().unwrap();
-        trace.0.lock().unwrap().push(Event::Barrier);
+        trace.events.lock().unwrap().push(Event::Barrier);
         let mut history = History::new();
         history.note();
         // xorshift64 (Marsaglia 2003): as many rolls as an image needs, all from one seed.
@@ -280,7 +280,7 @@ proptest! {
         };
         for (at, operation) in operations.iter().enumerate() {
             run(&fixture, &mut file, &trace, &mut history, operation, at as u8 * 16 + 1);
-            let disk = Disk::at(&trace.0.lock().unwrap());
+            let disk = Disk::at(&trace.events.lock().unwrap());
             for _ in 0..2 {
                 let image = disk.crash(Layout::new(1), &mut chance);
                 check(&image, &history)?;
