@@ -22,7 +22,8 @@ use crate::{CallError, Instance, Pending, Serves, Ticket};
 /// Time from the first HELO, or from connecting, to the registration.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(2);
 
-/// Handshakes of one uid in progress; one more ends the oldest.
+/// Handshakes of one uid in progress; one more is not begun. Each costs this thread two X25519
+/// operations and a descriptor.
 const HANDSHAKES_PER_UID: usize = 4;
 
 /// Frames taken from one connection before the others have their turn.
@@ -162,11 +163,14 @@ impl IoThread {
                 return;
             };
             match listener.accept() {
-                Ok((unix, uid)) if serves(self.serves, &self.uids, uid) => {
+                Ok((_, uid)) if !serves(self.serves, &self.uids, uid) => {
+                    tracing::warn!(uid, "connection of another uid refused");
+                }
+                Ok((unix, uid)) if self.has_room(uid) => {
                     let id = self.next_link();
                     self.admit(id, uid, Phase::Accepted(unix));
                 }
-                Ok((_, uid)) => tracing::warn!(uid, "connection of another uid refused"),
+                Ok((_, uid)) => tracing::debug!(uid, "too many handshakes at once"),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -199,6 +203,10 @@ impl IoThread {
                 Ok(Reception::Foreign(_) | Reception::Closed) => continue,
                 Err(_) => return,
             };
+            if !self.has_room(sender.uid) {
+                tracing::debug!(uid = sender.uid, "too many handshakes at once");
+                continue;
+            }
             match netlink::Netlink::connect(sender.port) {
                 Ok(carrier) => {
                     let id = self.next_link();
@@ -236,25 +244,18 @@ impl IoThread {
         }
     }
 
-    /// Keeps a connection that is not registered yet, within bounds.
-    fn admit(&mut self, id: LinkId, uid: u32, phase: Phase) {
-        let mut own: Vec<_> = self
-            .unregistered()
-            .filter(|(_, conn)| conn.uid == uid)
-            .collect();
-        own.sort_by_key(|(id, _)| id.number());
-        let oldest = own
-            .first()
-            .map(|(id, _)| *id)
-            .filter(|_| own.len() >= HANDSHAKES_PER_UID);
-        match oldest {
-            Some(oldest) => self.end(oldest),
-            None if self.unregistered().count() >= self.shared.limits.responders => {
-                tracing::warn!(uid, "too many handshakes at once");
-                return;
-            }
-            None => {}
+    /// Whether one more handshake of `uid` may begin. Asked before anything is computed for it.
+    fn has_room(&self, uid: u32) -> bool {
+        let (mut own, mut all) = (0, 0);
+        for conn in self.conns.values().filter(|conn| !conn.is_registered()) {
+            own += usize::from(conn.uid == uid);
+            all += 1;
         }
+        own < HANDSHAKES_PER_UID && all < self.shared.limits.responders
+    }
+
+    /// Keeps a connection that is not registered yet.
+    fn admit(&mut self, id: LinkId, uid: u32, phase: Phase) {
         let conn = Conn {
             uid,
             since: Instant::now(),
@@ -265,13 +266,6 @@ impl IoThread {
             Ok(()) => drop(self.conns.insert(id, conn)),
             Err(error) => tracing::warn!(%error, "cannot watch a connection"),
         }
-    }
-
-    fn unregistered(&self) -> impl Iterator<Item = (LinkId, &Conn)> {
-        self.conns
-            .iter()
-            .map(|(id, conn)| (*id, conn))
-            .filter(|(_, conn)| !conn.is_registered())
     }
 
     fn hear(&mut self, id: LinkId) {
