@@ -15,6 +15,21 @@ use crate::pin;
 use crate::tokens::{self, Lease, Need, Seen};
 
 impl Store {
+    /// Keys of those tokens that are logged in; the others are passed over, and the log says so.
+    pub(super) fn keys_of_those_open(&self, tokens: &[Seen], uri: &Uri) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for token in tokens {
+            match self.keys_of(token, uri) {
+                Ok(found) => keys.extend(found),
+                Err(error) => {
+                    let token = tokens::name(&token.facts);
+                    tracing::info!(token, %error, "keys not listed");
+                }
+            }
+        }
+        keys
+    }
+
     /// Keys of one token. It must be logged in: what its keys are good for cannot be told otherwise.
     pub(super) fn keys_of(&self, token: &Seen, uri: &Uri) -> Result<Vec<Key>, ModuleError> {
         let mut token_only = token_uri(&token.facts);
