@@ -45,6 +45,13 @@ impl Asking {
             command: Command::Attach,
         };
         conversation.send(&command).map_err(daemon::broken)?;
+        match conversation.receive().map_err(daemon::broken)? {
+            FromDaemon::Attached => {}
+            FromDaemon::Done(Err(failure)) => return Err(failure.into()),
+            FromDaemon::Prompt(_) | FromDaemon::Notice(_) | FromDaemon::Done(Ok(_)) => {
+                return Err(Failure::Internal("clavigerd did not attach".into()).into());
+            }
+        }
         let cannot = |what: String| Failed::new(ExitCode::Internal, what);
         let prompts = conversation
             .stream()
@@ -110,6 +117,7 @@ fn answer(mut conversation: Conversation, mut prompter: Prompter) {
     while let Ok(message) = conversation.receive() {
         match message {
             FromDaemon::Notice(text) => eprintln!("{text}"),
+            FromDaemon::Attached => {}
             FromDaemon::Prompt(prompt) => {
                 let answer = ToDaemon::Answer(prompter.ask(&prompt));
                 if conversation.send(&answer).is_err() {

@@ -39,6 +39,8 @@ enum Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Question {
     uid: u32,
+    /// What made us ask, to be acknowledged; none if the daemon has just come.
+    because: Option<KeyEvent>,
     attempt: u32,
     /// How many locks came before it: what was asked before a lock must not unlock after it.
     locks: u64,
@@ -185,22 +187,24 @@ impl State {
             match note {
                 Note::Registered(uid) => {
                     self.present.insert(uid);
-                    self.ask_names(uid, 1);
+                    self.ask_names(uid, None, 1);
                 }
                 Note::Gone(uid) => drop(self.present.remove(&uid)),
-                Note::Event(uid, KeyEvent::Unlocked { .. } | KeyEvent::NewEpoch { .. }) => {
-                    self.ask_names(uid, 1);
-                }
-                Note::Event(uid, KeyEvent::Lock { .. }) => self.lock(uid),
+                Note::Event(
+                    uid,
+                    event @ (KeyEvent::Unlocked { .. } | KeyEvent::NewEpoch { .. }),
+                ) => self.ask_names(uid, Some(event), 1),
+                Note::Event(uid, event @ KeyEvent::Lock { .. }) => self.lock(uid, event),
                 Note::Names(question, outcome) => self.names_came(question, outcome),
                 Note::Stop => return,
             }
         }
     }
 
-    fn ask_names(&self, uid: u32, attempt: u32) {
+    fn ask_names(&self, uid: u32, because: Option<KeyEvent>, attempt: u32) {
         let question = Question {
             uid,
+            because,
             attempt,
             locks: self.locks,
         };
@@ -211,14 +215,24 @@ impl State {
     }
 
     fn names_came(&mut self, question: Question, outcome: Result<NamesKeys, Failure>) {
-        let Question { uid, attempt, .. } = question;
+        let Question {
+            uid,
+            because,
+            attempt,
+            locks,
+        } = question;
         match outcome {
-            Ok(_) if question.locks != self.locks => return self.ask_names(uid, 1),
-            Ok(names) => self.adopt(uid, names),
+            Ok(_) if locks != self.locks => return self.ask_names(uid, because, 1),
+            Ok(names) => {
+                self.adopt(uid, names);
+                if let Some(event) = because {
+                    self.mount.keys.acknowledge(uid, event, Vec::new());
+                }
+            }
             // It will say when it is unlocked.
             Err(Failure::Locked | Failure::NoDaemon { .. }) => (),
             Err(Failure::TimedOut { .. } | Failure::Busy(_)) if attempt < ATTEMPTS => {
-                return self.ask_names(uid, attempt + 1);
+                return self.ask_names(uid, because, attempt + 1);
             }
             Err(failure) => tracing::warn!(uid, %failure, "no names keys"),
         }
@@ -242,7 +256,7 @@ impl State {
         self.mount.keys.prefill(uid);
     }
 
-    fn lock(&mut self, uid: u32) {
+    fn lock(&mut self, uid: u32, event: KeyEvent) {
         self.locks += 1;
         self.unlocked.remove(&uid);
         // Who has unlocked and gone could not lock any more: he does not keep it open for himself.
@@ -255,6 +269,6 @@ impl State {
             self.mount.drop_grants(uid);
             Vec::new()
         };
-        self.mount.keys.tell_locked(uid, lost);
+        self.mount.keys.acknowledge(uid, event, lost);
     }
 }

@@ -40,6 +40,9 @@ const LEAVING: Duration = Duration::from_secs(2);
 /// After a signal, how long programs may keep files of a busy mount open.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long a mount waits to hear from a daemon before it counts as mounted all the same, locked.
+const DAEMON_GREETING: Duration = Duration::from_secs(1);
+
 /// A volume that can be mounted: checked, and taken from other writers.
 pub struct Prepared {
     lower: PathBuf,

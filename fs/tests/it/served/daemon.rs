@@ -177,8 +177,10 @@ impl Keys {
     }
 
     fn answer(&self, request: KeyRequest) -> Result<KeyReply, Failure> {
-        if let KeyRequest::LockDone { lost, .. } = request {
-            say(&format!("lock done, lost {}", lost.len()));
+        if let KeyRequest::Acknowledge { event, lost } = request {
+            if let KeyEvent::Lock { .. } = event {
+                say(&format!("lock done, lost {}", lost.len()));
+            }
             return Ok(KeyReply::Done);
         }
         if !self.state.lock().unwrap().unlocked {
@@ -221,7 +223,7 @@ impl Keys {
                     Opened::FileScope(_) => Err(Failure::Unsupported("file scope".into())),
                 }
             }
-            KeyRequest::LockDone { .. } => unreachable!("answered above"),
+            KeyRequest::Acknowledge { .. } => unreachable!("answered above"),
         }
     }
 }
