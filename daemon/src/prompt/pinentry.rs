@@ -133,6 +133,7 @@ impl Dialogue {
     fn start(pinentry: &Pinentry) -> Result<Self, DialogueError> {
         let mut command = Command::new(&pinentry.program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env_remove("NOTIFY_SOCKET");
         let variables = [
             ("DISPLAY", &pinentry.place.display),
             ("WAYLAND_DISPLAY", &pinentry.place.wayland_display),
