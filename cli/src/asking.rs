@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use claviger_callout::{CallError, Requester, RequesterConfig};
 use claviger_protocol::Failure;
-use claviger_protocol::control::{Command, Conversation, FromDaemon, ToDaemon, VERSION};
+use claviger_protocol::control::{
+    Command, Conversation, ConversationError, FromDaemon, ToDaemon, VERSION,
+};
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::keys::{KeyReply, KeyRequest};
 use claviger_protocol::paths;
@@ -48,8 +50,8 @@ impl Asking {
         match conversation.receive().map_err(daemon::broken)? {
             FromDaemon::Attached => {}
             FromDaemon::Done(Err(failure)) => return Err(failure.into()),
-            FromDaemon::Prompt(_) | FromDaemon::Notice(_) | FromDaemon::Done(Ok(_)) => {
-                return Err(Failure::Internal("clavigerd did not attach".into()).into());
+            FromDaemon::Done(Ok(_)) | FromDaemon::Prompt(_) | FromDaemon::Notice(_) => {
+                return Err(daemon::broken(ConversationError::Malformed));
             }
         }
         let cannot = |what: String| Failed::new(ExitCode::Internal, what);
@@ -116,6 +118,7 @@ impl Drop for Asking {
 fn answer(mut conversation: Conversation, mut prompter: Prompter) {
     while let Ok(message) = conversation.receive() {
         match message {
+            FromDaemon::Attached => {}
             FromDaemon::Notice(text) => eprintln!("{text}"),
             FromDaemon::Attached => {}
             FromDaemon::Prompt(prompt) => {
