@@ -251,16 +251,10 @@ fn mount_8_mounts_by_the_name_of_the_type() {
     );
 
     let [lower, here] = [&volume.lower, &volume.mountpoint].map(|path| path.to_str().unwrap());
+    let options = format!("noexec,nofail,x-test=1,{}", volume.log_option());
     run(
         "mount",
-        &[
-            "-t",
-            "fuse.claviger",
-            "-o",
-            "noexec,nofail,x-test=1",
-            lower,
-            here,
-        ],
+        &["-t", "fuse.claviger", "-o", &options, lower, here],
     );
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = table

@@ -62,10 +62,14 @@ impl Volume {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_claviger-fs"));
         command
-            .arg(&self.lower)
-            .arg(&self.mountpoint)
-            .env("XDG_STATE_HOME", self.root.path().join("state"));
+            .args([&self.lower, &self.mountpoint])
+            .args(["-o", &self.log_option()]);
         command
+    }
+
+    /// Keeps the log of a mount in the background out of the machine's.
+    pub(crate) fn log_option(&self) -> String {
+        format!("log={}", self.root.path().join("background.log").display())
     }
 
     /// Mounts in the foreground and waits until that answers.
