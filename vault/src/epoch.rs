@@ -215,10 +215,27 @@ impl EpochKeys {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::sealed::tests::seal_with_nonce;
+
+    /// A chain link with a nonce of one's choice, for worked examples.
+    pub(crate) fn seal_previous_with_nonce(
+        key: &EpochKey,
+        nonce: u8,
+        (volume, epoch): (VolumeId, Epoch),
+        previous: &EpochKey,
+    ) -> Vec<u8> {
+        let associated_data = chain_associated_data(volume, epoch);
+        seal_with_nonce(
+            &key.chain_key(epoch),
+            nonce,
+            &associated_data,
+            previous.expose(),
+        )
+    }
 
     fn key(byte: u8) -> EpochKey {
         EpochKey::new(&mut [byte; 32]).unwrap()

@@ -4,11 +4,21 @@
 //! ([`native`]), names, directory records and the manifest. The crate opens lower files and reads
 //! and writes them; it does no FUSE, no sockets and no prompts, and it never sees a token.
 
+pub mod dir;
 pub mod epoch;
 pub mod ids;
 mod kdf;
 mod locked;
+pub mod manifest;
 pub mod names;
 pub mod native;
+pub mod pin;
+mod replace;
 mod sealed;
 pub mod secret;
+pub mod symlink;
+pub mod tree;
+pub mod xattr;
+
+#[cfg(test)]
+mod examples;

@@ -12,6 +12,7 @@
 //! not a short name. What is not hidden: the length of a name, and that two states of one directory
 //! hold the same name.
 
+use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -40,7 +41,8 @@ pub const RECORD: &str = ".claviger.dir";
 
 const LONG_SUFFIX: &str = ".long";
 const SIDECAR_SUFFIX: &str = ".name";
-const SIV_LEN: usize = 16;
+/// How much longer a sealed name is.
+pub(crate) const SIV_LEN: usize = 16;
 /// base64url of a SHA-256.
 const HASH_TEXT_LEN: usize = 43;
 /// base64url of the shortest sealed name, 17 bytes.
@@ -224,6 +226,9 @@ pub enum LowerName {
 }
 
 impl LowerName {
+    /// Longest content of a sidecar, bytes.
+    pub const SIDECAR_MAX: u64 = (SIV_LEN + NAME_MAX) as u64;
+
     /// The lower name itself.
     pub fn as_str(&self) -> &str {
         match self {
@@ -268,6 +273,12 @@ pub enum NameError {
     /// A lower name or sidecar that was not made by this volume for this directory.
     #[error("name was not made by this volume for this directory")]
     Foreign,
+}
+
+impl fmt::Debug for DirNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DirNames({:?}, epoch {})", self.dir, self.epoch)
+    }
 }
 
 impl DirNames {
@@ -413,4 +424,4 @@ fn check_upper(name: &[u8]) -> Result<(), NameError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

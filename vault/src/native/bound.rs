@@ -59,6 +59,18 @@ pub fn check_place<K: Deref<Target = NamesKey>>(
     }
 }
 
+/// What the place record of a file says, and the file's id: not whether it is there.
+///
+/// # Errors
+/// As [`check_place`], but for [`FileError::Misplaced`].
+pub fn read_place<K: Deref<Target = NamesKey>>(
+    fd: BorrowedFd<'_>,
+    names: impl Fn(Epoch) -> Option<K>,
+) -> Result<(FileId, Place), FileError> {
+    let placed = Placed::read(fd, names)?;
+    Ok((placed.file, placed.place))
+}
+
 /// Lets a file be at `to` as well as where it is, ahead of a rename; durable when this returns,
 /// unless nothing of the file is.
 ///

@@ -20,7 +20,7 @@ pub mod head;
 mod key_record;
 mod layout;
 mod lower;
-mod octets;
+pub(crate) mod octets;
 mod packet;
 mod place;
 mod segment;
@@ -30,7 +30,7 @@ mod slot;
 mod tests;
 mod unsynced;
 
-pub use bound::{Synced, check_place, finish_move, prepare_move, replace_head};
+pub use bound::{Synced, check_place, finish_move, prepare_move, read_place, replace_head};
 pub use error::{FileError, HeadError, Part, Unsupported};
 pub use feks::{BadFeks, Feks, MAX_FEKS};
 pub use file::{Access, NativeFile};

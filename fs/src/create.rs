@@ -1,0 +1,289 @@
+//! Making things: files, directories, symlinks, pipes and sockets, and further names.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use claviger_vault::dir::Record;
+use claviger_vault::names::{LowerName, RECORD};
+use claviger_vault::native::{Links, NativeFile};
+use claviger_vault::symlink;
+use fuser::{FileHandle, OpenFlags};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+
+use crate::attr::Kind;
+use crate::attributes::set_mode;
+use crate::caller::Caller;
+use crate::dircache::Dir;
+use crate::failure::OpError;
+use crate::filesystem::{Entry, VolumeFs};
+use crate::inode::Inode;
+use crate::lower::{Sidecar, rename, remove, remove_sidecar, temporary_name, write_sidecar};
+use crate::open::{Access, OpenUse};
+use crate::opening::access_of;
+use crate::tree::{Pinned, location};
+
+/// Where something is about to be made.
+pub(crate) struct Spot {
+    pub(crate) parent: Arc<Inode>,
+    pub(crate) dir: Arc<Dir>,
+    pub(crate) name: LowerName,
+}
+
+impl VolumeFs {
+    /// The spot that `name` has in `parent`.
+    pub(crate) fn spot(&self, parent: u64, name: &[u8]) -> Result<Spot, OpError> {
+        let parent = self.inode(parent)?;
+        let dir = self.dir_of(&parent)?;
+        let name = dir.names.encrypt(name)?;
+        Ok(Spot { parent, dir, name })
+    }
+
+    /// Makes something at `spot`: the sidecar of a long name is there before, and goes if it fails.
+    fn make<T>(
+        &self,
+        spot: &Spot,
+        make: impl FnOnce(&str) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let sidecar = write_sidecar(&spot.dir, &spot.name)?;
+        let made = make(spot.name.as_str());
+        if sidecar == Sidecar::Written {
+            match &made {
+                Ok(_) => self.unsynced.wrote_sidecar(spot.parent.ino, &spot.name),
+                Err(_) => remove_sidecar(&spot.dir, &spot.name),
+            }
+        }
+        made
+    }
+
+    pub(crate) fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        flags: OpenFlags,
+    ) -> Result<(Entry, FileHandle), OpError> {
+        let spot = self.spot(parent, name)?;
+        let (entry, open) = self.make_file(caller, &spot, mode, umask)?;
+        Ok((entry, self.hand_out(open, caller, access_of(flags))))
+    }
+
+    pub(crate) fn mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        device: u32,
+    ) -> Result<Entry, OpError> {
+        let spot = self.spot(parent, name)?;
+        if Kind::of_mode(mode) == Kind::REGULAR {
+            return Ok(self.make_file(caller, &spot, mode, umask)?.0);
+        }
+        let kind = SFlag::from_bits_truncate(mode & libc::S_IFMT);
+        let permissions = Mode::from_bits_truncate(mode & 0o7777);
+        self.make(&spot, |lower| {
+            Ok(self.ownership.create(caller, umask, || {
+                mknodat(&spot.dir.fd, lower, kind, permissions, decode_device(device))
+            })?)
+        })?;
+        self.entry(&spot.parent, &spot.dir, &spot.name)
+    }
+
+    pub(crate) fn symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Entry, OpError> {
+        let spot = self.spot(parent, name)?;
+        let target = symlink::seal(&spot.dir.names, target)?;
+        self.make(&spot, |lower| {
+            let link = || symlinkat(target.as_str(), &spot.dir.fd, lower);
+            Ok(self.ownership.create(caller, 0, link)?)
+        })?;
+        self.entry(&spot.parent, &spot.dir, &spot.name)
+    }
+
+    pub(crate) fn readlink(&self, ino: u64) -> Result<Vec<u8>, OpError> {
+        let inode = self.inode(ino)?;
+        let place = inode.place().ok_or(Errno::ESTALE)?;
+        let dir = self.dir_of(&place.parent)?;
+        let pinned = self.pin(&inode)?;
+        let lower = readlinkat(&pinned.fd, "")?;
+        use std::os::unix::ffi::OsStrExt;
+        Ok(symlink::open(&dir.names, lower.as_bytes())?)
+    }
+
+    /// Makes a directory under a temporary name, writes its record, and puts it into place: whatever
+    /// has a name of ours has a record.
+    pub(crate) fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+    ) -> Result<Entry, OpError> {
+        let spot = self.spot(parent, name)?;
+        let (pinned, made) = self.make(&spot, |lower| {
+            let temporary = temporary_name();
+            let mode = Mode::from_bits_truncate(mode & 0o7777);
+            let make = || mkdirat(&spot.dir.fd, temporary.as_str(), mode);
+            self.ownership.create(caller, umask, make)?;
+            let made = self.fill_dir(caller, &spot, &temporary).and_then(|made| {
+                let (from, to) = ((&*spot.dir, temporary.as_str()), (&*spot.dir, lower));
+                rename(from, to, RenameFlags::RENAME_NOREPLACE)?;
+                Ok(made)
+            });
+            if made.is_err() {
+                discard_dir(&spot.dir, &temporary);
+            }
+            made
+        })?;
+        let stat = fstat(&pinned.fd)?;
+        let entry = self.known(&spot.parent, spot.name.as_str(), &stat)?;
+        if let Some(inode) = self.inodes.find(entry.attr.ino.0) {
+            self.unsynced.wrote(inode.ino, RECORD);
+            let names = made.names(&*self.names()?)?;
+            self.dirs.keep(&inode, Dir { fd: pinned.fd, names });
+        }
+        Ok(entry)
+    }
+
+    /// Writes the record of the new directory `temporary`, which will be at `spot`.
+    fn fill_dir(
+        &self,
+        caller: Caller,
+        spot: &Spot,
+        temporary: &str,
+    ) -> Result<(Pinned, Record), OpError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&spot.dir.fd, temporary, flags, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        let pinned = Pinned { fd, stat };
+        let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
+        // One who may not write in his own new directory still makes it with its record.
+        if !mode.contains(Mode::S_IRWXU) {
+            set_mode(&pinned, mode | Mode::S_IRWXU)?;
+        }
+        let names = self.names()?;
+        let at = location(&spot.dir, spot.name.as_str());
+        let create = || Record::create(&pinned.fd, &names, at);
+        let record = self.ownership.create(caller, 0, create)?;
+        if !mode.contains(Mode::S_IRWXU) {
+            set_mode(&pinned, mode)?;
+        }
+        Ok((pinned, record))
+    }
+
+    /// Gives `ino` another name.
+    pub(crate) fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Entry, OpError> {
+        let inode = self.inode(ino)?;
+        let spot = self.spot(parent, name)?;
+        match inode.kind {
+            Kind::SYMLINK => return self.copy_symlink(&inode, &spot),
+            // From now on it is bound to none of its names.
+            Kind::REGULAR => self.unbind(&inode)?,
+            _ => {}
+        }
+        self.make(&spot, |lower| {
+            self.at(&inode, |dir, old| {
+                Ok(linkat(dir, old, &spot.dir.fd, lower, AtFlags::empty())?)
+            })
+        })?;
+        self.entry(&spot.parent, &spot.dir, &spot.name)
+    }
+
+    /// Another name for a symlink. In another directory that is a symlink of its own: a target is
+    /// sealed for one directory.
+    fn copy_symlink(&self, inode: &Arc<Inode>, spot: &Spot) -> Result<Entry, OpError> {
+        let place = inode.place().ok_or(Errno::ESTALE)?;
+        if place.parent.ino == spot.parent.ino {
+            self.make(spot, |lower| {
+                self.at(inode, |dir, old| Ok(linkat(dir, old, dir, lower, AtFlags::empty())?))
+            })?;
+            return self.entry(&spot.parent, &spot.dir, &spot.name);
+        }
+        self.make(spot, |lower| self.reseal_symlink(inode, &spot.dir, lower))?;
+        self.entry(&spot.parent, &spot.dir, &spot.name)
+    }
+
+    /// Makes a symlink `lower` in `dir` with the target, owner and times of `inode`.
+    pub(crate) fn reseal_symlink(
+        &self,
+        inode: &Arc<Inode>,
+        dir: &Dir,
+        lower: &str,
+    ) -> Result<(), OpError> {
+        let target = symlink::seal(&dir.names, &self.readlink(inode.ino)?)?;
+        let stat = self.stat(inode)?;
+        symlinkat(target.as_str(), &dir.fd, lower)?;
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&dir.fd, lower, flags, Mode::empty())?;
+        let (uid, gid) = (stat.st_uid.into(), stat.st_gid.into());
+        nix::unistd::fchownat(&fd, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+        let time = |tv_sec, tv_nsec| libc::timespec { tv_sec, tv_nsec };
+        let accessed = time(stat.st_atime, stat.st_atime_nsec);
+        let modified = time(stat.st_mtime, stat.st_mtime_nsec);
+        Ok(crate::sys::set_times(fd.as_fd(), accessed, modified)?)
+    }
+
+    /// Makes a regular file and opens it for who made it.
+    fn make_file(
+        &self,
+        caller: Caller,
+        spot: &Spot,
+        mode: u32,
+        umask: u32,
+    ) -> Result<(Entry, OpenUse), OpError> {
+        let _opening = self.opening()?;
+        let fresh = self.keys.fresh(caller.uid)?;
+        let dir = spot.dir.names.dir();
+        let seal = self.seal(&fresh.head, &dir, spot.name.as_bytes(), Links::One)?;
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        self.make(spot, |lower| {
+            let create = || openat(&spot.dir.fd, lower, flags, mode);
+            let fd: OwnedFd = self.ownership.create(caller, umask, create)?;
+            let made = NativeFile::create(fd, &fresh.head, &fresh.feks, &seal).map_err(OpError::from);
+            let made = made.and_then(|content| {
+                let stat = fstat(content.lower())?;
+                let entry = self.known(&spot.parent, lower, &stat)?;
+                let inode = self.inodes.find(entry.attr.ino.0).ok_or(Errno::ESTALE)?;
+                let open = inode.open.grant(&inode, caller.uid, Access::Write, || Ok(content))?;
+                // Known before it was open: as long as its header, and empty.
+                let attr = self.attributes_of(&inode, &stat);
+                Ok((Entry { attr, ..entry }, open))
+            });
+            if made.is_err() {
+                remove(&spot.dir, lower);
+            }
+            made
+        })
+    }
+}
+
+/// Removes a directory that was not to be, or no longer is.
+pub(crate) fn discard_dir(parent: &Dir, name: &str) {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    if let Ok(fd) = openat(&parent.fd, name, flags, Mode::empty()) {
+        let _ = unlinkat(fd, RECORD, UnlinkatFlags::NoRemoveDir);
+    }
+    if let Err(errno) = unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir) {
+        tracing::warn!(name, %errno, "left behind in the lower folder");
+    }
+}
+
+/// A device number in the kernel's 32-bit coding, as FUSE has it.
+fn decode_device(device: u32) -> libc::dev_t {
+    let major = (device & 0xf_ff00) >> 8;
+    let minor = (device & 0xff) | ((device >> 12) & 0xf_ff00);
+    libc::makedev(major, minor)
+}

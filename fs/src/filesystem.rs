@@ -1,0 +1,196 @@
+//! One mounted volume: what its operations share, and what locking it needs.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use claviger_protocol::Failure;
+use claviger_vault::ids::{Scope, VolumeId};
+use claviger_vault::names::NamesKeys;
+use fuser::FileAttr;
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
+use nix::sys::statvfs::{Statvfs, fstatvfs};
+use nix::unistd::syncfs;
+
+use crate::caller::Ownership;
+use crate::dircache::DirCache;
+use crate::failure::OpError;
+use crate::handles::Handles;
+use crate::inode::{Inode, Inodes};
+use crate::keys::KeySource;
+use crate::open::Handle;
+use crate::park::Park;
+use crate::readdir::Listing;
+use crate::unsynced::Unsynced;
+
+/// One mounted volume.
+///
+/// Its operations take inode numbers and plain names and return attributes: FUSE is
+/// [`Engine`](crate::fuse::Engine)'s business. Everything below is reached from one descriptor of
+/// the lower root, by `*at()` calls that follow no symlink.
+pub struct VolumeFs {
+    pub(crate) lower: OwnedFd,
+    pub(crate) lower_device: u64,
+    pub(crate) volume: VolumeId,
+    pub(crate) scope: Scope,
+    pub(crate) keys: Arc<dyn KeySource>,
+    pub(crate) ownership: Ownership,
+    pub(crate) inodes: Inodes,
+    pub(crate) dirs: DirCache,
+    pub(crate) files: Handles<Handle>,
+    pub(crate) listings: Handles<Listing>,
+    pub(crate) park: Arc<Park>,
+    pub(crate) unsynced: Unsynced,
+    opens: RwLock<Opens>,
+}
+
+/// Whether content may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opens {
+    Accepted,
+    Refused,
+}
+
+/// What the kernel is told of an inode that it then holds a reference to.
+pub(crate) struct Entry {
+    pub(crate) attr: FileAttr,
+    pub(crate) generation: u64,
+}
+
+impl VolumeFs {
+    /// A filesystem over the lower root `lower`, a directory opened for reading.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn new(
+        lower: OwnedFd,
+        volume: VolumeId,
+        scope: Scope,
+        keys: Arc<dyn KeySource>,
+    ) -> Result<Arc<Self>, Errno> {
+        let stat = fstat(&lower)?;
+        Ok(Arc::new(Self {
+            lower,
+            lower_device: stat.st_dev,
+            volume,
+            scope,
+            keys,
+            ownership: Ownership::of_process(),
+            inodes: Inodes::new(stat.st_ino),
+            dirs: DirCache::default(),
+            files: Handles::default(),
+            listings: Handles::default(),
+            park: Park::new(),
+            unsynced: Unsynced::default(),
+            opens: RwLock::new(Opens::Accepted),
+        }))
+    }
+
+    /// The openers that wait for a key, for whoever watches their signals.
+    pub fn park(&self) -> &Arc<Park> {
+        &self.park
+    }
+
+    /// Numbers of all inodes whose content is open: what has to be invalidated before a lock.
+    pub fn open_inodes(&self) -> Vec<u64> {
+        self.open_files().iter().map(|inode| inode.ino).collect()
+    }
+
+    /// From now on content is opened for nobody; once this returns no open is half done.
+    pub fn refuse_opens(&self) {
+        *self.opens.write().unwrap_or_else(PoisonError::into_inner) = Opens::Refused;
+    }
+
+    /// Undoes [`VolumeFs::refuse_opens`].
+    pub fn accept_opens(&self) {
+        *self.opens.write().unwrap_or_else(PoisonError::into_inner) = Opens::Accepted;
+    }
+
+    /// Answers everyone who waits for a key with `failure`, and calls their unwraps back.
+    pub fn fail_parked(&self, failure: &Failure) {
+        let (waiting, tickets) = self.park.land_all();
+        for ticket in tickets {
+            self.keys.cancel(ticket);
+        }
+        for wake in waiting {
+            wake(Err(failure.clone().into()));
+        }
+    }
+
+    /// Takes from `uid` every file that was opened for him: his handles are dead from now on.
+    pub fn drop_grants(&self, uid: u32) {
+        for inode in self.open_files() {
+            inode.open.revoke(uid);
+        }
+        self.files.for_each(|handle| {
+            if handle.uid == uid {
+                handle.revoked.store(true, Ordering::Release);
+            }
+        });
+    }
+
+    /// Makes everything durable. Returns the lower paths of files whose last writes are lost.
+    pub fn sync_all(&self) -> Vec<Vec<u8>> {
+        let mut lost = Vec::new();
+        for inode in self.open_files() {
+            if let Err(error) = inode.open.sync() {
+                tracing::error!(lower = %self.shown_path(&inode), %error, "sync failed");
+                lost.push(self.lower_path(&inode));
+            }
+        }
+        match syncfs(&self.lower) {
+            Ok(()) => self.unsynced.clear(),
+            Err(errno) => tracing::error!(%errno, "the lower filesystem does not sync"),
+        }
+        lost
+    }
+
+    /// Forgets all content keys and names: what is still open answers `ENOKEY` from now on.
+    pub fn wipe(&self) {
+        for inode in self.open_files() {
+            inode.open.wipe();
+        }
+        self.dirs.clear();
+    }
+
+    /// Errno of `error`; what an administrator has to know of is logged, with the lower path.
+    pub(crate) fn report(&self, op: &'static str, ino: u64, error: &OpError) -> fuser::Errno {
+        if error.errno() == libc::EIO {
+            let lower = match self.inodes.find(ino) {
+                Some(inode) => self.shown_path(&inode),
+                None => format!("inode {ino}"),
+            };
+            tracing::warn!(op, lower, %error, "refused with EIO");
+        }
+        fuser::Errno::from_i32(error.errno())
+    }
+
+    /// The names keys, or `ENOKEY`.
+    pub(crate) fn names(&self) -> Result<Arc<NamesKeys>, OpError> {
+        self.keys.names().ok_or(OpError::LOCKED)
+    }
+
+    /// Keeps [`VolumeFs::refuse_opens`] from returning while an open is completed.
+    pub(crate) fn opening(&self) -> Result<RwLockReadGuard<'_, Opens>, OpError> {
+        let opens = self.opens.read().unwrap_or_else(PoisonError::into_inner);
+        match *opens {
+            Opens::Accepted => Ok(opens),
+            Opens::Refused => Err(OpError::LOCKED),
+        }
+    }
+
+    pub(crate) fn statfs(&self) -> Result<Statvfs, OpError> {
+        Ok(fstatvfs(self.lower.as_fd())?)
+    }
+
+    pub(crate) fn forget(&self, ino: u64, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    fn open_files(&self) -> Vec<Arc<Inode>> {
+        let mut inodes = self.inodes.all();
+        inodes.retain(|inode| inode.open.is_open());
+        inodes
+    }
+}

@@ -1,0 +1,298 @@
+//! Open content: one [`NativeFile`] an inode, shared by all who have been granted it.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use claviger_vault::native::{FixedPart, NativeFile};
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::failure::OpError;
+use crate::inode::Inode;
+use crate::sys;
+
+/// What a lower file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// What an opener wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    Read,
+    Write,
+    /// To write, and none of the content that is there: a file that never reached the disk will do.
+    Truncated,
+}
+
+impl Want {
+    pub(crate) fn access(self) -> Access {
+        match self {
+            Self::Read => Access::Read,
+            Self::Write | Self::Truncated => Access::Write,
+        }
+    }
+}
+
+/// The content of one open file.
+pub(crate) struct OpenFile {
+    /// `None` once the volume has been locked.
+    content: RwLock<Option<NativeFile>>,
+    access: Access,
+    /// Changes of content begun and ended: what is written for other reasons keeps the file's time.
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// Where an inode keeps its open content.
+#[derive(Default)]
+pub(crate) struct OpenSlot(Mutex<Option<Opened>>);
+
+struct Opened {
+    file: Arc<OpenFile>,
+    uses: usize,
+    /// Who has been granted it, while it is open.
+    granted: HashSet<u32>,
+}
+
+/// One use of open content; the last one closes it.
+pub(crate) struct OpenUse {
+    inode: Arc<Inode>,
+    file: Arc<OpenFile>,
+}
+
+/// What a file handle of the kernel stands for.
+pub(crate) struct Handle {
+    pub(crate) open: OpenUse,
+    /// Who opened it.
+    pub(crate) uid: u32,
+    pub(crate) access: Access,
+    /// The grant was taken back.
+    pub(crate) revoked: AtomicBool,
+}
+
+impl Handle {
+    pub(crate) fn inode(&self) -> &Arc<Inode> {
+        &self.open.inode
+    }
+
+    /// The content, if it may still be used.
+    pub(crate) fn file(&self) -> Result<&OpenFile, OpError> {
+        if self.revoked.load(Ordering::Acquire) {
+            return Err(OpError::LOCKED);
+        }
+        Ok(&self.open.file)
+    }
+
+    /// A use of the content to change it.
+    pub(crate) fn writable(&self) -> Result<OpenUse, OpError> {
+        self.file()?;
+        match self.access {
+            Access::Write => Ok(self.open.again()),
+            Access::Read => Err(Errno::EBADF.into()),
+        }
+    }
+}
+
+impl OpenFile {
+    fn new(content: NativeFile, access: Access) -> Self {
+        Self {
+            content: RwLock::new(Some(content)),
+            access,
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+        }
+    }
+
+    /// Uses the content. Many may at once; a lock of the volume waits for them.
+    pub(crate) fn with<T>(
+        &self,
+        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
+        work(content.as_ref().ok_or(OpError::LOCKED)?)
+    }
+
+    /// Changes the content on behalf of an application.
+    pub(crate) fn change<T>(
+        &self,
+        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        let done = self.with(work);
+        self.ended.fetch_add(1, Ordering::AcqRel);
+        done
+    }
+
+    /// Writes what is to be written anyway. An application that has set the file's time, or has gone
+    /// on and compares it, must not see it move: it is put back unless content changed meanwhile.
+    pub(crate) fn maintain<T>(
+        &self,
+        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        self.with(|content| {
+            let begun = self.begun.load(Ordering::Acquire);
+            let idle = begun == self.ended.load(Ordering::Acquire);
+            let before = fstat(content.lower())?;
+            let done = work(content)?;
+            let after = fstat(content.lower())?;
+            let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
+            let unchanged = idle && begun == self.begun.load(Ordering::Acquire);
+            if unchanged && modified(&before) != modified(&after) {
+                let omit = libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT };
+                let (tv_sec, tv_nsec) = modified(&before);
+                sys::set_times(content.lower(), omit, libc::timespec { tv_sec, tv_nsec })?;
+            }
+            Ok(done)
+        })
+    }
+
+    /// Makes everything durable.
+    pub(crate) fn sync(&self) -> Result<(), OpError> {
+        self.maintain(|content| Ok(content.sync()?))
+    }
+}
+
+impl OpenUse {
+    /// Another use of the same.
+    pub(crate) fn again(&self) -> Self {
+        let mut slot = self.inode.open.lock();
+        if let Some(opened) = slot.as_mut().filter(|opened| Arc::ptr_eq(&opened.file, &self.file)) {
+            opened.uses += 1;
+        }
+        Self { inode: Arc::clone(&self.inode), file: Arc::clone(&self.file) }
+    }
+
+    pub(crate) fn inode(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+
+    pub(crate) fn file(&self) -> &OpenFile {
+        &self.file
+    }
+
+    /// Cuts or extends the content.
+    pub(crate) fn truncate(&self, size: u64) -> Result<(), OpError> {
+        self.file.change(|content| Ok(content.truncate(size)?))
+    }
+}
+
+impl Drop for OpenUse {
+    fn drop(&mut self) {
+        let mut slot = self.inode.open.lock();
+        let Some(opened) = slot.as_mut().filter(|opened| Arc::ptr_eq(&opened.file, &self.file)) else {
+            // Locked since: the slot is empty, or another's.
+            return;
+        };
+        opened.uses -= 1;
+        if opened.uses > 0 {
+            return;
+        }
+        // With the slot locked, so that nobody opens the lower file a second time meanwhile.
+        if let Err(error) = self.file.maintain(|content| Ok(content.flush()?)) {
+            tracing::warn!(ino = self.inode.ino, %error, "closing lost data");
+        }
+        *slot = None;
+    }
+}
+
+impl OpenSlot {
+    /// A use of the content, if it is open and `uid` has been granted it.
+    pub(crate) fn granted(&self, inode: &Arc<Inode>, uid: u32, access: Access) -> Option<OpenUse> {
+        let mut slot = self.lock();
+        let opened = slot.as_mut()?;
+        if !opened.granted.contains(&uid) || opened.file.access < access {
+            return None;
+        }
+        opened.uses += 1;
+        Some(OpenUse { inode: Arc::clone(inode), file: Arc::clone(&opened.file) })
+    }
+
+    /// Grants the content to `uid`, and opens it by `open` if nobody has.
+    pub(crate) fn grant(
+        &self,
+        inode: &Arc<Inode>,
+        uid: u32,
+        access: Access,
+        open: impl FnOnce() -> Result<NativeFile, OpError>,
+    ) -> Result<OpenUse, OpError> {
+        let mut slot = self.lock();
+        let opened = match slot.take() {
+            Some(opened) if opened.file.access >= access => slot.insert(opened),
+            // Open for reading only so far: nothing to write out, and its handles go on with the new.
+            Some(opened) => {
+                let content = open();
+                let opened = slot.insert(opened);
+                opened.upgrade(content?);
+                opened
+            }
+            None => {
+                let file = Arc::new(OpenFile::new(open()?, access));
+                slot.insert(Opened { file, uses: 0, granted: HashSet::new() })
+            }
+        };
+        opened.granted.insert(uid);
+        opened.uses += 1;
+        Ok(OpenUse { inode: Arc::clone(inode), file: Arc::clone(&opened.file) })
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Takes back what `uid` was granted.
+    pub(crate) fn revoke(&self, uid: u32) {
+        if let Some(opened) = self.lock().as_mut() {
+            opened.granted.remove(&uid);
+        }
+    }
+
+    /// Makes everything durable, if it is open.
+    pub(crate) fn sync(&self) -> Result<(), OpError> {
+        self.file().map_or(Ok(()), |file| file.sync())
+    }
+
+    /// Forgets the keys: whoever has it open gets `ENOKEY` from now on.
+    pub(crate) fn wipe(&self) {
+        if let Some(opened) = self.lock().take() {
+            *opened.file.content.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// Size of the content, if it is open.
+    pub(crate) fn size(&self) -> Option<u64> {
+        self.file()?.with(|content| Ok(content.size())).ok()
+    }
+
+    /// Fixed part of the content, if it is open.
+    pub(crate) fn fixed(&self) -> Result<Option<FixedPart>, OpError> {
+        self.file().map(|file| file.with(|content| Ok(*content.fixed()))).transpose()
+    }
+
+    /// Attributes of the lower file, if it is open.
+    pub(crate) fn stat(&self) -> Option<Result<FileStat, OpError>> {
+        let file = self.file()?;
+        Some(file.with(|content| Ok(fstat(content.lower())?)))
+    }
+
+    /// A descriptor of the lower file, if it is open.
+    pub(crate) fn lower(&self) -> Result<Option<OwnedFd>, OpError> {
+        let clone = |content: &NativeFile| {
+            let clone = content.lower().try_clone_to_owned();
+            clone.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)).into())
+        };
+        self.file().map(|file| file.with(clone)).transpose()
+    }
+
+    fn file(&self) -> Option<Arc<OpenFile>> {
+        self.lock().as_ref().map(|opened| Arc::clone(&opened.file))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Opened>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

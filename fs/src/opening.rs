@@ -1,0 +1,278 @@
+//! Opening content: who is granted what, and who waits for it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use claviger_protocol::Failure;
+use claviger_vault::ids::Epoch;
+use claviger_vault::names::NamesKeys;
+use claviger_vault::native::{self, Feks, FileError, FixedPart, NativeFile, PlaceSeal};
+use fuser::{FileHandle, FopenFlags, OpenAccMode, OpenFlags};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fstat};
+
+use crate::attr::Kind;
+use crate::attributes::set_mode;
+use crate::caller::{Caller, SuidOnChange};
+use crate::failure::OpError;
+use crate::filesystem::VolumeFs;
+use crate::inode::Inode;
+use crate::keys::Unwrap;
+use crate::lower::open_regular;
+use crate::open::{Access, Handle, OpenUse, Want};
+use crate::park::{Awaited, Flight, Parked, Wanted};
+
+/// Takes the content that was asked for, or why there is none.
+pub(crate) type Granted = Box<dyn FnOnce(Result<OpenUse, OpError>) + Send>;
+
+impl VolumeFs {
+    /// Opens a file, then calls `done`: at once, or when the caller has been granted it.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: u64,
+        flags: OpenFlags,
+        done: impl FnOnce(Result<(FileHandle, FopenFlags), OpError>) + Send + 'static,
+    ) {
+        let inode = match self.inode(ino) {
+            Ok(inode) if inode.kind == Kind::REGULAR => inode,
+            Ok(_) => return done(Err(Errno::EINVAL.into())),
+            Err(error) => return done(Err(error)),
+        };
+        let access = access_of(flags);
+        let want = match (flags.0 & libc::O_TRUNC != 0, access) {
+            (true, _) => Want::Truncated,
+            (false, Access::Write) => Want::Write,
+            (false, Access::Read) => Want::Read,
+        };
+        let fs = Arc::clone(self);
+        let opened = move |open: Result<OpenUse, OpError>| {
+            let opened = open.and_then(|open| {
+                if want == Want::Truncated {
+                    fs.cut(&open, caller)?;
+                }
+                Ok((fs.hand_out(open, caller, access), open_flags(access)))
+            });
+            done(opened);
+        };
+        self.grant(inode, caller, want, Box::new(opened));
+    }
+
+    /// A handle for the kernel.
+    pub(crate) fn hand_out(&self, open: OpenUse, caller: Caller, access: Access) -> FileHandle {
+        let revoked = AtomicBool::new(false);
+        self.files.insert(Handle { open, uid: caller.uid, access, revoked })
+    }
+
+    pub(crate) fn release(&self, handle: FileHandle) {
+        self.files.remove(handle);
+    }
+
+    /// Gets `caller` the content of `inode`: at once if he has been granted it, else by an unwrap
+    /// that all of his who want the same wait for.
+    pub(crate) fn grant(self: &Arc<Self>, inode: Arc<Inode>, caller: Caller, want: Want, done: Granted) {
+        if let Err(error) = self.opening() {
+            return done(Err(error));
+        }
+        let access = want.access();
+        if let Some(open) = inode.open.granted(&inode, caller.uid, access) {
+            return done(Ok(open));
+        }
+        let lower = match self.open_lower(&inode, access) {
+            Ok(lower) => lower,
+            Err(error) => return done(Err(error)),
+        };
+        let head = match NativeFile::read_head(lower.as_fd()) {
+            Ok(head) => head,
+            Err(FileError::NeverReachedDisk) if want == Want::Truncated => {
+                return done(self.make_anew(&inode, caller, lower));
+            }
+            Err(error) => return done(Err(error.into())),
+        };
+        let Caller { uid, pid, .. } = caller;
+        let wanted = Wanted { ino: inode.ino, generation: inode.generation, uid, access };
+        let waiter = Arc::clone(&inode);
+        let wake = move |landed: Result<(), OpError>| {
+            let open = landed.and_then(|()| {
+                waiter.open.granted(&waiter, uid, access).ok_or(OpError::LOCKED)
+            });
+            done(open);
+        };
+        let Parked::First(flight) = self.park.join(wanted, pid, Box::new(wake)) else { return };
+
+        let lower_path = self.lower_path(&inode);
+        let request = Unwrap { uid, pid, head: head.clone(), lower_path };
+        let fs = Arc::clone(self);
+        let landed = move |feks: Result<(Feks, Epoch), Failure>| {
+            fs.land(flight, &inode, uid, access, lower, &head, feks);
+        };
+        let ticket = self.keys.unwrap(request, Box::new(landed));
+        if self.park.started(flight, ticket) == Awaited::No {
+            self.keys.cancel(ticket);
+        }
+    }
+
+    /// Completes an unwrap: opens the content, grants it, and answers who waits.
+    #[expect(clippy::too_many_arguments, reason = "what an open carries through its unwrap")]
+    fn land(
+        &self,
+        flight: Flight,
+        inode: &Arc<Inode>,
+        uid: u32,
+        access: Access,
+        lower: OwnedFd,
+        head: &[u8],
+        feks: Result<(Feks, Epoch), Failure>,
+    ) {
+        let waiting = self.park.land(flight);
+        if waiting.is_empty() {
+            return;
+        }
+        let opened = feks.map_err(OpError::from).and_then(|(feks, epoch)| {
+            let _opening = self.opening()?;
+            let names = self.names()?;
+            if epoch < names.minimum() {
+                return Err(OpError::Damaged(format!("sealed under epoch {epoch}, which is over")));
+            }
+            inode.open.grant(inode, uid, access, || {
+                self.check_place(&names, inode, &lower, head)?;
+                Ok(NativeFile::open(lower, head, &feks, access.into())?)
+            })
+        });
+        // Held until all have a use of their own, so that the first to close does not end it.
+        let result = opened.as_ref().map(drop).map_err(Clone::clone);
+        for wake in waiting {
+            wake(result.clone());
+        }
+    }
+
+    /// Refuses a file that is not where its place record says.
+    fn check_place(
+        &self,
+        names: &NamesKeys,
+        inode: &Inode,
+        lower: &OwnedFd,
+        head: &[u8],
+    ) -> Result<(), OpError> {
+        let Some(place) = inode.place() else { return Ok(()) };
+        let parent = self.dir_of(&place.parent)?;
+        let key = |epoch| names.names_key(epoch).ok();
+        let dir = parent.names.dir();
+        Ok(native::check_place(lower.as_fd(), head, key, &dir, place.name.as_bytes())?)
+    }
+
+    /// Gives a file whose header never reached the disk a new one: nothing of it is wanted.
+    fn make_anew(
+        &self,
+        inode: &Arc<Inode>,
+        caller: Caller,
+        lower: OwnedFd,
+    ) -> Result<OpenUse, OpError> {
+        let _opening = self.opening()?;
+        let place = inode.place().ok_or(Errno::ESTALE)?;
+        let parent = self.dir_of(&place.parent)?;
+        let fresh = self.keys.fresh(caller.uid)?;
+        let links = if fstat(&lower)?.st_nlink > 1 { native::Links::Several } else { native::Links::One };
+        let seal = self.seal(&fresh.head, &parent.names.dir(), place.name.as_bytes(), links)?;
+        inode.open.grant(inode, caller.uid, Access::Write, || {
+            nix::unistd::ftruncate(&lower, 0)?;
+            Ok(NativeFile::create(lower, &fresh.head, &fresh.feks, &seal)?)
+        })
+    }
+
+    /// What binds a file of `head` to its place.
+    pub(crate) fn seal(
+        &self,
+        head: &[u8],
+        parent: &claviger_vault::ids::DirId,
+        lower_name: &[u8],
+        links: native::Links,
+    ) -> Result<PlaceSeal, OpError> {
+        let names = self.names()?;
+        let epoch = names.current();
+        let key = names.names_key(epoch)?;
+        let fixed = head.first_chunk().ok_or(Errno::EIO)?;
+        let file = FixedPart::parse(fixed).map_err(FileError::from)?.file;
+        Ok(PlaceSeal::new((epoch, key), &file.0, parent, lower_name, links))
+    }
+
+    /// O_TRUNC: nothing is left of the content, and of what its old author was trusted with.
+    fn cut(&self, open: &OpenUse, caller: Caller) -> Result<(), OpError> {
+        open.truncate(0)?;
+        open.file().with(|content| {
+            if caller.suid_on_change() == SuidOnChange::Clear {
+                self.clear_suid(content.lower())?;
+            }
+            // The time is set even where there was nothing to cut.
+            Ok(nix::sys::stat::futimens(
+                content.lower(),
+                &nix::sys::time::TimeSpec::UTIME_OMIT,
+                &nix::sys::time::TimeSpec::UTIME_NOW,
+            )?)
+        })
+    }
+
+    /// Opens the lower file. Writing needs reading, too: blocks are larger than what is written.
+    fn open_lower(&self, inode: &Inode, access: Access) -> Result<OwnedFd, OpError> {
+        let modes = match access {
+            Access::Read => [OFlag::O_RDONLY].as_slice(),
+            Access::Write => [OFlag::O_RDWR].as_slice(),
+        };
+        let mut refused = Errno::EACCES;
+        for mode in modes {
+            match self.at(inode, |dir, name| Ok(open_regular(dir, name, *mode)?)) {
+                Ok(lower) => {
+                    self.same(inode, &fstat(&lower)?)?;
+                    return Ok(lower);
+                }
+                Err(OpError::Errno(errno @ Errno::EACCES)) => refused = errno,
+                Err(error) => return Err(error),
+            }
+        }
+        // The kernel has granted the access that was asked for. We need more: to read what may only
+        // be written. As its owner we may take that.
+        self.open_against_mode(inode, access).map_err(|_| refused.into())
+    }
+
+    /// Opens a lower file of ours whose mode denies us what we need.
+    fn open_against_mode(&self, inode: &Inode, access: Access) -> Result<OwnedFd, OpError> {
+        let pinned = self.pin(inode)?;
+        let mode = Mode::from_bits_truncate(pinned.stat.st_mode & 0o7777);
+        let (need, flags) = match access {
+            Access::Read => (Mode::S_IRUSR, OFlag::O_RDONLY),
+            Access::Write => (Mode::S_IRUSR | Mode::S_IWUSR, OFlag::O_RDWR),
+        };
+        set_mode(&pinned, mode | need)?;
+        let opened = nix::fcntl::open(pinned.proc_path().as_c_str(), flags | OFlag::O_CLOEXEC, Mode::empty());
+        set_mode(&pinned, mode)?;
+        Ok(opened?)
+    }
+}
+
+impl From<Access> for native::Access {
+    fn from(access: Access) -> Self {
+        match access {
+            Access::Read => Self::ReadOnly,
+            Access::Write => Self::ReadWrite,
+        }
+    }
+}
+
+/// What a handle may be used for.
+pub(crate) fn access_of(flags: OpenFlags) -> Access {
+    match flags.acc_mode() {
+        OpenAccMode::O_RDONLY => Access::Read,
+        OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
+    }
+}
+
+/// What the kernel may do: keep its pages, since nobody changes a file but through it; and close
+/// without asking what was only read.
+fn open_flags(access: Access) -> FopenFlags {
+    match access {
+        Access::Read => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+        Access::Write => FopenFlags::FOPEN_KEEP_CACHE,
+    }
+}

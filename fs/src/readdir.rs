@@ -1,0 +1,155 @@
+//! Listing directories.
+
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use claviger_vault::names::{self, Lower};
+use fuser::FileHandle;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat};
+
+use crate::attr::{Kind, attributes};
+use crate::dircache::Dir;
+use crate::dirstream::DirStream;
+use crate::failure::OpError;
+use crate::filesystem::{Entry, VolumeFs};
+use crate::inode::Inode;
+use crate::lower::read_small;
+
+/// One directory being listed.
+pub(crate) struct Listing {
+    inode: Arc<Inode>,
+    stream: Mutex<DirStream>,
+}
+
+/// One entry as it is shown.
+pub(crate) struct Shown<'a> {
+    pub(crate) ino: u64,
+    /// Where the next one is.
+    pub(crate) next: u64,
+    pub(crate) kind: Kind,
+    pub(crate) name: &'a [u8],
+}
+
+/// What became of an entry that was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Taken,
+    /// The reply is full.
+    Full,
+}
+
+impl Room {
+    /// From `fuser`'s answer to `add`.
+    pub(crate) fn of_added(full: bool) -> Self {
+        if full { Self::Full } else { Self::Taken }
+    }
+}
+
+impl VolumeFs {
+    pub(crate) fn opendir(&self, ino: u64) -> Result<FileHandle, OpError> {
+        let inode = self.inode(ino)?;
+        let dir = self.dir_of(&inode)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(&dir.fd, ".", flags, Mode::empty())?;
+        let stream = Mutex::new(DirStream::new(fd));
+        Ok(self.listings.insert(Listing { inode, stream }))
+    }
+
+    /// Shows entries from position `from` on, until `show` has no room for one.
+    pub(crate) fn readdir(
+        &self,
+        handle: FileHandle,
+        from: u64,
+        mut show: impl FnMut(Shown<'_>) -> Room,
+    ) -> Result<(), OpError> {
+        self.list(handle, from, |_, _, _, shown| Ok(show(shown)))
+    }
+
+    /// The same with attributes, handing the kernel a reference to each.
+    pub(crate) fn readdirplus(
+        &self,
+        handle: FileHandle,
+        from: u64,
+        mut show: impl FnMut(&[u8], u64, &Entry) -> Room,
+    ) -> Result<(), OpError> {
+        self.list(handle, from, |parent, dir, lower, shown| {
+            let stat = match fstatat(&dir.fd, lower, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // Unlinked since.
+                Err(Errno::ENOENT) => return Ok(Room::Taken),
+                Err(errno) => return Err(errno.into()),
+            };
+            // The kernel takes no reference to these two.
+            if matches!(shown.name, b"." | b"..") {
+                let attr = attributes(shown.ino, &stat, 0);
+                return Ok(show(shown.name, shown.next, &Entry { attr, generation: 0 }));
+            }
+            let entry = match self.known(parent, lower, &stat) {
+                Ok(entry) => entry,
+                Err(OpError::Errno(Errno::ENOENT)) => return Ok(Room::Taken),
+                Err(error) => return Err(error),
+            };
+            let room = show(shown.name, shown.next, &entry);
+            if room == Room::Full {
+                self.forget(entry.attr.ino.0, 1);
+            }
+            Ok(room)
+        })
+    }
+
+    pub(crate) fn releasedir(&self, handle: FileHandle) {
+        self.listings.remove(handle);
+    }
+
+    fn list(
+        &self,
+        handle: FileHandle,
+        from: u64,
+        mut show: impl FnMut(&Arc<Inode>, &Dir, &str, Shown<'_>) -> Result<Room, OpError>,
+    ) -> Result<(), OpError> {
+        let listing = self.listings.find(handle).ok_or(Errno::EBADF)?;
+        let dir = self.dir_of(&listing.inode)?;
+        let mut stream = listing.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.seek(from)?;
+        while let Some(entry) = stream.peek()? {
+            if let Some(name) = self.shown_name(&listing.inode, &dir, entry.name.as_bytes()) {
+                let ino = self.inodes.number(entry.ino);
+                let shown = Shown { ino, next: entry.next, kind: entry.kind, name: &name };
+                // Names of ours are ASCII.
+                let lower = entry.name.to_str().ok_or(Errno::EIO)?;
+                if show(&listing.inode, &dir, lower, shown)? == Room::Full {
+                    return Ok(());
+                }
+            }
+            stream.advance();
+        }
+        Ok(())
+    }
+
+    /// The upper name of `lower`; `None` for what is not shown. What should be an entry of ours and
+    /// does not verify is left out with a line in the log: one bad name must not hide the others.
+    fn shown_name(&self, inode: &Inode, dir: &Dir, lower: &[u8]) -> Option<Vec<u8>> {
+        let name = match names::classify(lower) {
+            Lower::Dot => return Some(lower.to_vec()),
+            Lower::Entry => dir.names.decrypt(lower).map_err(OpError::from),
+            Lower::Long => long_name(dir, lower),
+            Lower::Sidecar | Lower::Record | Lower::Reserved | Lower::Foreign => return None,
+        };
+        name.inspect_err(|error| {
+            let dir = self.shown_path(inode);
+            tracing::warn!(dir, lower = %lower.escape_ascii(), %error, "entry left out");
+        })
+        .ok()
+    }
+}
+
+/// The upper name of a long lower name, from its sidecar.
+fn long_name(dir: &Dir, lower: &[u8]) -> Result<Vec<u8>, OpError> {
+    let sidecar = names::sidecar_of(lower).ok_or(Errno::EIO)?;
+    let content = read_small(dir.fd.as_fd(), &sidecar)
+        .map_err(|errno| OpError::Damaged(format!("its sidecar does not read: {errno}")))?;
+    Ok(dir.names.decrypt_long(lower, &content)?)
+}

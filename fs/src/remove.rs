@@ -1,0 +1,167 @@
+//! Taking names away.
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use claviger_vault::names::{Lower, classify};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::attr::Kind;
+use crate::attributes::set_mode;
+use crate::create::Spot;
+use crate::dircache::Dir;
+use crate::dirstream::DirStream;
+use crate::failure::OpError;
+use crate::filesystem::VolumeFs;
+use crate::inode::{Inode, Place, drop_place};
+use crate::lower::{is_temporary, remove_sidecar, rename, temporary_name};
+use crate::tree::Pinned;
+
+/// The inode behind a name that is about to go, if the kernel knows it.
+pub(crate) struct Leaving {
+    inode: Option<Arc<Inode>>,
+    place: Place,
+}
+
+impl Leaving {
+    /// The name was removed.
+    pub(crate) fn gone(self) {
+        if let Some(inode) = self.inode {
+            drop_place(&mut inode.places_mut(), &self.place);
+        }
+    }
+
+    /// It could not be.
+    pub(crate) fn stays(self) {
+        if let Some(inode) = self.inode {
+            inode.stays();
+        }
+    }
+}
+
+impl VolumeFs {
+    pub(crate) fn unlink(&self, parent: u64, name: &[u8]) -> Result<(), OpError> {
+        let spot = self.spot(parent, name)?;
+        let lower = spot.name.as_str();
+        let stat = fstatat(&spot.dir.fd, lower, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let leaving = self.leaving(&spot, &stat);
+        match unlinkat(&spot.dir.fd, lower, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => leaving.gone(),
+            Err(errno) => {
+                leaving.stays();
+                return Err(errno.into());
+            }
+        }
+        remove_sidecar(&spot.dir, &spot.name);
+        Ok(())
+    }
+
+    /// Removes a directory: out of sight first, in one step, then what is ours in it.
+    pub(crate) fn rmdir(&self, parent: u64, name: &[u8]) -> Result<(), OpError> {
+        let spot = self.spot(parent, name)?;
+        let lower = spot.name.as_str();
+        let stat = fstatat(&spot.dir.fd, lower, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if Kind::of(&stat) != Kind::DIRECTORY {
+            return Err(Errno::ENOTDIR.into());
+        }
+        check_empty(&spot.dir, lower)?;
+        let aside = temporary_name();
+        let leaving = self.leaving(&spot, &stat);
+        let (from, to) = ((&*spot.dir, lower), (&*spot.dir, aside.as_str()));
+        if let Err(errno) = rename(from, to, RenameFlags::RENAME_NOREPLACE) {
+            leaving.stays();
+            return Err(errno.into());
+        }
+        leaving.gone();
+        self.unsynced.forget(self.inodes.number(stat.st_ino));
+        remove_sidecar(&spot.dir, &spot.name);
+        clear_away(&spot.dir, &aside);
+        Ok(())
+    }
+
+    /// Says that the name at `spot`, which `stat` was found under, is about to go.
+    pub(crate) fn leaving(&self, spot: &Spot, stat: &FileStat) -> Leaving {
+        let place = Place { parent: Arc::clone(&spot.parent), name: spot.name.as_str().into() };
+        let inode = self.inodes.find(self.inodes.number(stat.st_ino));
+        let last = stat.st_nlink == 1 || Kind::of(stat) == Kind::DIRECTORY;
+        if let Some(inode) = inode.as_ref().filter(|_| last) {
+            inode.leaving();
+        }
+        Leaving { inode, place }
+    }
+}
+
+/// Refuses a directory that holds more than what goes with it.
+pub(crate) fn check_empty(parent: &Dir, name: &str) -> Result<(), OpError> {
+    for lower in lower_names(parent, name)? {
+        match classify(&lower) {
+            Lower::Dot | Lower::Record | Lower::Sidecar => {}
+            Lower::Foreign if is_temporary(&lower) => {}
+            // Not ours, and hidden: not ours to delete either.
+            Lower::Foreign | Lower::Reserved => {
+                tracing::info!(name, lower = %lower.escape_ascii(), "not empty: a foreign file");
+                return Err(Errno::ENOTEMPTY.into());
+            }
+            Lower::Entry | Lower::Long => return Err(Errno::ENOTEMPTY.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Deletes an empty directory that is already out of sight. What is left behind by a crash or an
+/// error takes up room and is never shown.
+pub(crate) fn clear_away(parent: &Dir, name: &str) {
+    let cleared = lower_names(parent, name).and_then(|lowers| {
+        let dir = pin_dir(parent, name)?;
+        let mode = Mode::from_bits_truncate(dir.stat.st_mode & 0o7777);
+        if !mode.contains(Mode::S_IRWXU) {
+            set_mode(&dir, mode | Mode::S_IRWXU)?;
+        }
+        for lower in lowers.iter().filter(|lower| classify(lower) != Lower::Dot) {
+            match unlinkat(&dir.fd, lower.as_slice(), UnlinkatFlags::NoRemoveDir) {
+                // What was to become a directory, or was one.
+                Err(Errno::EISDIR) if is_temporary(lower) => {
+                    let _ = unlinkat(&dir.fd, lower.as_slice(), UnlinkatFlags::RemoveDir);
+                }
+                removed => removed?,
+            }
+        }
+        Ok(unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir)?)
+    });
+    if let Err(error) = cleared {
+        tracing::warn!(name, %error, "left behind in the lower folder");
+    }
+}
+
+/// Every name in a lower directory, even in one that its owner has closed to himself.
+fn lower_names(parent: &Dir, name: &str) -> Result<Vec<Vec<u8>>, OpError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let dir = match openat(&parent.fd, name, flags, Mode::empty()) {
+        Err(Errno::EACCES) => {
+            let pinned = pin_dir(parent, name)?;
+            let mode = Mode::from_bits_truncate(pinned.stat.st_mode & 0o7777);
+            set_mode(&pinned, mode | Mode::S_IRUSR)?;
+            let dir = openat(&parent.fd, name, flags, Mode::empty());
+            set_mode(&pinned, mode)?;
+            dir?
+        }
+        dir => dir?,
+    };
+    let mut stream = DirStream::new(dir);
+    let mut names = Vec::new();
+    while let Some(entry) = stream.peek()? {
+        names.push(entry.name.as_bytes().to_vec());
+        stream.advance();
+    }
+    Ok(names)
+}
+
+fn pin_dir(parent: &Dir, name: &str) -> Result<Pinned, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(&parent.fd, name, flags, Mode::empty())?;
+    let stat = fstat(&fd)?;
+    Ok(Pinned { fd, stat })
+}

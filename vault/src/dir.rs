@@ -1,0 +1,356 @@
+//! The record of a directory: its id, the epoch of its names, and where it belongs.
+//!
+//! ```text
+//! 0    8    magic "\x93CLVDIR\0"
+//! 8    2    version, 0
+//! 10   2    flags, 0
+//! 12   4    names epoch: whose names key encrypts the names in the directory
+//! 16   16   own id; zero for the root
+//! 32   16   zero
+//! 48   128  place record A, whose HMAC covers the first 48 bytes as well
+//! 176  128  place record B, likewise
+//! 304  208  zero
+//! ```
+//!
+//! Lengths are bytes, integers little-endian. Every lower directory has one, named
+//! [`RECORD`](crate::names::RECORD). The root's says that it belongs nowhere: parent zero, no name.
+//!
+//! A rename of what is durable announces the new place, renames, and settles there, so that a crash
+//! at any moment leaves a directory that opens where it is. Of the two place records the one that
+//! counts is never written over; see the writing rules W2 and W9 in `docs/format.md`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fchmod};
+
+use crate::ids::{DirId, Epoch};
+use crate::names::{DirNames, EpochRefused, NamesKeys, RECORD};
+use crate::native::octets::{Octets, is_zero, join};
+use crate::native::{Bound, PLACE_LEN, Place, PlaceCopy, PlaceKey, binding, newest_place};
+
+/// Length of a record in bytes.
+pub const RECORD_LEN: usize = 512;
+
+/// The first bytes of every record.
+pub const MAGIC: [u8; 8] = *b"\x93CLVDIR\0";
+/// The version this crate reads and writes. Version 0 is free to change.
+pub const VERSION: u16 = 0;
+
+/// What the HMAC of a place record covers ahead of it; also where place record A begins.
+const FIXED_LEN: usize = 48;
+
+/// A directory's record, which has verified.
+#[derive(Debug)]
+pub struct Record {
+    id: DirId,
+    names_epoch: Epoch,
+    copy: PlaceCopy,
+    place: Place,
+}
+
+/// Where a directory is: the name of its lower directory, and the directory that is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location<'a> {
+    /// Id of the parent directory.
+    pub parent: DirId,
+    /// Name in the parent's lower directory.
+    pub lower_name: &'a [u8],
+}
+
+/// A directory cannot be opened or bound.
+#[derive(Debug, thiserror::Error)]
+pub enum DirError {
+    /// No record, or an empty one: not made by Claviger, or a crash came before it reached the disk.
+    /// The directory can still be removed.
+    #[error("directory has no record: it never reached the disk, or is not Claviger's")]
+    NeverReachedDisk,
+    /// Neither copy verifies: changed, of another volume, or forged.
+    #[error("directory record is not authentic")]
+    NotAuthentic,
+    /// Written by a newer program.
+    #[error("directory record has version {0}; this program knows up to {VERSION}")]
+    Version(u16),
+    /// The record belongs to another place: the directory was moved or exchanged below.
+    #[error("directory does not belong here: it was moved or exchanged in the lower folder")]
+    Misplaced,
+    /// Its names are of an epoch that is not accepted.
+    #[error(transparent)]
+    Epoch(#[from] EpochRefused),
+    /// The lower filesystem failed.
+    #[error("directory record: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<nix::Error> for DirError {
+    fn from(errno: nix::Error) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+impl Location<'_> {
+    /// Of the root: it is in no directory of the volume.
+    pub const ROOT: Self = Location {
+        parent: DirId::ROOT,
+        lower_name: b"",
+    };
+}
+
+impl Record {
+    /// Makes the record of the new, empty lower directory `dir`, in the current epoch. Not synced.
+    ///
+    /// # Errors
+    /// [`DirError::Io`], [`io::ErrorKind::AlreadyExists`] among them.
+    pub fn create(
+        dir: impl AsFd,
+        keys: &NamesKeys,
+        location: Location<'_>,
+    ) -> Result<Self, DirError> {
+        let id = if location == Location::ROOT {
+            DirId::ROOT
+        } else {
+            DirId::random()
+        };
+        let names_epoch = keys.current();
+        let place = Place {
+            seq: 1,
+            names_epoch,
+            bound: here(keys, id, location)?,
+        };
+        let record = Self {
+            id,
+            names_epoch,
+            copy: PlaceCopy::A,
+            place,
+        };
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        // Whoever may list the directory may read it; it tells nothing without the names key.
+        let mode = Mode::from_bits_truncate(0o644);
+        let file = File::from(openat(dir, RECORD, flags, mode)?);
+        fchmod(&file, mode)?;
+        file.write_all_at(&record.write(keys)?, 0)?;
+        Ok(record)
+    }
+
+    /// Reads the record of the lower directory `dir`, which must belong at `location`.
+    ///
+    /// # Errors
+    /// [`DirError`].
+    pub fn open(
+        dir: impl AsFd,
+        keys: &NamesKeys,
+        location: Location<'_>,
+    ) -> Result<Self, DirError> {
+        let record = Self::read(dir, keys)?;
+        let names = keys.names_key(record.place.names_epoch)?;
+        let here = binding(names, &record.id.0, &location.parent, location.lower_name);
+        if !record.place.bound.allows(&here) {
+            return Err(DirError::Misplaced);
+        }
+        Ok(record)
+    }
+
+    /// Reads the record of the lower directory `dir`, wherever that is.
+    fn read(dir: impl AsFd, keys: &NamesKeys) -> Result<Self, DirError> {
+        let file = match openat(dir, RECORD, open_flags(OFlag::O_RDONLY), Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(nix::Error::ENOENT) => return Err(DirError::NeverReachedDisk),
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut bytes = Vec::with_capacity(RECORD_LEN + 1);
+        file.take(RECORD_LEN as u64 + 1).read_to_end(&mut bytes)?;
+        Self::parse(&bytes, keys)
+    }
+
+    /// Parses a record. What it says of its place is not judged here.
+    fn parse(bytes: &[u8], keys: &NamesKeys) -> Result<Self, DirError> {
+        if is_zero(bytes) {
+            return Err(DirError::NeverReachedDisk);
+        }
+        let bytes: &[u8; RECORD_LEN] = bytes.try_into().map_err(|_| DirError::NotAuthentic)?;
+        Self::fields(bytes, keys).ok_or(DirError::NotAuthentic)?
+    }
+
+    fn fields(bytes: &[u8; RECORD_LEN], keys: &NamesKeys) -> Option<Result<Self, DirError>> {
+        let mut octets = Octets(bytes);
+        let fixed = octets.array::<FIXED_LEN>()?;
+        let places = octets.array::<{ 2 * PLACE_LEN }>()?;
+        let rest = octets.0;
+
+        let mut octets = Octets(fixed);
+        let (magic, version, flags) = (octets.array::<8>()?, octets.u16()?, octets.u16()?);
+        let (names_epoch, id) = (Epoch(octets.u32()?), DirId(*octets.array()?));
+        if *magic != MAGIC {
+            return None;
+        }
+        if version != VERSION {
+            return Some(Err(DirError::Version(version)));
+        }
+        if flags != 0 || !is_zero(octets.0) || !is_zero(rest) {
+            return None;
+        }
+        if let Err(refused) = keys.names_key(names_epoch) {
+            return Some(Err(refused.into()));
+        }
+        let key = |epoch| Some(PlaceKey::new(keys.names_key(epoch).ok()?, &id.0));
+        let (copy, place) = newest_place(places, key, fixed)?;
+        Some(Ok(Self {
+            id,
+            names_epoch,
+            copy,
+            place,
+        }))
+    }
+
+    /// The directory's id.
+    pub fn id(&self) -> DirId {
+        self.id
+    }
+
+    /// The epoch whose names key encrypts the names in it.
+    pub fn names_epoch(&self) -> Epoch {
+        self.names_epoch
+    }
+
+    /// The names in it.
+    ///
+    /// # Errors
+    /// [`EpochRefused`] if `keys` are not those that the record was read with.
+    pub fn names(&self, keys: &NamesKeys) -> Result<DirNames, EpochRefused> {
+        keys.directory(self.names_epoch, self.id)
+    }
+
+    /// Whether a rename was announced and has not been settled: the directory opens at two places
+    /// until it is.
+    pub fn is_moving(&self) -> bool {
+        matches!(self.place.bound, Bound::Moving { .. })
+    }
+
+    /// Lets the directory open at `to` as well as at `from`, where it is, durably: before it is
+    /// renamed. `dir` is its own lower directory.
+    ///
+    /// # Errors
+    /// [`DirError::Io`]; it then opens at `from` as before, and perhaps at `to`.
+    pub fn announce(
+        &mut self,
+        dir: impl AsFd,
+        keys: &NamesKeys,
+        from: Location<'_>,
+        to: Location<'_>,
+    ) -> Result<(), DirError> {
+        let names = keys.names_key(keys.current())?;
+        let [here, next] =
+            [from, to].map(|place| binding(names, &self.id.0, &place.parent, place.lower_name));
+        let file = writable(dir)?;
+        self.write_next(&file, keys, Bound::Moving { here, next })?;
+        Ok(file.sync_data()?)
+    }
+
+    /// Binds the directory to `location`, where it is, and to nothing else, durably: after it was
+    /// renamed, or where an announced rename failed.
+    ///
+    /// # Errors
+    /// [`DirError::Io`]; it then opens at least where it did before.
+    pub fn settle(
+        &mut self,
+        dir: impl AsFd,
+        keys: &NamesKeys,
+        location: Location<'_>,
+    ) -> Result<(), DirError> {
+        let file = writable(dir)?;
+        let old = self.copy;
+        self.write_next(&file, keys, here(keys, self.id, location)?)?;
+        file.sync_data()?;
+        Ok(file.write_all_at(&[0; PLACE_LEN], offset(old))?)
+    }
+
+    /// Binds a directory that was never synced to `location`: no rename of it needs to survive a
+    /// crash. Not synced.
+    ///
+    /// # Errors
+    /// [`DirError::Io`].
+    pub fn rebind_unsynced(
+        &mut self,
+        dir: impl AsFd,
+        keys: &NamesKeys,
+        location: Location<'_>,
+    ) -> Result<(), DirError> {
+        let file = writable(dir)?;
+        let old = self.copy;
+        self.write_next(&file, keys, here(keys, self.id, location)?)?;
+        Ok(file.write_all_at(&[0; PLACE_LEN], offset(old))?)
+    }
+
+    /// Writes the place record after this one to the other copy, under the current epoch's key.
+    fn write_next(&mut self, file: &File, keys: &NamesKeys, bound: Bound) -> Result<(), DirError> {
+        let place = Place {
+            seq: self.place.seq + 1,
+            names_epoch: keys.current(),
+            bound,
+        };
+        let next = Self {
+            copy: self.copy.other(),
+            place,
+            ..*self
+        };
+        file.write_all_at(&next.place_bytes(keys)?, offset(next.copy))?;
+        *self = next;
+        Ok(())
+    }
+
+    /// The record of a new directory: place record A counts, B is zero.
+    fn write(&self, keys: &NamesKeys) -> Result<[u8; RECORD_LEN], EpochRefused> {
+        Ok(join(&[&self.fixed(), &self.place_bytes(keys)?]))
+    }
+
+    fn place_bytes(&self, keys: &NamesKeys) -> Result<[u8; PLACE_LEN], EpochRefused> {
+        let names = keys.names_key(self.place.names_epoch)?;
+        Ok(self
+            .place
+            .write(&PlaceKey::new(names, &self.id.0), &self.fixed()))
+    }
+
+    fn fixed(&self) -> [u8; FIXED_LEN] {
+        join(&[
+            &MAGIC,
+            &VERSION.to_le_bytes(),
+            &0_u16.to_le_bytes(),
+            &self.names_epoch.0.to_le_bytes(),
+            &self.id.0,
+        ])
+    }
+}
+
+fn here(keys: &NamesKeys, id: DirId, location: Location<'_>) -> Result<Bound, EpochRefused> {
+    let names = keys.names_key(keys.current())?;
+    Ok(Bound::Here(binding(
+        names,
+        &id.0,
+        &location.parent,
+        location.lower_name,
+    )))
+}
+
+fn offset(copy: PlaceCopy) -> u64 {
+    (FIXED_LEN + copy.offset()) as u64
+}
+
+fn writable(dir: impl AsFd) -> Result<File, DirError> {
+    Ok(File::from(openat(
+        dir,
+        RECORD,
+        open_flags(OFlag::O_WRONLY),
+        Mode::empty(),
+    )?))
+}
+
+/// What was put there instead of a record is not followed, and does not block.
+fn open_flags(access: OFlag) -> OFlag {
+    access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
