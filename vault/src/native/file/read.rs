@@ -42,7 +42,12 @@ impl NativeFile {
     }
 
     /// Reads a range that lies within the size.
-    fn read_within(&self, state: &State, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
+    pub(super) fn read_within(
+        &self,
+        state: &State,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), FileError> {
         let skip = (offset % PAGE_LEN) as usize;
         let (first, rest) = out.split_at_mut(match skip {
             0 => 0,
