@@ -40,6 +40,7 @@
 mod carrier;
 mod congestion;
 pub mod frame;
+mod handshake;
 mod instance;
 mod link;
 mod noise;
@@ -52,6 +53,7 @@ pub mod session;
 mod sys;
 mod table;
 mod window;
+mod wipe;
 
 use std::io;
 use std::path::PathBuf;

@@ -15,6 +15,7 @@ use crate::link::{Link, LinkId, Recalled, SendError, Sent};
 use crate::poll::Bell;
 use crate::session::Subject;
 use crate::table::{Abandoned, Body, Completion, Place, Table};
+use crate::wipe::Kept;
 use crate::{CallError, Ticket};
 
 pub(super) struct Shared {
@@ -85,7 +86,7 @@ impl Shared {
         deadline: Instant,
         completion: Completion,
     ) -> Result<Ticket, Refused> {
-        let body = Arc::new(body);
+        let body = Arc::new(Kept::new(body));
         let mut state = self.state();
         if state.run == Run::Stopping {
             return Err(Refused {

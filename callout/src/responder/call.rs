@@ -10,6 +10,7 @@ use super::PeerInfo;
 use super::peer::{Peer, Shared};
 use crate::frame::{Flags, Kind};
 use crate::session::Subject;
+use crate::wipe::{Kept, wipe};
 use crate::{BODY_MAX, Pending, Ticket};
 
 /// One request. Dropped without an answer, it tells the requester so at once.
@@ -27,6 +28,7 @@ impl Call {
     /// Answers. A body above [`BODY_MAX`] is an error of this program: it is logged, and the
     /// requester gets no answer.
     pub fn reply(self, body: Zeroizing<Vec<u8>>) {
+        let body = Kept::new(body);
         if body.len() > BODY_MAX {
             tracing::error!(len = body.len(), "answer is too large to send");
             return;
@@ -79,6 +81,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        wipe(&mut self.body);
         self.respond(Flags::UNANSWERED, &[]);
     }
 }
