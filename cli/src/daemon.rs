@@ -41,7 +41,6 @@ pub fn run(command: Command, prompter: &mut Prompter) -> Result<Reply, Failed> {
     loop {
         match conversation.receive().map_err(broken)? {
             FromDaemon::Notice(text) => eprintln!("{text}"),
-            FromDaemon::Attached => {}
             FromDaemon::Prompt(prompt) => {
                 let answer = prompter.ask(&prompt);
                 conversation

@@ -189,8 +189,10 @@ impl Keys {
             (state.unlocked, state.epoch)
         };
         match request {
-            KeyRequest::LockDone { lost, .. } => {
-                say(&format!("lock done, lost {}", lost.len()));
+            KeyRequest::Acknowledge { event, lost } => {
+                if let KeyEvent::Lock { .. } = event {
+                    say(&format!("lock done, lost {}", lost.len()));
+                }
                 Ok(KeyReply::Done)
             }
             _ if !unlocked => Err(Failure::Locked),
