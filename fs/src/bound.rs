@@ -202,7 +202,7 @@ impl VolumeFs {
             std::mem::take(&mut *self.moved.0.lock().unwrap_or_else(PoisonError::into_inner));
         for inode in moved.into_values().filter(|inode| !inode.is_gone()) {
             if let Err(error) = self.settle_inode(&inode) {
-                let lower = self.shown_path(&inode);
+                let lower = inode.shown_path();
                 tracing::debug!(lower, %error, "still bound to its old place as well");
             }
         }

@@ -259,9 +259,12 @@ impl VolumeFs {
                 let entry = self.known(&spot.parent, lower, &stat)?;
                 let inode = self.inodes.find(entry.attr.ino.0).ok_or(Errno::ESTALE)?;
                 inode.is_made();
-                let open = inode
-                    .open
-                    .grant(&inode, caller.uid, Access::Write, || Ok(content))?;
+                let open =
+                    inode
+                        .open
+                        .grant(&inode, caller.uid, Access::Write, &self.linger, || {
+                            Ok(content)
+                        })?;
                 // Known before it was open: as long as its header, and empty.
                 let attr = self.attributes_of(&inode, &stat);
                 Ok((Entry { attr, ..entry }, open))

@@ -17,6 +17,7 @@ mod handles;
 mod inode;
 mod io;
 pub mod keys;
+mod linger;
 mod lower;
 mod open;
 mod opening;

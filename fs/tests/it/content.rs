@@ -147,7 +147,7 @@ isolated_test! {
 isolated_test! {
     fn set_user_id_goes_when_another_user_changes_the_content() {
         let mounted = Mounted::new();
-        let changes = ["echo >> $1", "truncate -s 3 $1", "true > $1", "fallocate -l 9000 $1"];
+        let changes = [r#"echo >> "$1""#, r#"truncate -s 3 "$1""#, r#"true > "$1""#, r#"fallocate -l 9000 "$1""#];
         for (at, change) in changes.iter().enumerate() {
             let path = mounted.path(format!("program {at}"));
             fs::write(&path, "program").unwrap();
