@@ -19,10 +19,11 @@ use nix::unistd::syncfs;
 use crate::bound::Moved;
 use crate::caller::Ownership;
 use crate::dircache::DirCache;
-use crate::failure::OpError;
+use crate::failure::{OpError, io_errno};
 use crate::handles::Handles;
 use crate::inode::{Inode, Inodes, Place};
 use crate::keys::KeySource;
+use crate::linger::Linger;
 use crate::open::Handle;
 use crate::options::Caching;
 use crate::park::Park;
@@ -49,6 +50,7 @@ pub struct VolumeFs {
     pub(crate) park: Arc<Park>,
     pub(crate) unsynced: Unsynced,
     pub(crate) moved: Moved,
+    pub(crate) linger: Arc<Linger>,
     opens: RwLock<Opens>,
 }
 
@@ -70,7 +72,7 @@ impl VolumeFs {
     /// decrypted pages in its page cache.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Those of fstat(2); `EAGAIN` if there can be no further thread.
     pub fn new(
         lower: OwnedFd,
         volume: VolumeId,
@@ -92,6 +94,10 @@ impl VolumeFs {
         caching: Caching,
     ) -> Result<Arc<Self>, Errno> {
         let stat = fstat(&lower)?;
+        let linger = lower
+            .try_clone()
+            .and_then(Linger::start)
+            .map_err(io_errno)?;
         Ok(Arc::new(Self {
             lower,
             lower_device: stat.st_dev,
@@ -107,6 +113,7 @@ impl VolumeFs {
             park: Park::new(),
             unsynced: Unsynced::default(),
             moved: Moved::default(),
+            linger,
             opens: RwLock::new(Opens::Accepted),
         }))
     }
@@ -127,7 +134,7 @@ impl VolumeFs {
     pub fn open_paths(&self) -> Vec<Vec<u8>> {
         self.open_files()
             .iter()
-            .map(|inode| self.lower_path(inode))
+            .map(|inode| inode.lower_path())
             .collect()
     }
 
@@ -181,11 +188,11 @@ impl VolumeFs {
 
     /// Makes everything durable. Returns the lower paths of files whose last writes are lost.
     pub fn sync_all(&self) -> Vec<Vec<u8>> {
-        let mut lost = Vec::new();
+        let mut lost = self.linger.settle_all();
         for inode in self.open_files() {
             if let Err(error) = inode.open.sync() {
-                tracing::error!(lower = %self.shown_path(&inode), %error, "sync failed");
-                lost.push(self.lower_path(&inode));
+                tracing::error!(lower = inode.shown_path(), %error, "sync failed");
+                lost.push(inode);
             }
         }
         match syncfs(&self.lower) {
@@ -196,14 +203,13 @@ impl VolumeFs {
             }
             Err(errno) => tracing::error!(%errno, "the lower filesystem does not sync"),
         }
-        lost
+        lost.iter().map(|inode| inode.lower_path()).collect()
     }
 
     /// Forgets all content keys and names: what is still open answers `ENOKEY` from now on.
     pub fn wipe(&self) {
-        for inode in self.open_files() {
-            inode.open.wipe();
-        }
+        self.linger.clear();
+        self.inodes.all().iter().for_each(|inode| inode.open.wipe());
         self.dirs.clear();
     }
 
@@ -211,7 +217,7 @@ impl VolumeFs {
     pub(crate) fn report(&self, op: &'static str, ino: u64, error: &OpError) -> fuser::Errno {
         if error.errno() == libc::EIO {
             let lower = match self.inodes.find(ino) {
-                Some(inode) => self.shown_path(&inode),
+                Some(inode) => inode.shown_path(),
                 None => format!("inode {ino}"),
             };
             tracing::warn!(op, lower, %error, "refused with EIO");
@@ -245,5 +251,11 @@ impl VolumeFs {
         let mut inodes = self.inodes.all();
         inodes.retain(|inode| inode.open.is_open());
         inodes
+    }
+}
+
+impl Drop for VolumeFs {
+    fn drop(&mut self) {
+        self.linger.end();
     }
 }
