@@ -1,7 +1,7 @@
 //! Open content: one [`NativeFile`] an inode, shared by all who have been granted it.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -145,30 +145,45 @@ impl OpenFile {
         &self,
         work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
-        self.with(|content| {
-            let begun = self.begun.load(Ordering::Acquire);
-            let idle = begun == self.ended.load(Ordering::Acquire);
-            let before = fstat(content.lower())?;
-            let done = work(content)?;
-            let after = fstat(content.lower())?;
-            let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-            let unchanged = idle && begun == self.begun.load(Ordering::Acquire);
-            if unchanged && modified(&before) != modified(&after) {
-                let omit = libc::timespec {
-                    tv_sec: 0,
-                    tv_nsec: libc::UTIME_OMIT,
-                };
-                let (tv_sec, tv_nsec) = modified(&before);
-                sys::set_times(content.lower(), omit, libc::timespec { tv_sec, tv_nsec })?;
-            }
-            Ok(done)
-        })
+        self.with(|content| keeping_time(content.lower(), Some(self), || work(content)))
     }
 
     /// Makes everything durable.
     pub(crate) fn sync(&self) -> Result<(), OpError> {
         self.maintain(|content| Ok(content.sync()?))
     }
+}
+
+/// Writes to the lower file what is not its content, and puts its time back, unless an application
+/// has changed the content meanwhile.
+pub(crate) fn keeping_time<T>(
+    lower: BorrowedFd<'_>,
+    open: Option<&OpenFile>,
+    work: impl FnOnce() -> Result<T, OpError>,
+) -> Result<T, OpError> {
+    let changes = || {
+        open.map(|open| {
+            (
+                open.begun.load(Ordering::Acquire),
+                open.ended.load(Ordering::Acquire),
+            )
+        })
+    };
+    let changes_before = changes();
+    let idle = changes_before.is_none_or(|(begun, ended)| begun == ended);
+    let before = fstat(lower)?;
+    let done = work()?;
+    let after = fstat(lower)?;
+    let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
+    if idle && changes() == changes_before && modified(&before) != modified(&after) {
+        let (tv_sec, tv_nsec) = modified(&before);
+        let omit = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: libc::UTIME_OMIT,
+        };
+        sys::set_times(lower, omit, libc::timespec { tv_sec, tv_nsec })?;
+    }
+    Ok(done)
 }
 
 impl OpenUse {
@@ -327,7 +342,8 @@ impl OpenSlot {
         self.file().map(|file| file.with(clone)).transpose()
     }
 
-    fn file(&self) -> Option<Arc<OpenFile>> {
+    /// The content, if it is open.
+    pub(crate) fn file(&self) -> Option<Arc<OpenFile>> {
         self.lock().as_ref().map(|opened| Arc::clone(&opened.file))
     }
 
