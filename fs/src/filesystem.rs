@@ -199,9 +199,24 @@ impl VolumeFs {
         lost
     }
 
-    /// Forgets all content keys and names: what is still open answers `ENOKEY` from now on.
-    pub fn wipe(&self) {
+    /// Closes every open file for everyone: what is still open answers `ENOKEY` from now on. Whatever
+    /// succeeded before is durable then, but for what [`VolumeFs::sync_all`] does besides. Returns the
+    /// lower paths of files whose last writes are lost.
+    pub fn close_all(&self) -> Vec<Vec<u8>> {
+        let mut lost = Vec::new();
         for inode in self.open_files() {
+            if let Err(error) = inode.open.close() {
+                tracing::error!(lower = %self.shown_path(&inode), %error, "closing lost data");
+                lost.push(self.lower_path(&inode));
+            }
+        }
+        lost
+    }
+
+    /// Forgets all content keys and names, without waiting for anybody: what [`VolumeFs::close_all`]
+    /// did not come to is lost.
+    pub fn wipe(&self) {
+        for inode in self.inodes.all() {
             inode.open.wipe();
         }
         self.dirs.clear();

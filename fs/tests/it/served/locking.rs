@@ -77,6 +77,41 @@ fn what_was_written_before_a_lock_is_there_after_it() {
 }
 
 #[test]
+fn every_write_that_succeeded_is_there_although_the_lock_came_in_between() {
+    isolated!();
+    let volume = Volume::make();
+    let (_mounted, mut daemon) = volume.mount_unlocked();
+    let path = |n: usize| volume.path(&n.to_string());
+    let writers: Vec<_> = (0..4)
+        .map(|n| {
+            let mut file = File::create(path(n)).unwrap();
+            std::thread::spawn(move || {
+                let mut written = 0;
+                while let Ok(n) = file.write(&[b'x'; 1000]) {
+                    written += n as u64;
+                }
+                written
+            })
+        })
+        .collect();
+    wait_until("written to", || {
+        (0..4).all(|n| fs::metadata(path(n)).unwrap().len() > 0)
+    });
+    daemon.lock();
+    let written: Vec<u64> = writers
+        .into_iter()
+        .map(|writer| writer.join().unwrap())
+        .collect();
+    daemon.unlock();
+    volume.wait_unlocked();
+    for (n, written) in written.into_iter().enumerate() {
+        let content = fs::read(path(n)).unwrap();
+        assert_eq!(content.len() as u64, written);
+        assert!(content.iter().all(|byte| *byte == b'x'));
+    }
+}
+
+#[test]
 fn a_program_that_has_a_file_mapped_gets_sigbus_after_the_lock() {
     isolated!();
     let volume = Volume::make();
