@@ -123,12 +123,12 @@ impl VolumeFs {
         opened.map(|inode| inode.ino).collect()
     }
 
-    /// Lower paths of all files that are open.
+    /// Lower paths of all files that are open, or are being closed by a lock: what is lost if it
+    /// cannot wait.
     pub fn open_paths(&self) -> Vec<Vec<u8>> {
-        self.open_files()
-            .iter()
-            .map(|inode| self.lower_path(inode))
-            .collect()
+        let mut inodes = self.inodes.all();
+        inodes.retain(|inode| inode.open.is_open() || inode.open.is_closing());
+        inodes.iter().map(|inode| self.lower_path(inode)).collect()
     }
 
     /// Every name that the kernel may have cached, as its directory's number and the plain name.

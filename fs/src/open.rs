@@ -308,7 +308,7 @@ impl OpenSlot {
                 opened
             }
             None => {
-                if self.closing().upgrade().is_some_and(|file| file.lingers()) {
+                if self.is_closing() {
                     let text = "the file is still being written out, for a lock";
                     return Err(Failure::Busy(text.into()).into());
                 }
@@ -336,6 +336,11 @@ impl OpenSlot {
             Err(TryLockError::Poisoned(opened)) => opened.into_inner().is_some(),
             Err(TryLockError::WouldBlock) => true,
         }
+    }
+
+    /// Whether a lock has begun to close it, and is not done.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing().upgrade().is_some_and(|file| file.lingers())
     }
 
     /// Takes back what `uid` was granted.
