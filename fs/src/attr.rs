@@ -111,10 +111,10 @@ mod tests {
     #[test]
     fn a_time_before_1970_is_told_as_seconds_before_it_and_nanoseconds_after_those() {
         assert_eq!(
-            UNIX_EPOCH - time(-2, 750_000_000),
-            Duration::from_millis(1250)
+            time(-2, 750_000_000),
+            UNIX_EPOCH - Duration::from_millis(1250)
         );
-        assert_eq!(time(2, 1) - UNIX_EPOCH, Duration::new(2, 1));
+        assert_eq!(time(2, 1), UNIX_EPOCH + Duration::new(2, 1));
     }
 
     #[test]

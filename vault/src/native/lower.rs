@@ -13,15 +13,24 @@ use super::octets::Octets;
 
 /// An open lower file. Its file position is of no meaning.
 #[derive(Debug)]
-pub(super) struct Lower(File);
+pub(super) struct Lower {
+    file: File,
+    /// What was done to the file, for tests that crash it.
+    #[cfg(test)]
+    pub(super) trace: Option<std::sync::Arc<trace::Trace>>,
+}
 
 impl Lower {
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self(File::from(fd))
+        Self {
+            file: File::from(fd),
+            #[cfg(test)]
+            trace: None,
+        }
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 
     /// Reads up to the end of `out` or of the file, whichever is first.
@@ -37,7 +46,7 @@ impl Lower {
     ) -> io::Result<()> {
         let mut offset = offset;
         loop {
-            match uio::preadv(&self.0, pieces, offset as i64) {
+            match uio::preadv(&self.file, pieces, offset as i64) {
                 Ok(0) => break,
                 Ok(read) => {
                     offset += read as u64;
@@ -57,27 +66,40 @@ impl Lower {
     }
 
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        #[cfg(test)]
+        self.note(|| trace::Event::Write {
+            offset,
+            bytes: bytes.to_vec(),
+        });
+        self.file.write_all_at(bytes, offset)
     }
 
     /// A barrier: all that was written is durable when this returns without error.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        #[cfg(test)]
+        self.note(|| trace::Event::Barrier);
+        #[cfg(test)]
+        self.fail_if_told()?;
+        self.file.sync_data()
     }
 
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        #[cfg(test)]
+        self.note(|| trace::Event::SetLen(len));
+        self.file.set_len(len)
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     /// Gives back the space of `len` bytes. They read as zeros, or as before where the lower
     /// filesystem has no holes: nothing reads them any more.
     pub(super) fn free(&self, offset: u64, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.note(|| trace::Event::Free { offset, len });
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match fallocate(&self.0, flags, offset as i64, len as i64) {
+        match fallocate(&self.file, flags, offset as i64, len as i64) {
             Ok(()) | Err(nix::Error::EOPNOTSUPP) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -85,7 +107,7 @@ impl Lower {
 
     /// The first offset from `offset` on that is not in a hole, or none.
     pub(super) fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        match lseek64(&self.0, offset as i64, Whence::SeekData) {
+        match lseek64(&self.file, offset as i64, Whence::SeekData) {
             Ok(data) => Ok(Some(data as u64)),
             Err(nix::Error::ENXIO) => Ok(None),
             Err(errno) => Err(errno.into()),
@@ -126,4 +148,42 @@ pub(super) fn write_at(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Res
         }
     }
     Ok(())
+}
+
+/// What was done to a lower file, in order.
+#[cfg(test)]
+pub(super) mod trace {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Debug)]
+    pub(in super::super) enum Event {
+        Write { offset: u64, bytes: Vec<u8> },
+        SetLen(u64),
+        Free { offset: u64, len: u64 },
+        Barrier,
+    }
+
+    #[derive(Debug, Default)]
+    pub(in super::super) struct Trace {
+        pub(in super::super) events: Mutex<Vec<Event>>,
+        /// Whether the next barrier fails.
+        pub(in super::super) fail: AtomicBool,
+    }
+
+    impl super::Lower {
+        pub(super) fn note(&self, event: impl FnOnce() -> Event) {
+            if let Some(trace) = &self.trace {
+                trace.events.lock().unwrap().push(event());
+            }
+        }
+
+        pub(super) fn fail_if_told(&self) -> std::io::Result<()> {
+            let told = |trace: &Arc<Trace>| trace.fail.swap(false, Ordering::Relaxed);
+            match self.trace.as_ref().is_some_and(told) {
+                true => Err(std::io::ErrorKind::Other.into()),
+                false => Ok(()),
+            }
+        }
+    }
 }

@@ -121,6 +121,11 @@ impl Shapes {
         } else {
             Durable::Unknown
         };
+        // The disk may hold a version of the newest copy that was written over since: settled, maybe.
+        let vouched = match durable {
+            Durable::Copy(_) => vouched,
+            Durable::Unknown => vouched.max(layout::blocks(last.size)),
+        };
         Some(Self {
             last,
             last_side,
@@ -132,6 +137,12 @@ impl Shapes {
     /// The newest.
     pub(super) fn last(&self) -> &Shape {
         &self.last
+    }
+
+    /// Where the newest is.
+    #[cfg(test)]
+    pub(super) fn last_side(&self) -> Side {
+        self.last_side
     }
 
     /// The copy that may be written now; none before a barrier.

@@ -1,5 +1,7 @@
 //! Tests of open files against a plain vector of bytes, and against an enemy below.
 
+mod crash;
+mod failures;
 mod model;
 mod reader;
 
@@ -23,10 +25,13 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> (Self, NativeFile) {
+        Self::with_file([2; 16], [3; 32])
+    }
+
+    pub(crate) fn with_file(file: [u8; 16], key: [u8; 32]) -> (Self, NativeFile) {
         let lower = tempfile::tempfile().unwrap();
         let volume = VolumeId([1; 16]);
-        let file = FileId([2; 16]);
-        let key = [3; 32];
+        let file = FileId(file);
         let epoch_key = crate::epoch::EpochKey::new(&mut [4; 32]).unwrap();
         let epoch = (Epoch::FIRST, &epoch_key);
         let feks = Feks::first(Fek::new(&mut key.clone()));
