@@ -130,12 +130,12 @@ impl VolumeFs {
         opened.map(|inode| inode.ino).collect()
     }
 
-    /// Lower paths of all files that are open.
+    /// Lower paths of all files that are open, or are being closed by a lock: what is lost if it
+    /// cannot wait.
     pub fn open_paths(&self) -> Vec<Vec<u8>> {
-        self.open_files()
-            .iter()
-            .map(|inode| inode.lower_path())
-            .collect()
+        let mut inodes = self.inodes.all();
+        inodes.retain(|inode| inode.open.is_open() || inode.open.is_closing());
+        inodes.iter().map(|inode| self.lower_path(inode)).collect()
     }
 
     /// Every name that the kernel may have cached, as its directory's number and the plain name.
@@ -206,10 +206,26 @@ impl VolumeFs {
         lost.iter().map(|inode| inode.lower_path()).collect()
     }
 
-    /// Forgets all content keys and names: what is still open answers `ENOKEY` from now on.
+    /// Closes every open file for everyone: what is still open answers `ENOKEY` from now on. Whatever
+    /// succeeded before is durable then, but for what [`VolumeFs::sync_all`] does besides. Returns the
+    /// lower paths of files whose last writes are lost.
+    pub fn close_all(&self) -> Vec<Vec<u8>> {
+        let mut lost = Vec::new();
+        for inode in self.open_files() {
+            if let Err(error) = inode.open.close() {
+                tracing::error!(lower = %self.shown_path(&inode), %error, "closing lost data");
+                lost.push(self.lower_path(&inode));
+            }
+        }
+        lost
+    }
+
+    /// Forgets all content keys and names, without waiting for anybody: what [`VolumeFs::close_all`]
+    /// did not come to is lost.
     pub fn wipe(&self) {
-        self.linger.clear();
-        self.inodes.all().iter().for_each(|inode| inode.open.wipe());
+        for inode in self.inodes.all() {
+            inode.open.wipe();
+        }
         self.dirs.clear();
     }
 
