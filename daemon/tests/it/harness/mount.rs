@@ -1,10 +1,11 @@
 //! A stand-in for a filesystem: the requester's end of callout.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use claviger_callout::{Observer, Requester, RequesterConfig};
+use claviger_callout::{Observer, Outcome, Requester, RequesterConfig, Ticket};
 use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::VolumeId;
@@ -73,17 +74,38 @@ impl Mount {
     }
 
     pub fn unwrap(&self, header: &[u8]) -> Result<Vec<Secret>, Failure> {
-        let request = KeyRequest::UnwrapFek {
-            volume: self.volume,
-            header: header.to_vec(),
-            lower_path: b"lower-name".to_vec(),
-            pid: std::process::id(),
-        };
-        match self.ask(&request) {
+        match self.ask(&self.unwrap_request(header)) {
             KeyReply::Feks { feks, .. } => Ok(feks),
             KeyReply::Failed(failure) => Err(failure),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn unwrap_request(&self, header: &[u8]) -> KeyRequest {
+        KeyRequest::UnwrapFek {
+            volume: self.volume,
+            header: header.to_vec(),
+            lower_path: b"lower-name".to_vec(),
+            pid: std::process::id(),
+        }
+    }
+
+    /// Asks without waiting.
+    pub fn begin_unwrap(&self, header: &[u8]) -> (Ticket, Receiver<Outcome>) {
+        let request = self.unwrap_request(header);
+        let body = Zeroizing::new(postcard::to_stdvec(&request).unwrap());
+        let (send, answer) = channel();
+        let done = Box::new(move |outcome| send.send(outcome).unwrap());
+        let deadline = Instant::now() + SOON;
+        let ticket = self
+            .requester
+            .submit(self.uid, body, deadline, done)
+            .unwrap();
+        (ticket, answer)
+    }
+
+    pub fn cancel(&self, ticket: Ticket) {
+        self.requester.cancel(ticket);
     }
 
     pub fn wait_event(&self, event: KeyEvent) {
