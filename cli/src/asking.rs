@@ -118,8 +118,8 @@ impl Drop for Asking {
 fn answer(mut conversation: Conversation, mut prompter: Prompter) {
     while let Ok(message) = conversation.receive() {
         match message {
-            FromDaemon::Attached => {}
             FromDaemon::Notice(text) => eprintln!("{text}"),
+            FromDaemon::Attached => {}
             FromDaemon::Prompt(prompt) => {
                 let answer = ToDaemon::Answer(prompter.ask(&prompt));
                 if conversation.send(&answer).is_err() {

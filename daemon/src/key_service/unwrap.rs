@@ -45,7 +45,7 @@ pub(super) enum Opened {
 /// A file in file scope.
 pub(super) struct NeedsToken {
     volume: Arc<Volume>,
-    sealed: SealedByFileKey,
+    sealed: Box<SealedByFileKey>,
     errand: Errand,
     begun: Instant,
 }

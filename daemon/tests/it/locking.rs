@@ -92,7 +92,7 @@ user_test! {
             assert_eq!(mount.unwrap(&header).unwrap_err(), Failure::Locked);
             said_done.store(true, Ordering::SeqCst);
             let lost = vec![b"half-written".to_vec()];
-            mount.ask(&KeyRequest::LockDone { volume, lost });
+            mount.ask(&KeyRequest::Acknowledge { event: KeyEvent::Lock { volume }, lost });
             let Reply::Locked { volumes, lost } = locked.join().unwrap().unwrap() else { panic!() };
             assert_eq!((volumes, lost), (vec![volume], vec!["half-written".to_owned()]));
         });
@@ -113,7 +113,8 @@ user_test! {
             let lock = || user.cli().run(Command::Lock(LockTarget::Volume("/mnt".into())));
             let locked = scope.spawn(lock);
             mount.wait_event(KeyEvent::Lock { volume });
-            mount.ask(&KeyRequest::LockDone { volume, lost: Vec::new() });
+            let event = KeyEvent::Lock { volume };
+            mount.ask(&KeyRequest::Acknowledge { event, lost: Vec::new() });
             let Reply::Locked { volumes, .. } = locked.join().unwrap().unwrap() else { panic!() };
             assert_eq!(volumes, [volume]);
         });

@@ -179,7 +179,9 @@ pub(super) fn find(
     for private in key::private_keys(lease.session(), uri)? {
         let matches = match private.public_key(lease.session())? {
             Some(found) => found == *public_key,
-            // No public half in the token: that it opens what is wrapped to this one is proof.
+            // No public half in the token, and no PIN to spend on finding out.
+            None if private.held.login == EachUse::Login => false,
+            // That it opens what is wrapped to this public key is proof.
             None => {
                 let functions = &lease.library().functions;
                 let handle = private.held.handle;
