@@ -170,6 +170,7 @@ impl Tokens {
     ) -> Result<T, TokenError> {
         // Twice: between the login and the second attempt the token may be pulled and put back.
         for _ in 0..2 {
+            let since = Instant::now();
             let (host, token, state) = match attempt() {
                 Ok(done) => return Ok(done),
                 Err(HostError {
@@ -183,7 +184,7 @@ impl Tokens {
             if login == Login::Never {
                 return Err(TokenError::PinNeeded);
             }
-            self.log_in(&host, located, &token, state, request)
+            self.log_in(&host, located, &token, state, since, request)
                 .map_err(TokenError::Failed)?;
         }
         attempt().map_err(|other| TokenError::Failed(failure::of_module(module, other.error)))
