@@ -115,18 +115,7 @@ impl Bound {
     /// Lets it be at `at` only.
     fn settle(&mut self, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
         match self {
-            Self::Dir {
-                fd,
-                record,
-                synced: Synced::Maybe,
-            } => record.settle(&*fd, names, at)?,
-            Self::Dir {
-                fd,
-                record,
-                synced: Synced::Never,
-            } => {
-                record.rebind_unsynced(&*fd, names, at)?;
-            }
+            Self::Dir { fd, record, synced } => record.finish_move(&*fd, names, at, *synced)?,
             Self::File(file) => file.finish(names, at)?,
             Self::Nowhere => {}
         }
