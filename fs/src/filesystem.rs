@@ -25,6 +25,7 @@ use crate::inode::{Inode, Inodes, Place};
 use crate::keys::KeySource;
 use crate::linger::Linger;
 use crate::open::Handle;
+use crate::options::Caching;
 use crate::park::Park;
 use crate::readdir::Listing;
 use crate::unsynced::Unsynced;
@@ -39,6 +40,7 @@ pub struct VolumeFs {
     pub(crate) lower_device: u64,
     pub(crate) volume: VolumeId,
     pub(crate) scope: Scope,
+    pub(crate) caching: Caching,
     pub(crate) keys: Arc<dyn KeySource>,
     pub(crate) ownership: Ownership,
     pub(crate) inodes: Inodes,
@@ -66,7 +68,8 @@ pub(crate) struct Entry {
 }
 
 impl VolumeFs {
-    /// A filesystem over the lower root `lower`, a directory opened for reading.
+    /// A filesystem over the lower root `lower`, a directory opened for reading. The kernel keeps
+    /// decrypted pages in its page cache.
     ///
     /// # Errors
     /// Those of fstat(2); `EAGAIN` if there can be no further thread.
@@ -75,6 +78,20 @@ impl VolumeFs {
         volume: VolumeId,
         scope: Scope,
         keys: Arc<dyn KeySource>,
+    ) -> Result<Arc<Self>, Errno> {
+        Self::with_caching(lower, volume, scope, keys, Caching::Kept)
+    }
+
+    /// The same, with a choice of what the kernel keeps.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn with_caching(
+        lower: OwnedFd,
+        volume: VolumeId,
+        scope: Scope,
+        keys: Arc<dyn KeySource>,
+        caching: Caching,
     ) -> Result<Arc<Self>, Errno> {
         let stat = fstat(&lower)?;
         let linger = lower
@@ -86,6 +103,7 @@ impl VolumeFs {
             lower_device: stat.st_dev,
             volume,
             scope,
+            caching,
             keys,
             ownership: Ownership::of_process(),
             inodes: Inodes::new(stat.st_ino),
@@ -112,12 +130,12 @@ impl VolumeFs {
         opened.map(|inode| inode.ino).collect()
     }
 
-    /// Lower paths of all files that are open.
+    /// Lower paths of all files that are open, or are being closed by a lock: what is lost if it
+    /// cannot wait.
     pub fn open_paths(&self) -> Vec<Vec<u8>> {
-        self.open_files()
-            .iter()
-            .map(|inode| inode.lower_path())
-            .collect()
+        let mut inodes = self.inodes.all();
+        inodes.retain(|inode| inode.open.is_open() || inode.open.is_closing());
+        inodes.iter().map(|inode| inode.lower_path()).collect()
     }
 
     /// Every name that the kernel may have cached, as its directory's number and the plain name.
@@ -188,10 +206,28 @@ impl VolumeFs {
         lost.iter().map(|inode| inode.lower_path()).collect()
     }
 
-    /// Forgets all content keys and names: what is still open answers `ENOKEY` from now on.
+    /// Closes every open file for everyone: what is still open answers `ENOKEY` from now on. Whatever
+    /// succeeded before is durable then, but for what [`VolumeFs::sync_all`] does besides. Returns the
+    /// lower paths of files whose last writes are lost.
+    pub fn close_all(&self) -> Vec<Vec<u8>> {
+        let settled = self.linger.settle_all();
+        let mut lost: Vec<_> = settled.iter().map(|inode| inode.lower_path()).collect();
+        for inode in self.open_files() {
+            if let Err(error) = inode.open.close() {
+                tracing::error!(lower = %inode.shown_path(), %error, "closing lost data");
+                lost.push(inode.lower_path());
+            }
+        }
+        lost
+    }
+
+    /// Forgets all content keys and names, without waiting for anybody: what [`VolumeFs::close_all`]
+    /// did not come to is lost.
     pub fn wipe(&self) {
         self.linger.clear();
-        self.inodes.all().iter().for_each(|inode| inode.open.wipe());
+        for inode in self.inodes.all() {
+            inode.open.wipe();
+        }
         self.dirs.clear();
     }
 

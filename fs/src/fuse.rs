@@ -19,6 +19,8 @@ use crate::attributes::{Change, NewTime};
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
+use crate::open::Access;
+use crate::opening::open_flags;
 use crate::readdir::Room;
 use crate::xattrs::XattrReply;
 
@@ -292,7 +294,7 @@ impl fuser::Filesystem for Engine {
             OpenFlags(flags),
         ) {
             Ok((Entry { attr, generation }, handle)) => {
-                let flags = FopenFlags::FOPEN_KEEP_CACHE;
+                let flags = open_flags(self.0.caching, Access::Write);
                 reply.created(&TTL, &attr, Generation(generation), handle, flags);
             }
             Err(error) => reply.error(self.0.report("create", parent.0, &error)),

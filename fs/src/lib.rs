@@ -2,6 +2,9 @@
 //!
 //! [`filesystem::VolumeFs`] is the volume and its operations, [`fuse::Engine`] hands it to `fuser`.
 //! Keys come through [`keys::KeySource`]; openers that wait for one are in [`park::Park`].
+//!
+//! [`callout_keys::CalloutKeys`] gets the keys from the daemon of whoever asks; [`keeper`], [`lock`]
+//! and [`watch`] say when they come, go, or are waited for in vain. [`mount`] puts it all together.
 
 mod attr;
 mod attributes;
@@ -29,3 +32,18 @@ mod sys;
 mod tree;
 mod unsynced;
 mod xattrs;
+
+pub mod args;
+mod attach;
+pub mod background;
+pub mod callout_keys;
+pub mod keeper;
+pub mod kernel;
+mod kin;
+pub mod lock;
+pub mod mount;
+pub mod mountpoint;
+pub mod options;
+pub mod pool;
+pub mod watch;
+pub mod writer;

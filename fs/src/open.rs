@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError, Weak};
+
+use claviger_protocol::Failure;
 
 use claviger_vault::native::{FixedPart, NativeFile};
 use nix::errno::Errno;
@@ -43,6 +45,9 @@ impl Want {
 pub(crate) struct OpenFile {
     /// `None` once the volume has been locked.
     content: RwLock<Option<NativeFile>>,
+    /// The volume is being locked. Looked at before `content` is, so that nobody queues up behind a
+    /// lock that waits for a lower filesystem that hangs.
+    refused: AtomicBool,
     /// Changes of content begun and ended: what is written for other reasons keeps the file's time.
     begun: AtomicU64,
     ended: AtomicU64,
@@ -62,6 +67,8 @@ pub(crate) struct Idle {
 #[derive(Default)]
 pub(crate) struct OpenSlot {
     opened: Mutex<Option<Opened>>,
+    /// What a lock has closed, or is about to: nobody may open the lower file a second time before.
+    closing: Mutex<Weak<OpenFile>>,
     has_been_open: AtomicBool,
 }
 
@@ -117,6 +124,7 @@ impl OpenFile {
     fn new(content: NativeFile, linger: Arc<Linger>) -> Self {
         Self {
             content: RwLock::new(Some(content)),
+            refused: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -128,8 +136,38 @@ impl OpenFile {
         *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(content);
     }
 
-    fn forget(&self) {
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Refuses every use from now on, waits for those under way, makes what they wrote durable and
+    /// forgets the keys.
+    fn close(&self) -> Result<(), OpError> {
+        self.refused.store(true, Ordering::Release);
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        let synced = match content.as_ref() {
+            Some(content) => keeping_time(content.lower(), Some(self), || {
+                content.sync()?;
+                Ok(content.flush()?)
+            }),
+            None => Ok(()),
+        };
+        *content = None;
+        synced
+    }
+
+    /// Refuses every use from now on, and forgets the keys unless one is under way: whoever is at it
+    /// has them until he ends. Waits for nobody and writes nothing.
+    fn wipe(&self) {
+        self.refused.store(true, Ordering::Release);
+        if let Ok(mut content) = self.content.try_write() {
+            *content = None;
+        }
+    }
+
+    /// Whether the content is still there, to anybody.
+    fn lingers(&self) -> bool {
+        match self.content.try_read() {
+            Ok(content) => content.is_some(),
+            Err(TryLockError::Poisoned(content)) => content.into_inner().is_some(),
+            Err(TryLockError::WouldBlock) => true,
+        }
     }
 
     /// Uses the content. Many may at once; a lock of the volume waits for them.
@@ -137,6 +175,9 @@ impl OpenFile {
         &self,
         work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
+        if self.refused.load(Ordering::Acquire) {
+            return Err(OpError::LOCKED);
+        }
         let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
         work(content.as_ref().ok_or(OpError::LOCKED)?)
     }
@@ -305,6 +346,10 @@ impl OpenSlot {
                 opened
             }
             None => {
+                if self.is_closing() {
+                    let text = "the file is still being written out, for a lock";
+                    return Err(Failure::Busy(text.into()).into());
+                }
                 let file = Arc::new(OpenFile::new(open()?, Arc::clone(linger)));
                 slot.insert(Opened {
                     file,
@@ -322,9 +367,14 @@ impl OpenSlot {
         })
     }
 
-    /// Whether somebody uses the content.
+    /// Whether somebody uses the content, or it is being opened or closed. Waits for nobody.
     pub(crate) fn is_open(&self) -> bool {
-        self.lock().as_ref().is_some_and(|opened| opened.uses > 0)
+        let is_used = |opened: &Option<Opened>| opened.as_ref().is_some_and(|o| o.uses > 0);
+        match self.opened.try_lock() {
+            Ok(opened) => is_used(&opened),
+            Err(TryLockError::Poisoned(opened)) => is_used(&opened.into_inner()),
+            Err(TryLockError::WouldBlock) => true,
+        }
     }
 
     /// The content, if it waits to be settled and nobody uses it.
@@ -363,6 +413,11 @@ impl OpenSlot {
         }
     }
 
+    /// Whether a lock has begun to close it, and is not done.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing().upgrade().is_some_and(|file| file.lingers())
+    }
+
     /// Takes back what `uid` was granted.
     pub(crate) fn revoke(&self, uid: u32) {
         if let Some(opened) = self.lock().as_mut() {
@@ -380,11 +435,35 @@ impl OpenSlot {
         self.file().map_or(Ok(()), |file| file.sync())
     }
 
-    /// Forgets the keys: whoever has it open gets `ENOKEY` from now on.
+    /// Closes it for everyone, whose handles answer `ENOKEY` from now on; all that was written before
+    /// is durable then. Waits for whatever is under way.
+    ///
+    /// # Errors
+    /// If writes are lost.
+    pub(crate) fn close(&self) -> Result<(), OpError> {
+        let file = self.lock().take().map(|opened| self.hand_to_lock(opened));
+        file.map_or(Ok(()), |file| file.close())
+    }
+
+    /// The same without waiting, and without writing: what [`OpenSlot::close`] did not come to is lost.
     pub(crate) fn wipe(&self) {
-        if let Some(opened) = self.lock().take() {
-            opened.file.forget();
+        if let Ok(mut opened) = self.opened.try_lock()
+            && let Some(opened) = opened.take()
+        {
+            self.hand_to_lock(opened);
         }
+        if let Some(file) = self.closing().upgrade() {
+            file.wipe();
+        }
+    }
+
+    fn hand_to_lock(&self, opened: Opened) -> Arc<OpenFile> {
+        *self.closing() = Arc::downgrade(&opened.file);
+        opened.file
+    }
+
+    fn closing(&self) -> MutexGuard<'_, Weak<OpenFile>> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Size of the content, if it is open.

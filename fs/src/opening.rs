@@ -22,6 +22,7 @@ use crate::inode::Inode;
 use crate::keys::Unwrap;
 use crate::lower::{open_regular, open_whatever_its_mode};
 use crate::open::{Access, Handle, OpenUse, Want};
+use crate::options::Caching;
 use crate::park::{Awaited, Flight, Parked, Wanted};
 
 /// Takes the content that was asked for, or why there is none.
@@ -53,7 +54,10 @@ impl VolumeFs {
                 if want == Want::Truncated {
                     fs.cut(&open, caller)?;
                 }
-                Ok((fs.hand_out(open, caller, access), open_flags(access)))
+                Ok((
+                    fs.hand_out(open, caller, access),
+                    open_flags(fs.caching, access),
+                ))
             });
             done(opened);
         };
@@ -319,11 +323,15 @@ pub(crate) fn access_of(flags: OpenFlags) -> Access {
     }
 }
 
-/// What the kernel may do: keep its pages, since nobody changes a file but through it; and close
-/// without asking what was only read.
-fn open_flags(access: Access) -> FopenFlags {
+/// What the kernel may do: keep its pages, since nobody changes a file but through it, unless it was
+/// told not to; and close without asking what was only read.
+pub(crate) fn open_flags(caching: Caching, access: Access) -> FopenFlags {
+    let pages = match caching {
+        Caching::Kept => FopenFlags::FOPEN_KEEP_CACHE,
+        Caching::DirectIo => FopenFlags::FOPEN_DIRECT_IO,
+    };
     match access {
-        Access::Read => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-        Access::Write => FopenFlags::FOPEN_KEEP_CACHE,
+        Access::Read => pages | FopenFlags::FOPEN_NOFLUSH,
+        Access::Write => pages,
     }
 }

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Failure, Secret};
 
+/// The service that requesters of keys name in their rendezvous entry. The number counts versions of
+/// the bodies below.
+pub const SERVICE: &str = "claviger-keys/0";
+
 /// What a requester asks for.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum KeyRequest {

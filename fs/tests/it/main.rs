@@ -8,3 +8,4 @@ mod mounted;
 mod names;
 mod namespaces;
 mod owners;
+mod served;

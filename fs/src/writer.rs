@@ -1,0 +1,159 @@
+//! One writer a volume: the lock that says a lower folder is mounted.
+//!
+//! Blocks, slots and records of a native file are written in an order that two writers would break,
+//! so a mount holds an open-file-description lock on `.claviger/lock` in the lower root, and so do
+//! the tools that write there. The kernel drops it with its last descriptor, also after a crash.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+/// The lock file, from the lower root.
+pub const LOCK_FILE: &str = ".claviger/lock";
+
+/// Time between two attempts to take a volume that somebody has.
+const PACE: Duration = Duration::from_millis(20);
+
+/// What the holder is going to do in the lower folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Read; so may others.
+    Read,
+    /// Write; nobody else may do anything.
+    Write,
+}
+
+/// The volume of a lower folder, taken for as long as this lives.
+#[derive(Debug)]
+pub struct Taken {
+    /// `None` on a read-only medium, where nobody can write anyway.
+    _lock: Option<File>,
+}
+
+/// Why a lower folder could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// Another mount or tool has it.
+    #[error("the volume is mounted already, or a tool is writing to it")]
+    InUse,
+    /// The lock file cannot be opened or locked.
+    #[error("{LOCK_FILE}: {0}")]
+    Io(io::Error),
+}
+
+impl Taken {
+    /// Takes the volume in `lower_root`, and waits up to `patience` for whoever has it: umount(8)
+    /// returns while the server that it ended still writes out.
+    ///
+    /// # Errors
+    /// [`TakeError::InUse`] if another mount or tool has it even then.
+    pub fn take_within(
+        lower_root: &Path,
+        purpose: Use,
+        patience: Duration,
+    ) -> Result<Self, TakeError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Self::take(lower_root, purpose) {
+                Err(TakeError::InUse) if Instant::now() < deadline => thread::sleep(PACE),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Takes the volume in `lower_root` without waiting.
+    ///
+    /// # Errors
+    /// [`TakeError::InUse`] if another mount or tool has it.
+    pub fn take(lower_root: &Path, purpose: Use) -> Result<Self, TakeError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(purpose == Use::Write)
+            .create(purpose == Use::Write)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(lower_root.join(LOCK_FILE));
+        let file = match (file, purpose) {
+            (Ok(file), _) => file,
+            // A reader makes no lock file; without one, nobody has ever written there.
+            (Err(error), Use::Read) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { _lock: None });
+            }
+            (Err(error), _) => return Err(TakeError::Io(error)),
+        };
+        let lock = libc::flock {
+            l_type: match purpose {
+                Use::Read => libc::F_RDLCK,
+                Use::Write => libc::F_WRLCK,
+            } as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => Ok(Self { _lock: Some(file) }),
+            Err(Errno::EAGAIN | Errno::EACCES) => Err(TakeError::InUse),
+            Err(error) => Err(TakeError::Io(error.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lower() -> tempfile::TempDir {
+        let lower = tempfile::tempdir().unwrap();
+        std::fs::create_dir(lower.path().join(".claviger")).unwrap();
+        lower
+    }
+
+    #[test]
+    fn a_second_writer_is_refused_until_the_first_has_gone() {
+        let lower = lower();
+        let take = |purpose| Taken::take(lower.path(), purpose);
+        let first = take(Use::Write).unwrap();
+        assert!(matches!(take(Use::Write), Err(TakeError::InUse)));
+        assert!(matches!(take(Use::Read), Err(TakeError::InUse)));
+        drop(first);
+        take(Use::Write).unwrap();
+    }
+
+    #[test]
+    fn a_writer_who_goes_in_time_is_waited_for() {
+        let lower = lower();
+        let first = Taken::take(lower.path(), Use::Write).unwrap();
+        let going = thread::spawn(move || drop(first));
+        Taken::take_within(lower.path(), Use::Write, Duration::from_secs(10)).unwrap();
+        going.join().unwrap();
+    }
+
+    #[test]
+    fn readers_keep_each_other_company_and_writers_out() {
+        let lower = lower();
+        let take = |purpose| Taken::take(lower.path(), purpose);
+        drop(take(Use::Write).unwrap());
+        let _first = take(Use::Read).unwrap();
+        let _second = take(Use::Read).unwrap();
+        assert!(matches!(take(Use::Write), Err(TakeError::InUse)));
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_lock_file_is_not_followed() {
+        let lower = lower();
+        let target = lower.path().join("target");
+        std::os::unix::fs::symlink(&target, lower.path().join(LOCK_FILE)).unwrap();
+        assert!(matches!(
+            Taken::take(lower.path(), Use::Write),
+            Err(TakeError::Io(_))
+        ));
+        assert!(!target.exists());
+    }
+}
