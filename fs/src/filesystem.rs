@@ -135,7 +135,7 @@ impl VolumeFs {
     pub fn open_paths(&self) -> Vec<Vec<u8>> {
         let mut inodes = self.inodes.all();
         inodes.retain(|inode| inode.open.is_open() || inode.open.is_closing());
-        inodes.iter().map(|inode| self.lower_path(inode)).collect()
+        inodes.iter().map(|inode| inode.lower_path()).collect()
     }
 
     /// Every name that the kernel may have cached, as its directory's number and the plain name.
@@ -210,11 +210,12 @@ impl VolumeFs {
     /// succeeded before is durable then, but for what [`VolumeFs::sync_all`] does besides. Returns the
     /// lower paths of files whose last writes are lost.
     pub fn close_all(&self) -> Vec<Vec<u8>> {
-        let mut lost = Vec::new();
+        let settled = self.linger.settle_all();
+        let mut lost: Vec<_> = settled.iter().map(|inode| inode.lower_path()).collect();
         for inode in self.open_files() {
             if let Err(error) = inode.open.close() {
-                tracing::error!(lower = %self.shown_path(&inode), %error, "closing lost data");
-                lost.push(self.lower_path(&inode));
+                tracing::error!(lower = %inode.shown_path(), %error, "closing lost data");
+                lost.push(inode.lower_path());
             }
         }
         lost
@@ -223,6 +224,7 @@ impl VolumeFs {
     /// Forgets all content keys and names, without waiting for anybody: what [`VolumeFs::close_all`]
     /// did not come to is lost.
     pub fn wipe(&self) {
+        self.linger.clear();
         for inode in self.inodes.all() {
             inode.open.wipe();
         }

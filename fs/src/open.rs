@@ -142,7 +142,10 @@ impl OpenFile {
         self.refused.store(true, Ordering::Release);
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let synced = match content.as_ref() {
-            Some(content) => keeping_time(content.lower(), Some(self), || Ok(content.sync()?)),
+            Some(content) => keeping_time(content.lower(), Some(self), || {
+                content.sync()?;
+                Ok(content.flush()?)
+            }),
             None => Ok(()),
         };
         *content = None;
@@ -347,7 +350,7 @@ impl OpenSlot {
                     let text = "the file is still being written out, for a lock";
                     return Err(Failure::Busy(text.into()).into());
                 }
-                let file = Arc::new(OpenFile::new(open()?));
+                let file = Arc::new(OpenFile::new(open()?, Arc::clone(linger)));
                 slot.insert(Opened {
                     file,
                     access,
@@ -364,12 +367,49 @@ impl OpenSlot {
         })
     }
 
-    /// Whether it is open, or being opened or closed. Waits for nobody.
+    /// Whether somebody uses the content, or it is being opened or closed. Waits for nobody.
     pub(crate) fn is_open(&self) -> bool {
+        let is_used = |opened: &Option<Opened>| opened.as_ref().is_some_and(|o| o.uses > 0);
         match self.opened.try_lock() {
-            Ok(opened) => opened.is_some(),
-            Err(TryLockError::Poisoned(opened)) => opened.into_inner().is_some(),
+            Ok(opened) => is_used(&opened),
+            Err(TryLockError::Poisoned(opened)) => is_used(&opened.into_inner()),
             Err(TryLockError::WouldBlock) => true,
+        }
+    }
+
+    /// The content, if it waits to be settled and nobody uses it.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        let slot = self.lock();
+        let opened = slot.as_ref().filter(|opened| opened.uses == 0)?;
+        let file = Arc::clone(&opened.file);
+        let begun = file.begun.load(Ordering::Acquire);
+        Some(Idle { file, begun })
+    }
+
+    /// Closes content that has been idle since: what was written to it has been made durable.
+    pub(crate) fn settle(&self, idle: &Idle) -> Result<(), OpError> {
+        let mut slot = self.lock();
+        let is_idle = |opened: &&mut Opened| {
+            opened.uses == 0
+                && Arc::ptr_eq(&opened.file, &idle.file)
+                && opened.file.begun.load(Ordering::Acquire) == idle.begun
+        };
+        let Some(opened) = slot.as_mut().filter(is_idle) else {
+            return Ok(());
+        };
+        let settled = opened.file.maintain(|content| {
+            content.made_durable()?;
+            Ok(content.flush()?)
+        });
+        *slot = None;
+        settled
+    }
+
+    /// Closes content that nobody uses: its file is gone.
+    pub(crate) fn discard_idle(&self) {
+        let mut slot = self.lock();
+        if slot.as_ref().is_some_and(|opened| opened.uses == 0) {
+            *slot = None;
         }
     }
 
