@@ -199,3 +199,96 @@ pub(crate) enum Recalled {
     /// The peer has it.
     Sent,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Instance;
+    use crate::carrier::unix::{Listener, Unix};
+    use crate::carrier::{Inbox, Reception};
+    use crate::session::{Ends, Greeting, answer};
+
+    /// A link, and the far end of it, which reads only when it is told to.
+    fn pair() -> (Link, Unix) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = Listener::bind(&path).unwrap();
+        let near = Unix::connect(&path).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let ends = Ends {
+            responder: 0,
+            requester: 0,
+            instance: Instance::from_bytes([0; 16]),
+        };
+        let (_, helo) = Greeting::start(&ends).unwrap();
+        let (_, sealer, _) = answer(&ends, &helo).unwrap();
+        (Link::new(LinkId::new(1), Box::new(near), sealer), far)
+    }
+
+    fn request(sequence: u32) -> Subject {
+        Subject {
+            kind: Kind::Request,
+            flags: Flags::NONE,
+            index: 0,
+            sequence,
+        }
+    }
+
+    /// Reads one datagram's sequence number and the nonce of its seal.
+    fn read(far: &Unix, inbox: &mut Inbox) -> Option<(u32, u64)> {
+        match far.receive(inbox) {
+            Ok(Reception::Datagram(_, datagram)) => {
+                let frame = crate::frame::Frame::parse(datagram).unwrap();
+                let nonce = frame.body.first_chunk().unwrap();
+                Some((frame.header.sequence, u64::from_le_bytes(*nonce)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_peer_has_no_room_for_waits_in_order_and_can_be_taken_back() {
+        let (link, far) = pair();
+        let body = [0; 4096];
+        let full =
+            (1..).find(|sequence| link.send(request(*sequence), &body).unwrap() == Sent::Queued);
+        let first = full.unwrap();
+        for sequence in first + 1..first + 4 {
+            assert_eq!(link.send(request(sequence), &body).unwrap(), Sent::Queued);
+        }
+        let ticket = |sequence| Ticket { index: 0, sequence };
+        assert_eq!(link.recall(ticket(first + 1)), Recalled::Unsent);
+        assert_eq!(link.recall(ticket(first + 1)), Recalled::Sent);
+        assert_eq!(link.recall(ticket(1)), Recalled::Sent);
+        assert_eq!(link.flush().unwrap(), Flushed::Nothing);
+
+        let mut inbox = Inbox::new();
+        let mut seen = Vec::new();
+        loop {
+            let flushed = link.flush().unwrap();
+            match read(&far, &mut inbox) {
+                Some(frame) => seen.push(frame),
+                None if flushed == Flushed::All => break,
+                None => {}
+            }
+        }
+        let sequences: Vec<_> = seen.iter().map(|(sequence, _)| *sequence).collect();
+        let expected: Vec<_> = (1..first + 4)
+            .filter(|sequence| *sequence != first + 1)
+            .collect();
+        assert_eq!(sequences, expected);
+        assert!(seen.is_sorted_by_key(|(_, nonce)| *nonce));
+        drop(far);
+        assert!(matches!(link.send(request(9), &body), Err(SendError::Lost)));
+    }
+
+    #[test]
+    fn a_peer_that_never_reads_fills_the_queue_and_no_more() {
+        let (link, _far) = pair();
+        let body = [0; 65_000];
+        let full = (1..10_000).find_map(|sequence| link.send(request(sequence), &body).err());
+        assert!(matches!(full, Some(SendError::Full)));
+        assert!(link.outbox().waiting_len < QUEUE_MAX + 2 * body.len());
+    }
+}
