@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Ticket;
 use crate::carrier::{Carrier, CarrierKind};
@@ -29,11 +29,14 @@ const QUEUE_MAX: usize = 16 << 20;
 /// A connection one can send on.
 pub(crate) struct Link {
     id: LinkId,
-    carrier: Box<dyn Carrier>,
+    kind: CarrierKind,
+    port: u32,
     outbox: Mutex<Outbox>,
 }
 
 struct Outbox {
+    /// `None` once the connection is closed.
+    carrier: Option<Arc<dyn Carrier>>,
     sealer: Sealer,
     waiting: VecDeque<Waiting>,
     waiting_len: usize,
@@ -73,15 +76,18 @@ pub(crate) enum SendError {
 }
 
 impl Link {
-    pub(crate) fn new(id: LinkId, carrier: Box<dyn Carrier>, sealer: Sealer) -> Self {
+    pub(crate) fn new(id: LinkId, carrier: Arc<dyn Carrier>, sealer: Sealer) -> Self {
+        let (kind, port) = (carrier.kind(), carrier.port());
         let outbox = Outbox {
+            carrier: Some(carrier),
             sealer,
             waiting: VecDeque::new(),
             waiting_len: 0,
         };
         Self {
             id,
-            carrier,
+            kind,
+            port,
             outbox: Mutex::new(outbox),
         }
     }
@@ -91,11 +97,7 @@ impl Link {
     }
 
     pub(crate) fn kind(&self) -> CarrierKind {
-        self.carrier.kind()
-    }
-
-    pub(crate) fn carrier(&self) -> &dyn Carrier {
-        &*self.carrier
+        self.kind
     }
 
     /// Seals and sends one frame. Never blocks.
@@ -104,16 +106,17 @@ impl Link {
     /// no thread that was put to sleep in between falls out of the peer's window.
     pub(crate) fn send(&self, subject: Subject, body: &[u8]) -> Result<Sent, SendError> {
         let mut outbox = self.outbox();
+        let carrier = outbox.carrier.clone().ok_or(SendError::Lost)?;
         if outbox.waiting_len > QUEUE_MAX {
             return Err(SendError::Full);
         }
-        let datagram = match outbox.sealer.seal(subject, self.carrier.port(), body) {
+        let datagram = match outbox.sealer.seal(subject, self.port, body) {
             Ok(datagram) => datagram,
             Err(SessionError::TooLarge(len)) => return Err(SendError::TooLarge(len)),
             Err(_) => return Err(SendError::Lost),
         };
         if outbox.waiting.is_empty() {
-            match self.carrier.send(&datagram) {
+            match carrier.send(&datagram) {
                 Ok(()) => return Ok(Sent::Out),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // Where the administrator made socket buffers smaller than our largest frame.
@@ -150,9 +153,10 @@ impl Link {
     /// Sends what waits, as far as the peer has room.
     pub(crate) fn flush(&self) -> Result<Flushed, SendError> {
         let mut outbox = self.outbox();
+        let carrier = outbox.carrier.clone().ok_or(SendError::Lost)?;
         let mut flushed = Flushed::Nothing;
         while let Some(next) = outbox.waiting.front() {
-            match self.carrier.send(&next.datagram) {
+            match carrier.send(&next.datagram) {
                 Ok(()) => {
                     outbox.waiting_len -= next.datagram.len();
                     outbox.waiting.pop_front();
@@ -163,6 +167,14 @@ impl Link {
             }
         }
         Ok(Flushed::All)
+    }
+
+    /// Lets go of the socket and of all that waits: nothing is sent from now on.
+    pub(crate) fn close(&self) {
+        let mut outbox = self.outbox();
+        outbox.carrier = None;
+        outbox.waiting.clear();
+        outbox.waiting_len = 0;
     }
 
     /// Takes back a REQUEST that still waits; says whether there was one.
@@ -222,7 +234,7 @@ mod tests {
         };
         let (_, helo) = Greeting::start(&ends).unwrap();
         let (_, sealer, _) = answer(&ends, &helo).unwrap();
-        (Link::new(LinkId::new(1), Box::new(near), sealer), far)
+        (Link::new(LinkId::new(1), Arc::new(near), sealer), far)
     }
 
     fn request(sequence: u32) -> Subject {
