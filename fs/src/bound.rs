@@ -25,7 +25,7 @@ use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
 use crate::lower::{open_dir, open_regular, open_whatever_its_mode};
-use crate::open::{OpenFile, keeping_time};
+use crate::openfile::{OpenFile, keeping_time};
 use crate::tree::location;
 
 /// Renamed inodes that are remembered until the next sync of everything. One beyond that also opens

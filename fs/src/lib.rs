@@ -23,6 +23,7 @@ pub mod keys;
 mod linger;
 mod lower;
 mod open;
+mod openfile;
 mod opening;
 pub mod park;
 mod readdir;

@@ -155,13 +155,23 @@ fn serve_as_user(uid: u32) {
         fs::create_dir(folder).unwrap();
         chown(folder, Some(uid), Some(uid)).unwrap();
     }
-    let device = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let device = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .unwrap();
     let options = format!(
         "fd={},rootmode=40000,user_id={uid},group_id={uid},allow_other,default_permissions",
         device.as_raw_fd()
     );
-    mount(Some("test"), "/mnt/upper", Some("fuse"), MsFlags::empty(), Some(options.as_str()))
-        .unwrap();
+    mount(
+        Some("test"),
+        "/mnt/upper",
+        Some("fuse"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .unwrap();
     setgroups(&[]).unwrap();
     setresgid(uid.into(), uid.into(), uid.into()).unwrap();
     setresuid(uid.into(), uid.into(), uid.into()).unwrap();
