@@ -34,7 +34,7 @@ isolated_test! {
     fn an_unlinked_file_lives_as_long_as_it_is_open() {
         let mounted = Mounted::new();
         let path = mounted.path("file");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).open(&path).unwrap();
+        let mut file = File::create_new(&path).unwrap();
         fs::remove_file(&path).unwrap();
         file.write_all(b"still here").unwrap();
         file.set_len(5).unwrap();
