@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use claviger_pki::cancel;
 use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Command, Conversation, ConversationError, LockTarget, Reply, ToDaemon, VERSION,
+    Command, Conversation, ConversationError, Reply, ToDaemon, VERSION,
 };
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
@@ -199,7 +199,8 @@ fn run(daemon: &Daemon, command: Command, caller: &Caller) -> Result<Reply, Fail
             daemon.recipient_remove(&dir, &recipient, caller)
         }
         Command::Stop => {
-            daemon.lock(&LockTarget::All, caller)?;
+            // Before the answer: whoever has it may start the next daemon.
+            daemon.shut_down();
             Ok(Reply::Done)
         }
         Command::Attach => Err(Failure::Internal("an attached CLI runs no command".into())),
