@@ -1,5 +1,6 @@
 //! The control socket: one thread a connection, one command a connection.
 
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// If no thread can be started.
-pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> std::io::Result<()> {
+pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> io::Result<()> {
     let daemon = daemon.clone();
     let connections = Arc::new(AtomicUsize::new(0));
     let accept = move || {
@@ -96,7 +97,7 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
     // Whose process it is, as the kernel says: checked before a byte is read.
     let mut conversation = Conversation::new(stream)?;
     conversation.stream().set_read_timeout(Some(COMMAND_TIME))?;
-    let peer = getsockopt(conversation.stream(), PeerCredentials).map_err(std::io::Error::from)?;
+    let peer = getsockopt(conversation.stream(), PeerCredentials).map_err(io::Error::from)?;
     let socket = conversation.stream().try_clone()?;
     let (version, place, command) = match conversation.receive()? {
         ToDaemon::Command {

@@ -10,6 +10,7 @@ use claviger_pki::auth_tok::{AuthToks, Place};
 use claviger_protocol::control::{LockTarget, MountStatus, Status, VolumeStatus};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::paths;
+use claviger_vault::ids::VolumeId;
 
 use crate::audit::Audit;
 use crate::config::Config;
@@ -227,7 +228,7 @@ fn shown(volume: &Volume, mounts: &[Mount]) -> VolumeStatus {
     }
 }
 
-fn of_volume(id: claviger_vault::ids::VolumeId, mounts: &[Mount]) -> Vec<MountStatus> {
+fn of_volume(id: VolumeId, mounts: &[Mount]) -> Vec<MountStatus> {
     let of_volume = mounts.iter().filter(|mount| mount.volume == Some(id));
     let shown = of_volume.map(|mount| MountStatus {
         mountpoint: mount.mountpoint.clone(),

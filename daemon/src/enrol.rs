@@ -1,6 +1,9 @@
 //! Making, enrolling and listing keys: the commands about tokens and keys.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
+use std::process;
 use std::sync::Arc;
 
 use claviger_pki::auth_tok::enrolled::EnrolledKey;
@@ -11,11 +14,12 @@ use claviger_protocol::control::{GenerateKey, KeyInfo, KeyRef, TokenInfo};
 use zeroize::Zeroizing;
 
 use crate::daemon::{Caller, Daemon};
-use crate::errand::Errand;
+use crate::errand::{Errand, Program, VolumeName};
 use crate::failure;
 use crate::modules::{OPENSSL, PKCS11, TPM};
 use crate::own_keys::shown;
 use crate::pin_source::Located;
+use crate::prompt::Asker;
 use crate::tokens::Request;
 use crate::wait::Wait;
 
@@ -232,7 +236,7 @@ impl Daemon {
 
 impl Caller {
     /// A request for a token, on behalf of this caller.
-    pub fn request(&self, volume: Option<crate::errand::VolumeName>) -> Arc<Request> {
+    pub fn request(&self, volume: Option<VolumeName>) -> Arc<Request> {
         Arc::new(Request {
             errand: Errand {
                 volume,
@@ -248,8 +252,8 @@ impl Caller {
     /// Someone who can neither be asked nor wait long: the daemon itself.
     pub fn nobody(wait: Wait) -> Self {
         Self {
-            asker: crate::prompt::Asker::Nobody,
-            program: crate::errand::Program::of_pid(std::process::id()),
+            asker: Asker::Nobody,
+            program: Program::of_pid(process::id()),
             wait,
         }
     }
@@ -265,16 +269,14 @@ enum InFile {
 
 /// Looks at the PEM labels only: what is in a private key is the module's business.
 fn in_file(path: &Path) -> Result<InFile, Failure> {
-    use std::io::Read;
-
-    let failed = |error: std::io::Error| {
+    let failed = |error: io::Error| {
         let text = format!("{}: {error}", path.display());
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Failure::Permission(text),
+            io::ErrorKind::PermissionDenied => Failure::Permission(text),
             _ => Failure::NotFound(text),
         }
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = File::open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Failure::Usage(format!("{} is not a file", path.display())));
     }

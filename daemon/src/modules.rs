@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use claviger_pki::host::{HostConfig, ModuleHost};
@@ -217,7 +217,7 @@ impl Modules {
             .ok_or_else(|| no_host(module))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ModuleHost>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<ModuleHost>>> {
         self.had.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use claviger_pki::module::Locator;
 use claviger_protocol::Failure;
@@ -145,7 +145,7 @@ impl RefusedFiles {
         self.lock().insert(path.into(), state);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, State>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
