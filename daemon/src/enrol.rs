@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use claviger_pki::auth_tok::enrolled::EnrolledKey;
 use claviger_pki::key::{Kem, PublicKey};
-use claviger_pki::module::{Generate, Key, Locator, Provenance};
+use claviger_pki::module::{Generate, Key, Provenance};
 use claviger_protocol::Failure;
 use claviger_protocol::control::{GenerateKey, KeyInfo, KeyRef, TokenInfo};
 use zeroize::Zeroizing;
@@ -102,7 +102,7 @@ impl Daemon {
         label: Option<String>,
         caller: &Caller,
     ) -> Result<KeyInfo, Failure> {
-        let mut enrolled = match self.name(key, caller)? {
+        let mut enrolled = match self.name(key, &caller.request(None))? {
             Named::Private(enrolled) => *enrolled,
             Named::Public(..) => {
                 return Err(Failure::Usage(format!(
@@ -139,7 +139,7 @@ impl Daemon {
     ///
     /// # Errors
     /// [`Failure`].
-    pub fn name(&self, key: &KeyRef, caller: &Caller) -> Result<Named, Failure> {
+    pub fn name(&self, key: &KeyRef, request: &Arc<Request>) -> Result<Named, Failure> {
         let (module, selector) = match key {
             KeyRef::Id(_) => {
                 let enrolled = self.own_keys.find(key)?;
@@ -164,11 +164,11 @@ impl Daemon {
             },
         };
         // What is enrolled already needs no token.
-        if let Some(enrolled) = self.own_keys.find(key)? {
+        if let Some(mut enrolled) = self.own_keys.find(key)? {
+            enrolled.locator = selector.over(&enrolled.locator)?;
             return Ok(Named::Private(Box::new(enrolled)));
         }
-        let request = caller.request(None);
-        let mut keys = self.tokens.keys(module, &selector, &request)?;
+        let mut keys = self.tokens.keys(module, &selector, request)?;
         let Some(found) = keys.pop() else {
             return Err(no_such_key(key));
         };
@@ -203,11 +203,7 @@ impl Daemon {
             ))
         })?;
         enrolled.label = label.unwrap_or(enrolled.label);
-        let located = Located {
-            locator: enrolled.locator.clone(),
-            pin_file: selector.pin_file.clone(),
-        };
-        enrolled.locator = Locator(located.to_text());
+        enrolled.locator = selector.over(&enrolled.locator)?;
         Ok(enrolled)
     }
 

@@ -68,6 +68,17 @@ impl Located {
         })
     }
 
+    /// What is known of a key under `locator`, with the `pin-source` that the person named now.
+    ///
+    /// # Errors
+    /// As [`Located::parse`].
+    pub fn over(&self, locator: &Locator) -> Result<Locator, Failure> {
+        let known = Self::parse(&locator.0)?;
+        let pin_file = self.pin_file.clone().or(known.pin_file);
+        let locator = known.locator;
+        Ok(Locator(Self { locator, pin_file }.to_text()))
+    }
+
     /// Puts it together again.
     pub fn to_text(&self) -> String {
         let Some(file) = &self.pin_file else {
