@@ -59,12 +59,7 @@ impl Daemon {
     /// # Errors
     /// [`Failure`].
     pub fn key_generate(&self, order: &GenerateKey, caller: &Caller) -> Result<KeyInfo, Failure> {
-        if !self.tokens.modules.knows(&order.module) {
-            return Err(Failure::Usage(format!(
-                "there is no module '{}'",
-                order.module
-            )));
-        }
+        self.tokens.modules.check(&order.module)?;
         let key_type = order.key_type.as_deref().map(str::parse).transpose();
         let key_type = key_type.map_err(|_| {
             Failure::Usage("key types are ec-p256, ec-p384, rsa2048, rsa3072, rsa4096".into())
