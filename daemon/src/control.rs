@@ -19,6 +19,7 @@ use crate::daemon::{Caller, Daemon};
 use crate::errand::Program;
 use crate::process;
 use crate::prompt::{Asker, Terminal};
+use crate::residue::wipe_stack;
 use crate::volumes::NewVolume;
 use crate::wait::Wait;
 
@@ -62,6 +63,7 @@ pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> io::Result<()> {
                     Ok(()) | Err(ConversationError::Closed) => {}
                     Err(error) => tracing::warn!(%error, "control connection dropped"),
                 }
+                wipe_stack();
             };
             if let Err(error) = thread::Builder::new().name("control".into()).spawn(serve) {
                 tracing::error!(%error, "cannot start a thread");
