@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::thread;
 
 use claviger_callout::{Call, PeerInfo, Service};
-use claviger_protocol::Failure;
 use claviger_protocol::keys::{KeyReply, KeyRequest};
+use claviger_protocol::{Failure, Secret};
+use claviger_vault::ids::VolumeId;
+use claviger_vault::secret::NamesKey;
 use postcard::ser_flavors::Size;
 use zeroize::Zeroizing;
 
@@ -20,6 +22,9 @@ mod fresh;
 mod unwrap;
 
 use unwrap::{TokenJob, Unwrap};
+
+/// Threads for what needs no token, at least.
+const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 
 /// Requests that wait for tokens or people at a time; SoftHSM-like stores stand many.
 const TOKEN_THREADS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
@@ -51,8 +56,6 @@ impl KeyService {
         }
     }
 }
-
-const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 
 impl Service for KeyService {
     fn call(&self, call: Call) {
@@ -117,13 +120,11 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
     reply(call, result);
 }
 
-fn names(daemon: &Daemon, volume: claviger_vault::ids::VolumeId) -> Result<KeyReply, Failure> {
+fn names(daemon: &Daemon, volume: VolumeId) -> Result<KeyReply, Failure> {
     daemon.volumes.get(volume)?.with_keys(|keys| {
         let minimum = keys.manifest.minimum();
         let names_keys = keys.epochs.names_keys(volume, minimum);
-        let secret = |key: &claviger_vault::secret::NamesKey| {
-            claviger_protocol::Secret::new(key.expose().to_vec())
-        };
+        let secret = |key: &NamesKey| Secret::new(key.expose().to_vec());
         KeyReply::Names {
             current: keys.epochs.current_epoch(),
             minimum,

@@ -1,6 +1,6 @@
 //! The FEKs of one existing file: from its key record alone, or in file scope by a token.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use claviger_callout::{Call, Pending};
@@ -12,7 +12,7 @@ use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::{Epoch, VolumeId};
 use claviger_vault::native::head::{self, SealedByFileKey};
 use claviger_vault::native::{Feks, HeadError, Packet};
-use claviger_vault::secret::FileKey;
+use claviger_vault::secret::{Fek, FileKey};
 use zeroize::Zeroizing;
 
 use super::fresh::file_key_context;
@@ -296,7 +296,7 @@ fn used_key(candidate: &Candidate) -> UsedKey {
 }
 
 fn reply_of(feks: &Feks, epoch: Epoch) -> KeyReply {
-    let secret = |fek: &claviger_vault::secret::Fek| Secret::new(fek.expose().to_vec());
+    let secret = |fek: &Fek| Secret::new(fek.expose().to_vec());
     KeyReply::Feks {
         feks: feks.iter().map(secret).collect(),
         newest: feks.newest(),
@@ -322,6 +322,6 @@ fn of_head(error: HeadError, minimum: Epoch, current: Epoch) -> Failure {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
