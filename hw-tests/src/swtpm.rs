@@ -52,6 +52,20 @@ impl Swtpm {
     pub fn put_back(&mut self) {
         self.process = start(&self.state, self.port);
     }
+
+    /// Puts another TPM in its place: the disk is in another machine now.
+    pub fn replace(&mut self) {
+        self.take_out();
+        let other = self.state.with_extension("of-another-machine");
+        std::fs::create_dir(&other).expect("its parent is ours");
+        self.process = start(&other, self.port);
+    }
+
+    /// Goes back to the first TPM after [`Self::replace`].
+    pub fn return_home(&mut self) {
+        self.take_out();
+        self.put_back();
+    }
 }
 
 impl Drop for Swtpm {
