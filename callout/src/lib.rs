@@ -39,7 +39,9 @@
 
 mod carrier;
 mod congestion;
+mod foreign;
 pub mod frame;
+mod handshake;
 mod instance;
 mod link;
 mod noise;
@@ -52,6 +54,7 @@ pub mod session;
 mod sys;
 mod table;
 mod window;
+mod wipe;
 
 use std::io;
 use std::path::PathBuf;

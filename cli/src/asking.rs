@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use claviger_callout::{CallError, Requester, RequesterConfig};
 use claviger_protocol::Failure;
-use claviger_protocol::control::{Command, Conversation, FromDaemon, ToDaemon, VERSION};
+use claviger_protocol::control::{
+    Command, Conversation, ConversationError, FromDaemon, ToDaemon, VERSION,
+};
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::keys::{KeyReply, KeyRequest};
 use claviger_protocol::paths;
@@ -45,6 +47,13 @@ impl Asking {
             command: Command::Attach,
         };
         conversation.send(&command).map_err(daemon::broken)?;
+        match conversation.receive().map_err(daemon::broken)? {
+            FromDaemon::Attached => {}
+            FromDaemon::Done(Err(failure)) => return Err(failure.into()),
+            FromDaemon::Done(Ok(_)) | FromDaemon::Prompt(_) | FromDaemon::Notice(_) => {
+                return Err(daemon::broken(ConversationError::Malformed));
+            }
+        }
         let cannot = |what: String| Failed::new(ExitCode::Internal, what);
         let prompts = conversation
             .stream()
@@ -110,6 +119,7 @@ fn answer(mut conversation: Conversation, mut prompter: Prompter) {
     while let Ok(message) = conversation.receive() {
         match message {
             FromDaemon::Notice(text) => eprintln!("{text}"),
+            FromDaemon::Attached => {}
             FromDaemon::Prompt(prompt) => {
                 let answer = ToDaemon::Answer(prompter.ask(&prompt));
                 if conversation.send(&answer).is_err() {

@@ -48,6 +48,7 @@ pub fn run(command: Command, prompter: &mut Prompter) -> Result<Reply, Failed> {
                     .map_err(broken)?;
             }
             FromDaemon::Done(outcome) => return outcome.map_err(Failed::from),
+            FromDaemon::Attached => return Err(broken(ConversationError::Malformed)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -59,9 +59,14 @@ pub enum BackgroundError {
     /// The system refused.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It ended at once: what it said last.
-    #[error("{0}")]
-    Ended(String),
+    /// It ended at once.
+    #[error("{said}")]
+    Ended {
+        /// What it said last.
+        said: String,
+        /// Its exit status.
+        code: Option<u8>,
+    },
     /// It runs, and does not serve.
     #[error("it does not serve after {} s: see {log}", START_TIME.as_secs())]
     Silent {
@@ -74,7 +79,7 @@ pub enum BackgroundError {
 ///
 /// # Errors
 /// [`BackgroundError`], with what the daemon said.
-pub fn start() -> Result<ExitCode, BackgroundError> {
+pub fn start() -> Result<(), BackgroundError> {
     let state = paths::state_dir().ok_or(BackgroundError::NoHome)?;
     let runtime = paths::runtime_dir();
     private_folder(&state)?;
@@ -97,7 +102,8 @@ pub fn start() -> Result<ExitCode, BackgroundError> {
                 return Ok(Start::Serves);
             }
             if let Some(status) = child.try_wait()? {
-                return Ok(Start::Ended(status.code()));
+                let code = status.code().and_then(|code| u8::try_from(code).ok());
+                return Ok(Start::Ended(code));
             }
             if Instant::now() >= deadline {
                 return Ok(Start::Silent);
@@ -106,12 +112,12 @@ pub fn start() -> Result<ExitCode, BackgroundError> {
     });
     let _ = fs::remove_file(&ready_path);
     match ended? {
-        Start::Serves => Ok(ExitCode::SUCCESS),
-        Start::Ended(Some(code)) if code == i32::from(ALREADY_RUNNING) => {
-            wait_for_socket()?;
-            Ok(ExitCode::SUCCESS)
+        Start::Serves => Ok(()),
+        Start::Ended(Some(ALREADY_RUNNING)) => Ok(wait_for_socket()?),
+        Start::Ended(code) => {
+            let said = said_since(&log_path, said_before)?;
+            Err(BackgroundError::Ended { said, code })
         }
-        Start::Ended(_) => Err(BackgroundError::Ended(said_since(&log_path, said_before)?)),
         Start::Silent => Err(BackgroundError::Silent {
             log: log_path.display().to_string(),
         }),
@@ -120,7 +126,7 @@ pub fn start() -> Result<ExitCode, BackgroundError> {
 
 enum Start {
     Serves,
-    Ended(Option<i32>),
+    Ended(Option<u8>),
     Silent,
 }
 

@@ -118,6 +118,7 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
     match command {
         Command::Attach => {
             daemon.prompts.attach(&terminal);
+            terminal.attached();
             terminal.wait_closed()?;
         }
         command => {

@@ -131,11 +131,23 @@ impl Daemon {
             .unwrap_or_default()
             .iter()
             .map(Mount::of_peer)
+            // Others, such as 'claviger cat', hold no keys that an event could take away.
+            .filter(|mount| !mount.mountpoint.is_empty())
             .collect()
     }
 
-    /// Tells all mounts.
-    pub fn broadcast(&self, event: KeyEvent) {
+    /// Tells all mounts of `event`, and begins to wait for those of its volume to acknowledge it.
+    pub(crate) fn tell_mounts(&self, event: KeyEvent) {
+        let (KeyEvent::Lock { volume }
+        | KeyEvent::Unlocked { volume }
+        | KeyEvent::NewEpoch { volume, .. }) = event;
+        let mounts = self.mounts();
+        let of_volume = mounts.iter().filter(|mount| mount.volume == Some(volume));
+        self.volumes.acknowledgements.begin(event, of_volume);
+        self.broadcast(event);
+    }
+
+    fn broadcast(&self, event: KeyEvent) {
         let body = match postcard::to_stdvec(&event) {
             Ok(body) => body,
             Err(error) => {

@@ -69,7 +69,7 @@ impl Service for KeyService {
         tracing::info!(instance = %peer.instance, "requester gone");
         self.daemon
             .volumes
-            .lock_waits
+            .acknowledgements
             .gone(&peer.instance.to_string());
     }
 }
@@ -85,15 +85,15 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
     let result = match request {
         KeyRequest::Names { volume, .. } => names(daemon, volume),
         KeyRequest::Fresh { volume, count } => fresh::fresh(daemon, volume, count),
-        KeyRequest::LockDone { volume, lost } => {
+        KeyRequest::Acknowledge { event, lost } => {
             let lost = lost
                 .iter()
                 .map(|path| String::from_utf8_lossy(path).into_owned());
             let instance = call.peer.instance.to_string();
             daemon
                 .volumes
-                .lock_waits
-                .done(volume, &instance, lost.collect());
+                .acknowledgements
+                .done(event, &instance, lost.collect());
             Ok(KeyReply::Done)
         }
         KeyRequest::UnwrapFek {

@@ -15,6 +15,7 @@ pub mod errand;
 pub mod failure;
 pub mod instance;
 pub mod key_service;
+pub mod login;
 pub mod modules;
 pub mod mounts;
 pub mod notify;

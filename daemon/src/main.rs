@@ -7,13 +7,15 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser;
 use claviger_pki::auth_tok::AuthToks;
+use claviger_protocol::failure::ExitCode as Code;
 use claviger_protocol::paths;
 use clavigerd::audit::Audit;
+use clavigerd::background::{self, BackgroundError};
 use clavigerd::config::Config;
 use clavigerd::daemon::{Daemon, Places};
 use clavigerd::instance::{Instance, InstanceError, private_folder};
 use clavigerd::process::{EndSignals, harden};
-use clavigerd::{background, control, notify};
+use clavigerd::{control, notify};
 use tracing_subscriber::EnvFilter;
 
 /// Keeps the unlocked keys of one user's encrypted folders, and asks his tokens for more.
@@ -34,7 +36,13 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = if args.background {
-        background::start().context("cannot start in the background")
+        match background::start() {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(BackgroundError::Ended { said, code }) => {
+                return ended(&said, code.unwrap_or(1));
+            }
+            Err(error) => Err(error).context("cannot start in the background"),
+        }
     } else {
         serve(&args)
     };
@@ -62,11 +70,13 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         .with_writer(io::stderr)
         .init();
     let places = Places::of_user().context("neither HOME nor XDG_CONFIG_HOME is set")?;
-    let config = Config::load(&places.system_config, Some(&places.config))?;
+    let config = match Config::load(&places.system_config, Some(&places.config)) {
+        Ok(config) => config,
+        Err(error) => return Ok(ended(&error, USAGE)),
+    };
     let (_instance, listener) = match Instance::acquire(&paths::control_socket()) {
-        Err(InstanceError::Running) => {
-            eprintln!("clavigerd: {}", InstanceError::Running);
-            return Ok(ExitCode::from(background::ALREADY_RUNNING));
+        Err(error @ InstanceError::Running) => {
+            return Ok(ended(&error, background::ALREADY_RUNNING));
         }
         acquired => acquired?,
     };
@@ -85,4 +95,12 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let _ = notify::notify("STOPPING=1");
     daemon.shut_down();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Exit status for an error in the configuration: that of a wrong command line.
+const USAGE: u8 = Code::Usage as u8;
+
+fn ended(why: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("clavigerd: {why}");
+    ExitCode::from(code)
 }

@@ -226,7 +226,8 @@ impl Modules {
 fn passed_over(error: &ModuleError) -> Option<u8> {
     match error {
         ModuleError::Absent(_) => Some(0),
-        ModuleError::Process(_) => Some(1),
+        // A library that does not load is refused like a request that makes no sense.
+        ModuleError::Process(_) | ModuleError::BadRequest(_) => Some(1),
         ModuleError::Backend { .. } => Some(2),
         ModuleError::NoSuchKey(_) => Some(3),
         ModuleError::PinNeeded { .. }
@@ -235,7 +236,6 @@ fn passed_over(error: &ModuleError) -> Option<u8> {
         | ModuleError::Lockout(_)
         | ModuleError::NotDecryptable
         | ModuleError::Unsupported(_)
-        | ModuleError::BadRequest(_)
         | ModuleError::TimedOut
         | ModuleError::Cancelled => None,
     }

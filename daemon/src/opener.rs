@@ -22,6 +22,21 @@ pub struct Candidate {
     pub wrapped: Wrapped,
 }
 
+/// Nothing could be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// None of what was wrapped is for a key that is here.
+    NoCandidate,
+    /// What tells most of why none of them could.
+    Failed(Failure),
+}
+
+impl From<Failure> for OpenError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 impl Tokens {
     /// Opens by the first candidate that can: those that need nobody, then those that need a PIN.
     ///
@@ -29,13 +44,13 @@ impl Tokens {
     /// is refused or declined ends it.
     ///
     /// # Errors
-    /// What tells most of why none could; `None` if there are no candidates.
+    /// [`OpenError`].
     pub fn open_any(
         &self,
         candidates: &[Candidate],
         context: &Context,
         request: &Arc<Request>,
-    ) -> Result<(usize, Zeroizing<Vec<u8>>), Option<Failure>> {
+    ) -> Result<(usize, Zeroizing<Vec<u8>>), OpenError> {
         let mut need_pin = Vec::new();
         let mut worst = None;
         for (number, candidate) in candidates.iter().enumerate() {
@@ -44,7 +59,7 @@ impl Tokens {
                 Err(TokenError::PinNeeded) => need_pin.push((number, candidate)),
                 Err(TokenError::Failed(failure)) => keep_telling(&mut worst, failure),
             }
-            request.wait.check("a token").map_err(Some)?;
+            request.wait.check("a token")?;
         }
         for (number, candidate) in need_pin {
             match self.open(candidate, context, Login::IfNeeded, request) {
@@ -53,10 +68,10 @@ impl Tokens {
                 Err(TokenError::Failed(failure @ Failure::TokenAbsent { .. })) => {
                     keep_telling(&mut worst, failure);
                 }
-                Err(error) => return Err(Some(error.into())),
+                Err(error) => return Err(OpenError::Failed(error.into())),
             }
         }
-        Err(worst)
+        Err(worst.map_or(OpenError::NoCandidate, OpenError::Failed))
     }
 
     /// Opens by one key.

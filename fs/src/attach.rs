@@ -20,6 +20,9 @@ use crate::options::{Audience, Options};
 /// The subtype in mount tables: `fuse.claviger`.
 const SUBTYPE: &str = "claviger";
 
+/// Where the kernel hands out mounts.
+const DEVICE: &str = "/dev/fuse";
+
 /// Event loops at most: each serves inline, so more than there are processors only take turns.
 const LOOPS_MAX: usize = 8;
 
@@ -49,36 +52,40 @@ pub(crate) fn attach(
             Session::from_fd(engine, device, acl, config).map_err(|error| {
                 // Nobody would answer for it.
                 let _ = umount2(mountpoint, MntFlags::MNT_DETACH);
-                Failure::Internal(format!("{}: {error}", mountpoint.display()))
+                refusal(mountpoint, &error)
             })
         }
-        Err(Errno::EPERM) => {
-            config.mount_options = mount_options(source, options.flags);
-            Session::new(engine, mountpoint, &config).map_err(|error| {
-                let text = format!("mounting on {}: {error}", mountpoint.display());
-                Failure::BadMountpoint(text.trim_end().into())
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            config.mount_options = mount_options(&source, options.flags);
+            let session = Session::new(engine, mountpoint, &config);
+            session.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Failure::Internal(
+                    "fusermount3 is not there, by which users mount: it is in the package fuse3"
+                        .into(),
+                ),
+                _ => refusal(mountpoint, &error),
             })
         }
-        Err(errno) => Err(Failure::BadMountpoint(format!(
-            "mounting on {}: {errno}",
-            mountpoint.display()
-        ))),
+        Err(error) => Err(refusal(mountpoint, &error)),
     }
+}
+
+fn refusal(mountpoint: &Path, error: &io::Error) -> Failure {
+    if !Path::new(DEVICE).exists() {
+        return Failure::Internal(format!("there is no {DEVICE}: modprobe fuse"));
+    }
+    let text = format!("mounting on {}: {error}", mountpoint.display());
+    Failure::BadMountpoint(text.trim_end().into())
 }
 
 /// mount(2), which fuser does too, but without the subtype: mount tables and `mount -t` would not
 /// know the mount for what it is. `EPERM` for whoever has to go through fusermount3.
-fn mount_as_root(source: &str, mountpoint: &Path, options: &Options) -> Result<OwnedFd, Errno> {
+fn mount_as_root(source: &str, mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
     if !Uid::effective().is_root() {
-        return Err(Errno::EPERM);
+        return Err(Errno::EPERM.into());
     }
-    let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .map_err(errno)?;
-    let mode = fs::metadata(mountpoint).map_err(errno)?.mode();
+    let device = OpenOptions::new().read(true).write(true).open(DEVICE)?;
+    let mode = fs::metadata(mountpoint)?.mode();
     let mut data = format!(
         "fd={},rootmode={mode:o},user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
@@ -99,8 +106,9 @@ fn mount_as_root(source: &str, mountpoint: &Path, options: &Options) -> Result<O
     Ok(device.into())
 }
 
-/// The same for fusermount3, which takes words.
-fn mount_options(source: String, flags: MsFlags) -> Vec<MountOption> {
+/// The same for fusermount3, which takes words between commas; fuser 0.18 escapes none.
+fn mount_options(source: &str, flags: MsFlags) -> Vec<MountOption> {
+    let source = source.replace('\\', "\\\\").replace(',', "\\,");
     let mut words = vec![
         MountOption::FSName(source),
         MountOption::Subtype(SUBTYPE.into()),

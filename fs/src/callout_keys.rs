@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use claviger_callout::{BODY_MAX, Requester};
 use claviger_protocol::Failure;
-use claviger_protocol::keys::{KeyReply, KeyRequest};
+use claviger_protocol::keys::{KeyEvent, KeyReply, KeyRequest};
 use claviger_vault::ids::{Scope, VolumeId};
 use claviger_vault::names::NamesKeys;
 use claviger_vault::native::{HEAD_LEN, PAGE};
@@ -122,15 +122,12 @@ impl CalloutKeys {
         });
     }
 
-    /// Tells the daemon of `uid` that its keys are gone from here.
-    pub(crate) fn tell_locked(&self, uid: u32, lost: Vec<Vec<u8>>) {
-        let request = KeyRequest::LockDone {
-            volume: self.0.volume,
-            lost,
-        };
+    /// Tells the daemon of `uid` that what `event` asks for is done here.
+    pub(crate) fn acknowledge(&self, uid: u32, event: KeyEvent, lost: Vec<Vec<u8>>) {
+        let request = KeyRequest::Acknowledge { event, lost };
         self.ask(uid, &request, SHORT_LIMIT, move |reply| {
             if let Err(failure) = reply {
-                tracing::warn!(uid, %failure, "the daemon did not take note of the lock");
+                tracing::warn!(uid, %failure, ?event, "the daemon took no note");
             }
         });
     }
@@ -215,10 +212,16 @@ impl KeySource for CalloutKeys {
     }
 
     fn fresh(&self, uid: u32) -> Result<FreshFile, Failure> {
-        if read(&self.0.names).is_none() {
-            return Err(Failure::Locked);
+        let take = || match self.names() {
+            Some(_) => self.0.pool.take(uid, |order| self.place(order)),
+            None => Err(Failure::Locked),
+        };
+        match take() {
+            // The shelf that it waited at was thrown away: by a lock, or by a new epoch, and then
+            // there is another.
+            Err(Failure::Locked) => take(),
+            outcome => outcome,
         }
-        self.0.pool.take(uid, |order| self.place(order))
     }
 
     fn unwrap(&self, request: Unwrap, done: UnwrapDone) -> Ticket {

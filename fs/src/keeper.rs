@@ -5,7 +5,8 @@
 //! the event arrives.
 //!
 //! On a mount with several users each has a daemon of his own. The names are for all once one of
-//! them has unlocked; his lock takes away what he was granted, and the last one's the names.
+//! them has unlocked; his lock takes away what he was granted, and the last one's, of those whose
+//! daemons are there, the names.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,6 +29,7 @@ const ATTEMPTS: u32 = 3;
 /// What the keeper is told.
 enum Note {
     Registered(u32),
+    Gone(u32),
     Event(u32, KeyEvent),
     Names(Question, Result<NamesKeys, Failure>),
     Stop,
@@ -37,6 +39,8 @@ enum Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Question {
     uid: u32,
+    /// What made us ask, to be acknowledged; none if the daemon has just come.
+    because: Option<KeyEvent>,
     attempt: u32,
     /// How many locks came before it: what was asked before a lock must not unlock after it.
     locks: u64,
@@ -86,6 +90,7 @@ impl Keeper {
         let state = State {
             mount,
             notes: sender.clone(),
+            present: BTreeSet::new(),
             unlocked: BTreeSet::new(),
             locks: 0,
             unanswered: Some(unanswered),
@@ -142,6 +147,7 @@ impl Observer for Listener {
         // An epoch may begin before it is back. What is open stays open: a daemon that crashed has
         // not been asked to lock.
         self.keys.pool().discard(uid);
+        self.note(Note::Gone(uid));
     }
 
     fn event(&self, uid: u32, body: &[u8]) {
@@ -166,6 +172,8 @@ impl Observer for Listener {
 struct State {
     mount: Lockable,
     notes: Sender<Note>,
+    /// Who has a daemon now.
+    present: BTreeSet<u32>,
     /// Whose daemons have given names keys since their last lock.
     unlocked: BTreeSet<u32>,
     locks: u64,
@@ -177,20 +185,26 @@ impl State {
     fn run(mut self, notes: &Receiver<Note>) {
         for note in notes {
             match note {
-                Note::Registered(uid) => self.ask_names(uid, 1),
-                Note::Event(uid, KeyEvent::Unlocked { .. } | KeyEvent::NewEpoch { .. }) => {
-                    self.ask_names(uid, 1);
+                Note::Registered(uid) => {
+                    self.present.insert(uid);
+                    self.ask_names(uid, None, 1);
                 }
-                Note::Event(uid, KeyEvent::Lock { .. }) => self.lock(uid),
+                Note::Gone(uid) => drop(self.present.remove(&uid)),
+                Note::Event(
+                    uid,
+                    event @ (KeyEvent::Unlocked { .. } | KeyEvent::NewEpoch { .. }),
+                ) => self.ask_names(uid, Some(event), 1),
+                Note::Event(uid, event @ KeyEvent::Lock { .. }) => self.lock(uid, event),
                 Note::Names(question, outcome) => self.names_came(question, outcome),
                 Note::Stop => return,
             }
         }
     }
 
-    fn ask_names(&self, uid: u32, attempt: u32) {
+    fn ask_names(&self, uid: u32, because: Option<KeyEvent>, attempt: u32) {
         let question = Question {
             uid,
+            because,
             attempt,
             locks: self.locks,
         };
@@ -201,14 +215,24 @@ impl State {
     }
 
     fn names_came(&mut self, question: Question, outcome: Result<NamesKeys, Failure>) {
-        let Question { uid, attempt, .. } = question;
+        let Question {
+            uid,
+            because,
+            attempt,
+            locks,
+        } = question;
         match outcome {
-            Ok(_) if question.locks != self.locks => return self.ask_names(uid, 1),
-            Ok(names) => self.adopt(uid, names),
+            Ok(_) if locks != self.locks => return self.ask_names(uid, because, 1),
+            Ok(names) => {
+                self.adopt(uid, names);
+                if let Some(event) = because {
+                    self.mount.keys.acknowledge(uid, event, Vec::new());
+                }
+            }
             // It will say when it is unlocked.
             Err(Failure::Locked | Failure::NoDaemon { .. }) => (),
             Err(Failure::TimedOut { .. } | Failure::Busy(_)) if attempt < ATTEMPTS => {
-                return self.ask_names(uid, attempt + 1);
+                return self.ask_names(uid, because, attempt + 1);
             }
             Err(failure) => tracing::warn!(uid, %failure, "no names keys"),
         }
@@ -232,17 +256,19 @@ impl State {
         self.mount.keys.prefill(uid);
     }
 
-    fn lock(&mut self, uid: u32) {
+    fn lock(&mut self, uid: u32, event: KeyEvent) {
         self.locks += 1;
         self.unlocked.remove(&uid);
-        let lost = if self.unlocked.is_empty() {
+        // Who has unlocked and gone could not lock any more: he does not keep it open for himself.
+        let lost = if self.unlocked.is_disjoint(&self.present) {
             tracing::info!(uid, "locking");
+            self.unlocked.clear();
             self.mount.lock()
         } else {
             tracing::info!(uid, "locking for one user; others stay");
             self.mount.drop_grants(uid);
             Vec::new()
         };
-        self.mount.keys.tell_locked(uid, lost);
+        self.mount.keys.acknowledge(uid, event, lost);
     }
 }

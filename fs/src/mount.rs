@@ -1,16 +1,17 @@
 //! From a command line to a mount that answers, and from there to its end.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use claviger_callout::{Limits, Requester, RequesterConfig, Serves};
+use claviger_callout::{Limits, Requester, RequesterConfig, Serves, StartError};
 use claviger_protocol::{Failure, keys, paths};
 use claviger_vault::manifest::{self, Manifest, ManifestError};
 use nix::errno::Errno;
@@ -33,11 +34,14 @@ use crate::options::{Audience, Options};
 use crate::watch::Watch;
 use crate::writer::{TakeError, Taken, Use};
 
-/// How long a mount waits to hear from a daemon before it counts as mounted all the same, locked.
-const DAEMON_GREETING: Duration = Duration::from_secs(1);
+/// How long the server of a mount that has just been unmounted may take to write everything out.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// After a signal, how long programs may keep files of a busy mount open.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a mount waits to hear from a daemon before it counts as mounted all the same, locked.
+const DAEMON_GREETING: Duration = Duration::from_secs(1);
 
 /// A volume that can be mounted: checked, and taken from other writers.
 pub struct Prepared {
@@ -75,7 +79,8 @@ pub fn prepare(args: &Args) -> Result<Prepared, Failure> {
     } else {
         Use::Write
     };
-    let taken = Taken::take(&lower, purpose).map_err(|error| take_failure(&lower, error))?;
+    let taken = Taken::take_within(&lower, purpose, LEAVING)
+        .map_err(|error| take_failure(&lower, error))?;
     Ok(Prepared {
         lower,
         lower_root,
@@ -166,7 +171,7 @@ impl<'a> Published<'a> {
         observer: Arc<keeper::Listener>,
     ) -> Result<Self, Failure> {
         let requester = Requester::start(config, observer);
-        let requester = requester.map_err(system("publishing the mount"))?;
+        let requester = requester.map_err(|error| publish_failure(&error))?;
         keys.use_requester(Some(Arc::new(requester)));
         Ok(Self(keys))
     }
@@ -207,21 +212,45 @@ fn harden() -> Result<(), Errno> {
 }
 
 fn requester_config(options: &Options, about: BTreeMap<String, String>) -> RequesterConfig {
-    let root = Uid::effective().is_root();
+    let (dir, serves) = match (Mounter::of_process(), options.audience) {
+        (Mounter::System, Audience::Everyone) => {
+            (paths::system_requesters().into(), Serves::AnyUid)
+        }
+        (Mounter::System, Audience::Owner) => (paths::system_requesters().into(), Serves::Owner),
+        // Serves its owner only, whoever the kernel lets in.
+        (Mounter::User, Audience::Everyone | Audience::Owner) => {
+            (paths::own_requesters(), Serves::Owner)
+        }
+    };
     RequesterConfig {
-        dir: match root {
-            true => paths::system_requesters().to_path_buf(),
-            false => paths::own_requesters(),
-        },
+        dir,
         transport: options.transport,
         service: keys::SERVICE.into(),
         about,
-        // A user's mount serves its owner only, whoever the kernel lets in.
-        serves: match (root, options.audience) {
-            (true, Audience::Everyone) => Serves::AnyUid,
-            (true, Audience::Owner) | (false, _) => Serves::Owner,
-        },
+        serves,
         limits: Limits::default(),
+    }
+}
+
+/// Whose mount it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mounter {
+    /// The machine's.
+    System,
+    /// A user's; or of the root of a user namespace, in whom no daemon of another uid would trust.
+    User,
+}
+
+impl Mounter {
+    fn of_process() -> Self {
+        // PROC_USER_INIT_INO, Linux include/linux/proc_ns.h.
+        const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+        let namespace = fs::metadata("/proc/self/ns/user");
+        let initial = namespace.is_ok_and(|namespace| namespace.ino() == INITIAL_USER_NAMESPACE);
+        if Uid::effective().is_root() && initial {
+            return Self::System;
+        }
+        Self::User
     }
 }
 
@@ -295,11 +324,26 @@ fn manifest_failure(lower: &Path, error: ManifestError) -> Failure {
 fn take_failure(lower: &Path, error: TakeError) -> Failure {
     let text = format!("{}: {error}", lower.display());
     match error {
-        TakeError::InUse => Failure::Busy(text),
+        TakeError::InUse => Failure::Busy(format!("{text}\nlook for it: findmnt -t fuse.claviger")),
         TakeError::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
             Failure::Permission(text)
         }
         TakeError::Io(_) => Failure::Internal(text),
+    }
+}
+
+fn publish_failure(error: &StartError) -> Failure {
+    let mut text = format!("the mount cannot be published: {error}");
+    if let Some(source) = error.source() {
+        text = format!("{text}: {source}");
+    }
+    match error {
+        StartError::Folder { .. } if !Uid::effective().is_root() => Failure::Permission(format!(
+            "{text}\nset XDG_RUNTIME_DIR to a folder of your own, as a login session does"
+        )),
+        StartError::Folder { .. } | StartError::Socket { .. } | StartError::System(_) => {
+            Failure::Internal(text)
+        }
     }
 }
 

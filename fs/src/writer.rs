@@ -8,12 +8,17 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 /// The lock file, from the lower root.
 pub const LOCK_FILE: &str = ".claviger/lock";
+
+/// Time between two attempts to take a volume that somebody has.
+const PACE: Duration = Duration::from_millis(20);
 
 /// What the holder is going to do in the lower folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,25 @@ pub enum TakeError {
 }
 
 impl Taken {
+    /// Takes the volume in `lower_root`, and waits up to `patience` for whoever has it: umount(8)
+    /// returns while the server that it ended still writes out.
+    ///
+    /// # Errors
+    /// [`TakeError::InUse`] if another mount or tool has it even then.
+    pub fn take_within(
+        lower_root: &Path,
+        purpose: Use,
+        patience: Duration,
+    ) -> Result<Self, TakeError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Self::take(lower_root, purpose) {
+                Err(TakeError::InUse) if Instant::now() < deadline => thread::sleep(PACE),
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Takes the volume in `lower_root` without waiting.
     ///
     /// # Errors
@@ -100,6 +124,15 @@ mod tests {
         assert!(matches!(take(Use::Read), Err(TakeError::InUse)));
         drop(first);
         take(Use::Write).unwrap();
+    }
+
+    #[test]
+    fn a_writer_who_goes_in_time_is_waited_for() {
+        let lower = lower();
+        let first = Taken::take(lower.path(), Use::Write).unwrap();
+        let going = thread::spawn(move || drop(first));
+        Taken::take_within(lower.path(), Use::Write, Duration::from_secs(10)).unwrap();
+        going.join().unwrap();
     }
 
     #[test]

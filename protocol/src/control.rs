@@ -4,6 +4,7 @@
 //! message := length 4 B little endian | postcard body, length bytes (at most 1 MiB)
 //! CLI → daemon:  Command(Command)  then, for each Prompt, Answer
 //! daemon → CLI:  Prompt | Notice, any number  then  Done, after which either side closes
+//!                for Attach: Attached, then Prompt | Notice until the CLI closes
 //! ```
 //!
 //! One command a connection. Both ends check that the peer's uid, as the kernel gives it
@@ -53,6 +54,8 @@ pub enum FromDaemon {
     Notice(String),
     /// The end.
     Done(Result<Reply, Failure>),
+    /// Answers [`Command::Attach`], once: prompts come here from now on.
+    Attached,
 }
 
 /// A terminal or display that a CLI call named, for pinentry.
@@ -153,7 +156,7 @@ pub enum Command {
         recipient: String,
     },
     /// Keeps the connection for prompts while the CLI asks for keys over callout; ends when the CLI
-    /// closes it. Never answered by [`FromDaemon::Done`] unless it fails.
+    /// closes it. Answered by [`FromDaemon::Attached`], never by [`FromDaemon::Done`] unless it fails.
     Attach,
     /// Locks everything and ends the daemon: [`Reply::Done`].
     Stop,

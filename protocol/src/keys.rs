@@ -41,11 +41,12 @@ pub enum KeyRequest {
         /// How many: at most 64.
         count: u16,
     },
-    /// The requester has dropped all keys of the volume, as a [`KeyEvent::Lock`] told it to.
-    LockDone {
-        /// Which volume.
-        volume: VolumeId,
-        /// Lower paths of files whose last writes could not be written out.
+    /// The requester has done what an event asks for: dropped all keys of the volume, or taken up new
+    /// ones. Whoever caused the event waits for it.
+    Acknowledge {
+        /// Which event.
+        event: KeyEvent,
+        /// Lower paths of files whose last writes a lock could not write out.
         lost: Vec<Vec<u8>>,
     },
 }
@@ -92,15 +93,15 @@ pub struct FreshFile {
     pub fek: Secret,
 }
 
-/// What the daemon tells requesters unasked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the daemon tells requesters unasked. A mount does as it says, then acknowledges it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyEvent {
-    /// Lock the volume now: drop its keys, then say [`KeyRequest::LockDone`].
+    /// Lock the volume now: drop its keys.
     Lock {
         /// Which volume.
         volume: VolumeId,
     },
-    /// The volume was unlocked: names keys can be asked for.
+    /// The volume was unlocked: ask for the names keys.
     Unlocked {
         /// Which volume.
         volume: VolumeId,

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Lengths are bytes, integers little-endian. Every lower directory has one, named
-//! [`RECORD`](crate::names::RECORD). The root's says that it belongs nowhere: parent zero, no name.
+//! [`RECORD`]. The root's says that it belongs nowhere: parent zero, no name.
 //!
 //! A rename first lets the directory open at its new place as well ([`Record::prepare_move`]), and
 //! binds it there afterwards ([`Record::finish_move`]), so that a crash at any moment leaves a

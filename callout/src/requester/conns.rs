@@ -75,7 +75,7 @@ impl Conn {
             Ok(Reception::Closed) | Err(_) => return Heard::Closed,
         };
         if sender.uid != self.uid {
-            tracing::warn!(
+            tracing::debug!(
                 uid = self.uid,
                 sender = sender.uid,
                 "message of another uid dropped"

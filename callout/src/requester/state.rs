@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,8 @@ use crate::link::{Link, LinkId, Recalled, SendError, Sent};
 use crate::poll::Bell;
 use crate::session::Subject;
 use crate::table::{Abandoned, Body, Completion, Place, Table};
-use crate::{CallError, Ticket};
+use crate::wipe::Kept;
+use crate::{CallError, Ticket, foreign};
 
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -85,7 +85,7 @@ impl Shared {
         deadline: Instant,
         completion: Completion,
     ) -> Result<Ticket, Refused> {
-        let body = Arc::new(body);
+        let body = Arc::new(Kept::new(body));
         let mut state = self.state();
         if state.run == Run::Stopping {
             return Err(Refused {
@@ -194,9 +194,7 @@ impl Shared {
         let result = change(&mut state);
         while let Some((completion, outcome)) = state.table.collect() {
             drop(state);
-            if catch_unwind(AssertUnwindSafe(|| completion(outcome))).is_err() {
-                tracing::error!("a completion panicked");
-            }
+            foreign::run("a completion", || completion(outcome));
             state = self.state();
         }
         result

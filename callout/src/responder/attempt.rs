@@ -217,3 +217,46 @@ impl Attempt {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use CarrierKind::{Netlink, Unix};
+
+    use super::*;
+    use crate::Instance;
+    use crate::rendezvous::Entry;
+
+    #[test]
+    fn netlink_comes_first_where_it_reaches_and_not_at_all_where_it_does_not() {
+        let own = Namespaces::own().unwrap();
+        let entry = Entry {
+            instance: Instance::from_bytes([1; 16]),
+            service: String::new(),
+            about: BTreeMap::new(),
+            namespaces: own,
+            netlink: Some(1),
+            socket: Some("x.sock".to_owned()),
+        };
+        let found = |entry| Found {
+            entry,
+            owner: 0,
+            folder: "/".into(),
+        };
+        let here = found(entry.clone());
+        assert_eq!(carriers(&here, &own, Transport::Auto), [Netlink, Unix]);
+        assert_eq!(carriers(&here, &own, Transport::Netlink), [Netlink]);
+        assert_eq!(carriers(&here, &own, Transport::Unix), [Unix]);
+        let elsewhere = found(Entry {
+            namespaces: Namespaces::from_inodes(1, 2),
+            ..entry.clone()
+        });
+        assert_eq!(carriers(&elsewhere, &own, Transport::Auto), [Unix]);
+        let no_socket = found(Entry {
+            socket: None,
+            ..entry
+        });
+        assert_eq!(carriers(&no_socket, &own, Transport::Auto), [Netlink]);
+    }
+}

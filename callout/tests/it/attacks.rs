@@ -3,7 +3,6 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::Duration;
 
 use claviger_callout::frame::{Flags, Frame, Kind};
@@ -15,7 +14,9 @@ use crate::harness::{
     Child, News, PATIENCE, ask, ask_within, body, enemy, entry_text, folder, registered, requester,
     requester_with, submit, user,
 };
-use crate::raw::{RawResponder, Socket, Target, clear, ports_in_use};
+use crate::raw::{
+    RawRequester, RawResponder, Socket, Target, clear, listen, ports_in_use, publish,
+};
 use crate::roles::{become_uid, next_order, say, until_told};
 
 /// How long the enemy waits for an answer that must not come.
@@ -37,6 +38,7 @@ as_another_uid! {
     another_uid_reads_nothing_that_is_asked_of_the_user
     another_uid_cannot_answer_for_the_user
     another_uid_that_holds_the_users_very_socket_cannot_answer
+    another_uid_that_holds_a_requesters_very_socket_cannot_ask
     another_uid_cannot_inject_into_a_connection
     another_uid_that_floods_the_requester_keeps_nobody_out
     another_uid_that_squats_where_the_requester_would_be_keeps_nobody_out
@@ -52,7 +54,7 @@ as_another_uid! {
 
 fn the_number_of_tests_run_as_another_uid_is_told() {
     println!("{} tests run as another uid: {RUN:#?}", RUN.len());
-    assert_eq!(RUN.len(), 9 * 2 + 5);
+    assert_eq!(RUN.len(), 10 * 2 + 5);
 }
 
 /// What the enemy's process does. It becomes the enemy first.
@@ -63,6 +65,9 @@ pub(crate) fn play(name: &str, words: &[&str]) {
     };
     if name == "stolen" {
         return answer_on_stolen_socket(kind);
+    }
+    if name == "stolen-requester" {
+        return ask_on_stolen_socket(kind);
     }
     if name == "victim" {
         become_uid(user());
@@ -376,50 +381,45 @@ fn another_uids_entry_is_not_believed_even_in_a_folder_it_may_write(kind: Carrie
 }
 
 fn publish_false_entry(kind: CarrierKind) {
-    let text = entry_text(&folder());
-    let true_one = Target::parse(&folder(), &text);
     let instance = "ab".repeat(16);
-    let mut text = text.replace(&true_one.instance.to_string(), &instance);
-    let socket = Socket::netlink(0, 0).unwrap();
+    let port = Socket::netlink(0, 0).unwrap();
     let listener = listen(&folder().join(format!("{instance}.sock")));
-    if let Some(port) = true_one.netlink {
-        let ours = format!("netlink = {}", socket.port());
-        text = text.replace(&format!("netlink = {port}"), &ours);
-    }
-    fs::write(folder().join("draft"), text).unwrap();
-    fs::rename(
-        folder().join("draft"),
-        folder().join(format!("{instance}.toml")),
-    )
-    .unwrap();
+    let way = match kind {
+        CarrierKind::Netlink => format!("netlink = {}", port.port()),
+        CarrierKind::Unix => format!("socket = \"{instance}.sock\""),
+    };
+    publish(&folder(), &instance, &way);
     say!("published");
     assert_eq!(next_order(), "report");
-    match kind {
-        CarrierKind::Netlink => assert!(socket.receive_within(IN_VAIN).is_none()),
-        CarrierKind::Unix => {
-            let nobody = listener.accept().unwrap_err();
-            assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
-        }
-    }
+    assert!(port.receive_within(IN_VAIN).is_none());
+    let nobody = listener.accept().unwrap_err();
+    assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
     say!("nothing");
 }
 
-fn listen(path: &Path) -> std::os::unix::net::UnixListener {
-    use nix::sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
-    };
-    use std::os::fd::AsRawFd;
+fn another_uid_that_holds_a_requesters_very_socket_cannot_ask(kind: CarrierKind) {
+    fs::create_dir(folder()).unwrap();
+    let thief = Child::play(&format!("attack stolen-requester {kind}"));
+    let child = Child::play(&format!("responder {} {kind}", user()));
+    child.expect("connected");
+    assert_eq!(thief.expect("unanswered-as"), enemy().to_string());
+    assert!(!child.said().contains(&"held".to_owned()));
+}
 
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_NONBLOCK,
-        None,
-    )
-    .unwrap();
-    bind(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
-    listen(&fd, Backlog::new(8).unwrap()).unwrap();
-    fd.into()
+/// Is the requester, of root's, then goes on with the same socket and the same keys as the enemy.
+fn ask_on_stolen_socket(kind: CarrierKind) {
+    let mut raw = RawRequester::meet(&folder(), kind, user());
+    raw.ask(1, "echo as root");
+    assert_eq!(
+        raw.reply_within(PATIENCE),
+        Some((Kind::Response, b"as root".to_vec()))
+    );
+    become_uid(enemy());
+    raw.ask(2, "echo as the enemy");
+    raw.ask(3, "hold");
+    assert_eq!(raw.reply_within(IN_VAIN), None);
+    say!("unanswered-as {}", Uid::current());
+    until_told();
 }
 
 fn another_uid_that_floods_the_netlink_port_drives_nobody_further_than_the_unix_socket() {

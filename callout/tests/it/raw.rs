@@ -1,18 +1,21 @@
 //! A peer that does not keep to the rules: plain sockets, and the crate's two lower layers.
 
+use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use claviger_callout::frame::{Flags, Frame, Header, Kind};
-use claviger_callout::session::{Ends, Greeting, Opener, Sealer, Subject};
+use claviger_callout::session::{self, Ends, Greeting, Opener, Sealer, Subject};
 use claviger_callout::{CarrierKind, Instance};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
-    SockaddrStorage, UnixAddr, UnixCredentials, bind, connect, getsockname, recvmsg, sendmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol,
+    SockType, SockaddrStorage, UnixAddr, UnixCredentials, bind, connect, getsockname, recvmsg,
+    sendmsg, setsockopt, socket, sockopt,
 };
 use zeroize::Zeroizing;
 
@@ -248,6 +251,116 @@ impl RawResponder {
         assert_eq!(subject.kind, Kind::Request);
         (subject.index, subject.sequence)
     }
+}
+
+/// A requester made by hand: publishes an entry, answers one HELO, and then asks.
+pub(crate) struct RawRequester {
+    pub(crate) socket: Socket,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl RawRequester {
+    /// Publishes in `folder` and waits for the responder of `uid`.
+    pub(crate) fn meet(folder: &Path, kind: CarrierKind, uid: u32) -> Self {
+        let instance = Instance::from_bytes([0xcd; 16]);
+        let port = Socket::netlink(0, 0).unwrap();
+        let listener = listen(&folder.join(format!("{instance}.sock")));
+        let way = match kind {
+            CarrierKind::Netlink => format!("netlink = {}", port.port()),
+            CarrierKind::Unix => format!("socket = \"{instance}.sock\""),
+        };
+        publish(folder, &instance.to_string(), &way);
+        let (mut socket, helo) = match kind {
+            CarrierKind::Netlink => {
+                let helo = port.receive();
+                let socket = Socket::netlink(0, helo.port).unwrap();
+                connect(socket.fd.as_raw_fd(), &NetlinkAddr::new(helo.port, 0)).unwrap();
+                (socket, helo)
+            }
+            CarrierKind::Unix => {
+                listener.set_nonblocking(false).unwrap();
+                let fd = OwnedFd::from(listener.accept().unwrap().0);
+                setsockopt(&fd, sockopt::PassCred, &true).unwrap();
+                let socket = Socket { fd, kind, to: 0 };
+                let helo = socket.receive();
+                (socket, helo)
+            }
+        };
+        assert_eq!(helo.uid, uid);
+        let ends = Ends {
+            responder: uid,
+            requester: 0,
+            instance,
+        };
+        let frame = Frame::parse(&helo.bytes).unwrap();
+        let (answer, sealer, opener) = session::answer(&ends, frame.body).unwrap();
+        let answer = clear(Kind::Helo, Flags::ANSWER, 0, socket.port(), &answer);
+        socket.send_to(helo.port, &answer).unwrap();
+        let mut raw = Self {
+            socket,
+            sealer,
+            opener,
+        };
+        assert_eq!(raw.reply_within(PATIENCE), Some((Kind::Helo, Vec::new())));
+        raw
+    }
+
+    pub(crate) fn ask(&mut self, sequence: u32, text: &str) {
+        let kind = Kind::Request;
+        let subject = Subject {
+            kind,
+            flags: Flags::NONE,
+            index: 0,
+            sequence,
+        };
+        let frame = self
+            .sealer
+            .seal(subject, self.socket.port(), text.as_bytes())
+            .unwrap();
+        self.socket.send(&frame).unwrap();
+    }
+
+    pub(crate) fn reply_within(&mut self, patience: Duration) -> Option<(Kind, Vec<u8>)> {
+        let message = self.socket.receive_within(patience)?;
+        let (subject, body) = self
+            .opener
+            .open(&Frame::parse(&message.bytes).unwrap())
+            .unwrap();
+        Some((subject.kind, body.to_vec()))
+    }
+}
+
+/// Puts an entry in place as a requester would; `way` says how it is reached.
+pub(crate) fn publish(folder: &Path, instance: &str, way: &str) {
+    let namespace = |name: &str| {
+        let metadata = fs::metadata(format!("/proc/self/ns/{name}")).unwrap();
+        format!("{name} = [{}, {}]", metadata.dev(), metadata.ino())
+    };
+    let text = format!(
+        "version = 1\ninstance = \"{instance}\"\nservice = \"test/1\"\n{way}\n[namespaces]\n{}\n{}\n",
+        namespace("net"),
+        namespace("pid"),
+    );
+    let draft = folder.join("draft");
+    fs::write(&draft, text).unwrap();
+    fs::rename(draft, folder.join(format!("{instance}.toml"))).unwrap();
+}
+
+/// Listens on `path`, which everyone may connect to.
+pub(crate) fn listen(path: &Path) -> UnixListener {
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_NONBLOCK,
+        None,
+    )
+    .unwrap();
+    setsockopt(&fd, sockopt::PassCred, &true).unwrap();
+    bind(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+    nix::sys::socket::listen(&fd, Backlog::new(8).unwrap()).unwrap();
+    fd.into()
 }
 
 /// Port ids of all netlink user sockets in this network namespace, as anyone may read them.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use claviger_callout::{Call, Pending};
 use claviger_pki::cancel;
-use claviger_pki::key::PublicKey;
+use claviger_pki::key::{KeyId, PublicKey};
 use claviger_pki::wrap::{Identity, Wrapped};
 use claviger_protocol::keys::KeyReply;
 use claviger_protocol::{Failure, Secret};
@@ -21,7 +21,7 @@ use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
 use crate::errand::{Errand, Program, Standing, VolumeName};
 use crate::failure;
-use crate::opener::Candidate;
+use crate::opener::{Candidate, OpenError};
 use crate::tokens::{Request, WaitsFor};
 use crate::volumes::Volume;
 use crate::volumes::recipient::public_key;
@@ -45,7 +45,7 @@ pub(super) enum Opened {
 /// A file in file scope.
 pub(super) struct NeedsToken {
     volume: Arc<Volume>,
-    sealed: SealedByFileKey,
+    sealed: Box<SealedByFileKey>,
     errand: Errand,
     begun: Instant,
 }
@@ -128,11 +128,14 @@ impl NeedsToken {
             None => {
                 let candidates = self.candidates(daemon)?;
                 let opened = daemon.tokens.open_any(&candidates, &context, request);
-                let (number, payload) = opened.map_err(|failure| {
+                let (number, payload) = opened.map_err(|error| {
                     if let Some(first) = candidates.first() {
                         *used = used_key(first);
                     }
-                    failure.unwrap_or_else(|| self.nobody_opens())
+                    match error {
+                        OpenError::Failed(failure) => failure,
+                        OpenError::NoCandidate => self.nobody_opens(),
+                    }
                 })?;
                 if let Some(candidate) = candidates.get(number) {
                     *used = used_key(candidate);
@@ -162,8 +165,7 @@ impl NeedsToken {
                 return Ok(None);
             };
             let key_id = seed.public_key().key_id();
-            let mut packets = self.sealed.packets.iter();
-            let Some(packet) = packets.find(|packet| packet.key_sig == key_id.key_sig()) else {
+            let Some(packet) = self.packet_for(key_id) else {
                 return Ok(None);
             };
             used.key_id = Some(key_id.to_string());
@@ -179,45 +181,54 @@ impl NeedsToken {
 
     /// Keys of this user that the file key is wrapped to, whose auth toks are here.
     fn candidates(&self, daemon: &Daemon) -> Result<Vec<Candidate>, Failure> {
-        let recipients = self.volume.with_keys(|keys| {
-            let recipients = keys.manifest.recipients().iter();
-            recipients
-                .map(|enrolled| public_key(&enrolled.recipient))
-                .collect::<Result<Vec<_>, _>>()
-        })??;
-        let found = self.of_keys(daemon, &recipients)?;
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        // Written when other keys opened the volume, perhaps.
-        let enrolled = daemon
-            .own_keys
-            .enrolled()
-            .into_iter()
-            .map(|key| key.public_key);
-        self.of_keys(daemon, &enrolled.collect::<Vec<_>>())
-    }
-
-    fn of_keys(&self, daemon: &Daemon, keys: &[PublicKey]) -> Result<Vec<Candidate>, Failure> {
+        // Taken apart only where it matters: checking a point costs as much as the token's own step.
+        let recipients: Vec<_> = self.volume.with_keys(|keys| {
+            let recipients = keys.manifest.recipients().iter().map(|by| &by.recipient);
+            let named = recipients.map(|recipient| (KeyId(recipient.key_id().0), recipient));
+            let wrapped_to = named.filter(|(key_id, _)| self.packet_for(*key_id).is_some());
+            wrapped_to
+                .map(|(key_id, recipient)| (key_id, recipient.clone()))
+                .collect()
+        })?;
         let mut candidates = Vec::new();
-        for public_key in keys {
-            let key_id = public_key.key_id();
-            let is_for = |packet: &&Packet| packet.key_sig == key_id.key_sig();
-            let Some(packet) = self.sealed.packets.iter().find(is_for) else {
-                continue;
-            };
-            let Some(own) = daemon.own_keys.usable(key_id)? else {
-                continue;
-            };
-            let wrapped = Wrapped::parse(packet.algorithm, &packet.body, public_key)
-                .map_err(|error| failure::of_unwrap(&own.module, error))?;
-            candidates.push(Candidate {
-                own,
-                public_key: public_key.clone(),
-                wrapped,
-            });
+        for (key_id, recipient) in recipients {
+            candidates.extend(self.candidate(daemon, key_id, || public_key(&recipient))?);
+        }
+        if candidates.is_empty() {
+            // Written when other keys opened the volume, perhaps.
+            for key in daemon.own_keys.enrolled() {
+                let public_key = || Ok(key.public_key.clone());
+                candidates.extend(self.candidate(daemon, key.key_id(), public_key)?);
+            }
         }
         Ok(candidates)
+    }
+
+    fn candidate(
+        &self,
+        daemon: &Daemon,
+        key_id: KeyId,
+        public_key: impl FnOnce() -> Result<PublicKey, Failure>,
+    ) -> Result<Option<Candidate>, Failure> {
+        let Some(packet) = self.packet_for(key_id) else {
+            return Ok(None);
+        };
+        let Some(own) = daemon.own_keys.usable(key_id)? else {
+            return Ok(None);
+        };
+        let public_key = public_key()?;
+        let wrapped = Wrapped::parse(packet.algorithm, &packet.body, &public_key)
+            .map_err(|error| failure::of_unwrap(&own.module, error))?;
+        Ok(Some(Candidate {
+            own,
+            public_key,
+            wrapped,
+        }))
+    }
+
+    fn packet_for(&self, key_id: KeyId) -> Option<&Packet> {
+        let mut packets = self.sealed.packets.iter();
+        packets.find(|packet| packet.key_sig == key_id.key_sig())
     }
 
     fn nobody_opens(&self) -> Failure {

@@ -85,6 +85,13 @@ impl Terminal {
         }
     }
 
+    /// Says that questions come here from now on.
+    pub fn attached(&self) {
+        if let Err(error) = self.send(&FromDaemon::Attached) {
+            tracing::debug!(%error, "attached CLI is gone");
+        }
+    }
+
     /// Ends the conversation with its result.
     pub fn done(&self, result: Result<Reply, Failure>) {
         if let Err(error) = self.send(&FromDaemon::Done(result)) {

@@ -13,7 +13,8 @@ use claviger_vault::dir::{Location, Record};
 use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::Scope;
 use claviger_vault::manifest::{Manifest, Recipient};
-use claviger_vault::names::{NamesKeys, RECORD};
+use claviger_vault::names::{NamesKeys, RECORD, RESERVED};
+use claviger_vault::pin::{Pin, remember};
 
 use super::recipient::{Newcomer, recipient_infos, wrap_epoch_key};
 use super::recipients::{new_recovery_key, of_change};
@@ -108,12 +109,18 @@ impl Daemon {
             manifest,
             seed: None,
         };
-        // The manifest last: a folder that has one is a whole volume.
+        // The pin first and the manifest last: a folder that has one is a whole volume, known here. A
+        // volume made where another one was takes its place, since its maker says so.
+        let pin = Pin::new(&keys.manifest, &keys.epochs, &dir);
+        remember(&self.places.state, pin).map_err(failure::of_pin)?;
         make_root(&lower, &dir, &keys)?;
-        keys.manifest
-            .store(keys.epochs.current(), &lower)
-            .map_err(failure::of_manifest)?;
-        self.pin(&dir, &keys)?;
+        let stored = keys.manifest.store(keys.epochs.current(), &lower);
+        if let Err(error) = stored {
+            // So that the next try finds the folder as this one did.
+            let _ = fs::remove_file(dir.join(RECORD));
+            let _ = fs::remove_dir_all(dir.join(RESERVED));
+            return Err(failure::of_manifest(error));
+        }
         tracing::info!(volume = %keys.manifest.volume(), "volume made");
         Ok((keys.manifest, dir))
     }

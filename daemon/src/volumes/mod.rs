@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use claviger_pki::seed::SeededKey;
 use claviger_protocol::Failure;
@@ -13,8 +14,13 @@ use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::{Scope, VolumeId};
 use claviger_vault::manifest::Manifest;
 
+use self::acknowledgements::Acknowledgements;
 use crate::single_flight::SingleFlight;
 
+/// How long mounts may take to take up new keys before nobody waits for them any more.
+const KEYS_TIME: Duration = Duration::from_secs(2);
+
+mod acknowledgements;
 mod init;
 mod lock;
 mod open;
@@ -23,7 +29,6 @@ mod recipients;
 mod unlock;
 
 pub use init::NewVolume;
-pub use lock::LockWaits;
 pub use unlock::Unlocked;
 
 /// All of them.
@@ -31,8 +36,8 @@ pub use unlock::Unlocked;
 pub struct Volumes {
     open: RwLock<HashMap<VolumeId, Arc<Volume>>>,
     unlocking: SingleFlight<VolumeId, Result<Unlocked, Failure>>,
-    /// Locks that wait for mounts to say that they are done.
-    pub lock_waits: LockWaits,
+    /// Events that mounts have not acknowledged yet.
+    pub(crate) acknowledgements: Acknowledgements,
 }
 
 /// One unlocked volume. Who holds it may find it locked at any time.

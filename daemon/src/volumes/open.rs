@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::audit::UsedKey;
 use crate::daemon::Daemon;
 use crate::failure;
-use crate::opener::Candidate;
+use crate::opener::{Candidate, OpenError};
 use crate::own_keys::shown;
 use crate::prompt::Question;
 use crate::tokens::Request;
@@ -54,10 +54,12 @@ pub(super) fn open<'a>(
             let own = daemon.own_keys.find(key)?.ok_or_else(|| {
                 Failure::NotFound(format!("there is no enrolled key {}", shown(key)))
             })?;
-            by_tokens(daemon, claims, Which::Only(own.key_id()), request).map_err(|failure| {
-                failure.unwrap_or_else(|| {
+            let opened = by_tokens(daemon, claims, Which::Only(own.key_id()), request);
+            opened.map_err(|error| match error {
+                OpenError::Failed(failure) => failure,
+                OpenError::NoCandidate => {
                     Failure::NotARecipient(format!("key {} does not open this volume", own.label))
-                })
+                }
             })
         }
         UnlockWith::RecoveryKey(text) => by_recovery_key(claims, text),
@@ -74,13 +76,14 @@ fn by_any<'a>(
     let worst = match by_tokens(daemon, claims, Which::Any, request) {
         Ok(opened) => return Ok(opened),
         // Said by a person, or of what a person said: no reason to ask him for something else.
-        Err(Some(
+        Err(OpenError::Failed(
             failure @ (Failure::Declined
             | Failure::Cancelled
             | Failure::PinWrong { .. }
             | Failure::TimedOut { .. }),
         )) => return Err(failure),
-        Err(worst) => worst,
+        Err(OpenError::Failed(failure)) => failure,
+        Err(OpenError::NoCandidate) => nobody_opens(claims),
     };
     let mut recipients = claims
         .recipients()
@@ -89,12 +92,12 @@ fn by_any<'a>(
     if recipients.any(|kind| matches!(kind, RecipientKind::Passphrase(_))) {
         match ask_passphrase(daemon, request) {
             Ok(passphrase) => return by_passphrase(claims, &passphrase),
-            // What keeps the tokens from opening it tells more.
-            Err(Failure::NobodyToAsk { .. }) if worst.is_some() => {}
+            // What keeps a token from opening it tells more.
+            Err(Failure::NobodyToAsk { .. }) if !matches!(worst, Failure::NotARecipient(_)) => {}
             Err(failure) => return Err(failure),
         }
     }
-    Err(worst.unwrap_or_else(|| nobody_opens(claims)))
+    Err(worst)
 }
 
 /// Which of this user's keys are tried.
@@ -109,7 +112,7 @@ fn by_tokens<'a>(
     claims: &'a Manifest,
     which: Which,
     request: &Arc<Request>,
-) -> Result<Opened<'a>, Option<Failure>> {
+) -> Result<Opened<'a>, OpenError> {
     let mut recipients = Vec::new();
     let mut candidates = Vec::new();
     for by in claims.recipients() {
@@ -132,7 +135,10 @@ fn by_tokens<'a>(
     let (number, payload) = daemon
         .tokens
         .open_any(&candidates, &context(claims), request)?;
-    let (by, module) = recipients.into_iter().nth(number).ok_or(None)?;
+    let (by, module) = recipients
+        .into_iter()
+        .nth(number)
+        .ok_or(OpenError::NoCandidate)?;
     Ok(Opened {
         key: epoch_key(&payload)?,
         by,

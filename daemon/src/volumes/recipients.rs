@@ -93,10 +93,20 @@ impl Daemon {
             Ok(Some(removed.map_err(of_change)?))
         })?;
         let epoch = volume.with_keys(|keys| keys.epochs.current_epoch())?;
-        self.broadcast(KeyEvent::NewEpoch {
+        let event = KeyEvent::NewEpoch {
             volume: volume.id(),
             epoch,
-        });
+        };
+        self.tell_mounts(event);
+        // So that what is written after the command has returned is out of his reach.
+        let end = Instant::now() + super::KEYS_TIME;
+        let (_, silent) = self.volumes.acknowledgements.wait(event, end);
+        if !silent.is_empty() {
+            caller.asker.tell(
+                "A mount has not taken up the new epoch yet: what is written there in the next \
+                 seconds may still be of the old one.",
+            );
+        }
         volume.with_keys(|keys| recipients(&keys.manifest, None))
     }
 

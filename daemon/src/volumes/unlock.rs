@@ -124,7 +124,16 @@ impl Daemon {
             keys: std::sync::RwLock::new(Some(keys)),
         });
         tracing::info!(volume = %id, by = %by.label, "volume unlocked");
-        self.broadcast(KeyEvent::Unlocked { volume: id });
+        self.tell_mounts(KeyEvent::Unlocked { volume: id });
+        // So that what runs after 'claviger unlock' finds the mount open.
+        let open_by = Instant::now() + super::KEYS_TIME;
+        let (_, silent) = self
+            .volumes
+            .acknowledgements
+            .wait(KeyEvent::Unlocked { volume: id }, open_by);
+        if !silent.is_empty() {
+            tracing::warn!(volume = %id, ?silent, "mounts did not say that they are open");
+        }
         Ok(Unlocked {
             volume: id,
             by: Some(by),

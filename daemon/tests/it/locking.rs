@@ -1,53 +1,73 @@
 //! After a lock nothing is left.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use claviger_protocol::Failure;
+use claviger_pki::seed::RecoveryKey;
+use claviger_pki::wrap::{Context, Identity, Purpose, Wrapped};
 use claviger_protocol::control::{Command, LockTarget, Recovery, Reply, UnlockWith};
 use claviger_protocol::keys::{KeyEvent, KeyReply, KeyRequest};
+use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::Scope;
+use claviger_vault::manifest;
 
 use crate::harness::{Daemon, PIN, user_test};
+
+/// The volume's current epoch key, by its recovery key and its manifest alone.
+fn epoch_key(dir: &Path, recovery: &Secret) -> Vec<u8> {
+    let lower = fs::File::open(dir).unwrap();
+    let manifest = manifest::load(&lower).unwrap().manifest;
+    let claims = manifest.claims();
+    let text = std::str::from_utf8(recovery.expose()).unwrap();
+    let key = RecoveryKey::parse(text).unwrap().derive();
+    let key_id = manifest::KeyId(key.public_key().key_id().0);
+    let wrap = &claims.recipient(key_id).unwrap().wrap;
+    let wrapped = Wrapped::parse(wrap.algorithm, &wrap.body, key.public_key()).unwrap();
+    let context = Context {
+        volume: claims.volume().0,
+        epoch: claims.epoch().0,
+        purpose: Purpose::EpochKey,
+        file: None,
+    };
+    key.unwrap(&wrapped, &context).unwrap().to_vec()
+}
 
 user_test! {
     fn after_a_lock_neither_the_daemon_nor_a_module_has_a_key_or_pin_in_memory(user) {
         let (daemon, card) = user.with_card();
-        let key_file = user.software_key();
-        let (dir, volume, _) =
-            user.cli().init("Private", Scope::Volume, &[&card, &key_file], Recovery::None);
-        let cli = user.cli();
-        cli.unlock(&dir, UnlockWith::Key(claviger_protocol::control::KeyRef::Id(card.key_id.clone())))
-            .unwrap();
-        // Secrets that the daemon has handled, known to the test: a FEK and a names key.
+        let (dir, volume, recovery) =
+            user.cli().init("Private", Scope::Volume, &[&card], Recovery::Make);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
         let mount = user.mount(volume);
         let fek = mount.fresh().fek;
         mount.unwrap(&mount.fresh().header).unwrap();
         let reply = mount.ask(&KeyRequest::Names { volume, lower_root: Vec::new() });
         let KeyReply::Names { keys, .. } = reply else { panic!("{reply:?}") };
-        let names_key = &keys[0].1;
         drop(mount);
-        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
 
+        let epoch_key = epoch_key(&dir, &recovery.unwrap());
         let planted = [
             ("the PIN", PIN.as_bytes()),
+            ("the epoch key", &epoch_key),
             ("a FEK", fek.expose()),
-            ("a names key", names_key.expose()),
+            ("a names key", keys[0].1.expose()),
         ];
         let modules = daemon.children();
         assert!(!modules.is_empty());
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
         user.as_root(|| {
             for pid in modules.into_iter().chain([daemon.pid()]) {
-                let memory = Daemon::memory_of(pid);
+                let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
                 for (what, secret) in planted {
-                    let found = memory.iter().any(|area| {
-                        area.windows(secret.len()).any(|window| window == secret)
-                    });
-                    let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+                    let found = Daemon::memory_holds(pid, secret);
                     assert!(!found, "{what} is in the memory of {program}");
                 }
             }
+            // That the search finds what is there: the daemon knows its user's home.
+            let home = user.home.to_str().unwrap().as_bytes();
+            assert!(Daemon::memory_holds(daemon.pid(), home));
         });
     }
 }
@@ -72,7 +92,7 @@ user_test! {
             assert_eq!(mount.unwrap(&header).unwrap_err(), Failure::Locked);
             said_done.store(true, Ordering::SeqCst);
             let lost = vec![b"half-written".to_vec()];
-            mount.ask(&KeyRequest::LockDone { volume, lost });
+            mount.ask(&KeyRequest::Acknowledge { event: KeyEvent::Lock { volume }, lost });
             let Reply::Locked { volumes, lost } = locked.join().unwrap().unwrap() else { panic!() };
             assert_eq!((volumes, lost), (vec![volume], vec!["half-written".to_owned()]));
         });
@@ -93,7 +113,8 @@ user_test! {
             let lock = || user.cli().run(Command::Lock(LockTarget::Volume("/mnt".into())));
             let locked = scope.spawn(lock);
             mount.wait_event(KeyEvent::Lock { volume });
-            mount.ask(&KeyRequest::LockDone { volume, lost: Vec::new() });
+            let event = KeyEvent::Lock { volume };
+            mount.ask(&KeyRequest::Acknowledge { event, lost: Vec::new() });
             let Reply::Locked { volumes, .. } = locked.join().unwrap().unwrap() else { panic!() };
             assert_eq!(volumes, [volume]);
         });

@@ -131,6 +131,33 @@ user_test! {
 }
 
 user_test! {
+    fn a_volume_made_where_a_deleted_one_was_opens(user) {
+        let _daemon = user.start();
+        let key = user.software_key();
+        let (dir, first, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        lock_all(user);
+        fs::remove_dir_all(&dir).unwrap();
+        let (dir, second, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        assert_ne!(first, second);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+    }
+}
+
+user_test! {
+    fn a_volume_put_in_the_place_of_another_is_refused(user) {
+        let _daemon = user.start();
+        let key = user.software_key();
+        let (one, _, _) = user.cli().init("One", Scope::Volume, &[&key], Recovery::None);
+        let (two, _, _) = user.cli().init("Two", Scope::Volume, &[&key], Recovery::None);
+        fs::rename(&one, user.home.join("aside")).unwrap();
+        fs::rename(&two, &one).unwrap();
+        let refused = user.cli().unlock(&one, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(refused, Failure::Identity(_)), "{refused:?}");
+    }
+}
+
+user_test! {
     fn somebody_elses_public_key_in_a_file_becomes_a_recipient(user) {
         let _daemon = user.start();
         let key = user.software_key();

@@ -1,11 +1,11 @@
 //! What a filesystem asks for.
 
 use claviger_protocol::Failure;
-use claviger_protocol::control::{Command, LockTarget, Recovery, UnlockWith};
+use claviger_protocol::control::{Recovery, UnlockWith};
 use claviger_protocol::keys::{KeyReply, KeyRequest};
 use claviger_vault::ids::{Epoch, Scope, VolumeId};
 
-use crate::harness::{PIN, user_test};
+use crate::harness::{Cli, PIN, user_test};
 
 user_test! {
     fn a_locked_volume_gives_nothing(user) {
@@ -27,7 +27,7 @@ user_test! {
         let (dir, volume, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
         user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
         // From here on the token is gone.
-        std::fs::rename(user.home.join("tokens"), user.home.join("pulled")).unwrap();
+        user.move_all("tokens", "pulled");
         let mount = user.mount(volume);
         let file = mount.fresh();
         assert_eq!((file.epoch, file.header.len()), (Epoch::FIRST, 512));
@@ -81,18 +81,27 @@ user_test! {
 }
 
 user_test! {
-    fn in_file_scope_a_file_does_not_open_while_the_token_is_away(user) {
+    fn in_file_scope_a_file_opens_only_while_the_token_is_there(user) {
         let (_daemon, key) = user.with_card();
         let (dir, volume, _) = user.cli().init("Strict", Scope::File, &[&key], Recovery::Make);
         user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
         let mount = user.mount(volume);
-        let file = mount.fresh();
-        std::fs::rename(user.home.join("tokens"), user.home.join("pulled")).unwrap();
-        // What SoftHSM has in memory it still has; only a module that looks anew sees it gone.
-        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
-        std::fs::rename(user.home.join("pulled"), user.home.join("tokens")).unwrap();
-        let refused = mount.unwrap(&file.header).unwrap_err();
-        assert_eq!(refused, Failure::Locked);
+        let header = mount.fresh().header;
+        mount.unwrap(&header).unwrap();
+        user.move_all("tokens", "pulled");
+        let refused = mount.unwrap(&header).unwrap_err();
+        assert!(matches!(refused, Failure::TokenAbsent { .. }), "{refused:?}");
+        user.move_all("pulled", "tokens");
+
+        // A card that was away wants its PIN again.
+        let cli = user.cli();
+        let mut attached = cli.attach();
+        std::thread::scope(|scope| {
+            let opened = scope.spawn(|| mount.unwrap(&header));
+            let prompt = Cli::next_prompt(&mut attached);
+            cli.reply(&mut attached, &prompt);
+            opened.join().unwrap().unwrap();
+        });
     }
 }
 

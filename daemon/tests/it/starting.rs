@@ -17,7 +17,7 @@ user_test! {
         user.configure("[pkcs11]\nlibraries = []\nlibrarys = []\n");
         let child = user.command(PROGRAM).stderr(Stdio::piped()).spawn().unwrap();
         let (status, said) = stderr_of(child);
-        assert_eq!(status.code(), Some(1));
+        assert_eq!(status.code(), Some(2));
         let file = user.home.join("config/claviger/config.toml");
         assert!(said.contains(&format!("{}:3: unknown field `librarys`", file.display())), "{said}");
     }
@@ -155,7 +155,7 @@ user_test! {
     fn started_in_the_background_it_tells_its_starter_what_is_wrong(user) {
         user.configure("nonsense = 1\n");
         let started = user.command(PROGRAM).arg("--background").output().unwrap();
-        assert!(!started.status.success());
+        assert_eq!(started.status.code(), Some(2));
         let said = String::from_utf8_lossy(&started.stderr);
         assert!(said.contains("config.toml:1: unknown field `nonsense`"), "{said}");
     }
@@ -163,10 +163,12 @@ user_test! {
 
 #[test]
 fn systemd_accepts_the_unit() {
+    let runtime = tempfile::tempdir().unwrap();
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/clavigerd.service");
     let verified = std::process::Command::new("systemd-analyze")
         .args(["verify", "--user", "--man=no", "--recursive-errors=no"])
         .arg(&unit)
+        .env("XDG_RUNTIME_DIR", runtime.path())
         .output();
     let Ok(verified) = verified else {
         assert!(

@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use claviger_protocol::Failure;
-use claviger_protocol::control::{
-    Command, FromDaemon, LockTarget, NewRecipient, Recovery, Reply, UnlockWith,
-};
+use claviger_protocol::control::{Command, LockTarget, NewRecipient, Recovery, Reply, UnlockWith};
 use claviger_vault::ids::Scope;
 
-use crate::harness::{PIN, user_test};
+use crate::harness::{Cli, PIN, user_test};
 
 user_test! {
     fn a_volume_opens_with_the_pin_of_the_token_that_holds_its_key(user) {
@@ -61,7 +59,7 @@ user_test! {
         // The first is being asked before the second comes; the second is never asked.
         let first = user.cli();
         let mut asked = first.connect(order());
-        let FromDaemon::Prompt(prompt) = asked.receive().unwrap() else { panic!() };
+        let prompt = Cli::next_prompt(&mut asked);
         let second_prompts = AtomicU32::new(0);
         thread::scope(|scope| {
             let second = scope.spawn(|| {
@@ -72,9 +70,7 @@ user_test! {
                 cli.run(order())
             });
             first.reply(&mut asked, &prompt);
-            let FromDaemon::Done(Ok(Reply::Unlocked { .. })) = asked.receive().unwrap() else {
-                panic!()
-            };
+            let Ok(Reply::Unlocked { .. }) = Cli::result(&mut asked) else { panic!() };
             let Ok(Reply::Unlocked { .. }) = second.join().unwrap() else { panic!() };
         });
         assert_eq!(second_prompts.load(Ordering::SeqCst), 0);
@@ -102,8 +98,7 @@ user_test! {
         let (dir, volume, recovery) =
             user.cli().init("Private", Scope::Volume, &[&key], Recovery::Make);
         drop(daemon);
-        fs::rename(user.home.join("tokens"), user.home.join("pulled")).unwrap();
-        fs::create_dir(user.home.join("tokens")).unwrap();
+        user.move_all("tokens", "pulled");
         let _daemon = user.start();
 
         let absent = user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap_err();

@@ -113,6 +113,7 @@ impl Module for Mock {
                 thread::park();
             },
             "crash" => std::process::abort(),
+            "panic" => panic!("as asked"),
             "exit" => std::process::exit(3),
             "garbage" => {
                 let message = [3, 0, 0, 0, 0xff, 0xff, 0xff];

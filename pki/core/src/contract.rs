@@ -12,24 +12,28 @@
 
 #![allow(clippy::unwrap_used)] // It is a test.
 
+mod bench;
+
 use std::any::Any;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use crate::cancel::{self, Cancel};
+use crate::contract::bench::{
+    CONTEXT, PAYLOAD, another_key, identity, log_in, log_in_all, logged_in, open, opens, soon,
+    stop, wait_until, wants_its_pin, wrap,
+};
 use crate::host::identity::ModuleIdentity;
 use crate::host::{HostConfig, ModuleHost};
 use crate::key::{Kem, PublicKey};
 use crate::module::{Decapsulate, Locator, ModuleError};
-use crate::seed::RecoveryKey;
-use crate::wrap::{
-    Context, Identity, PublicKeyRecipient, Purpose, Recipient, UnwrapError, Wrapped,
-};
+use crate::wrap::{Context, Identity, PublicKeyRecipient, Recipient, UnwrapError};
 
 /// A module program and the keys it can use.
 pub struct Fixture {
@@ -375,119 +379,5 @@ pub fn a_module_ends_when_its_host_does(fixture: &Fixture) {
     let pid = host.status().pid.expect("it was just called");
     drop(host);
     let raw = Pid::from_raw(pid.cast_signed());
-    assert_eq!(kill(raw, None), Err(nix::errno::Errno::ESRCH));
+    assert_eq!(kill(raw, None), Err(Errno::ESRCH));
 }
-
-fn logged_in(fixture: &Fixture) -> ModuleHost {
-    let host = ModuleHost::new(fixture.host.clone());
-    log_in_all(&host, fixture);
-    host
-}
-
-/// Starts the module too, where there is nothing to log in to.
-fn log_in_all(host: &ModuleHost, fixture: &Fixture) {
-    host.tokens(soon(), &Cancel::never()).unwrap();
-    for subject in &fixture.subjects {
-        log_in(host, subject);
-    }
-}
-
-fn log_in(host: &ModuleHost, subject: &Subject) {
-    if let Pin::Needed { right, .. } = subject.pin {
-        let pin = Zeroizing::new(right.as_bytes().to_vec());
-        host.login(&subject.locator, pin, soon(), &Cancel::never())
-            .unwrap();
-    }
-}
-
-fn wrap(subject: &Subject, kem: Kem) -> Wrapped {
-    let recipient = PublicKeyRecipient::new(subject.public_key.clone(), kem).unwrap();
-    recipient.wrap(&CONTEXT, PAYLOAD).unwrap()
-}
-
-fn identity<'a>(
-    host: &'a ModuleHost,
-    locator: &'a Locator,
-    subject: &'a Subject,
-) -> ModuleIdentity<'a> {
-    static NEVER: std::sync::LazyLock<Cancel> = std::sync::LazyLock::new(Cancel::never);
-    ModuleIdentity {
-        host,
-        locator,
-        public_key: &subject.public_key,
-        deadline: soon(),
-        cancel: &NEVER,
-    }
-}
-
-fn open(
-    host: &ModuleHost,
-    subject: &Subject,
-    wrapped: &Wrapped,
-    context: &Context,
-) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
-    identity(host, &subject.locator, subject).unwrap(wrapped, context)
-}
-
-fn opens(host: &ModuleHost, subject: &Subject) {
-    let opened = open(host, subject, &wrap(subject, subject.kems[0]), &CONTEXT);
-    assert_eq!(opened.unwrap().as_slice(), PAYLOAD);
-}
-
-fn wants_its_pin(host: &ModuleHost, subject: &Subject) {
-    let wanting = open(host, subject, &wrap(subject, subject.kems[0]), &CONTEXT);
-    let Err(UnwrapError::Module(ModuleError::PinNeeded { .. })) = wanting else {
-        panic!("{:?}", wanting.map(drop));
-    };
-}
-
-/// Stops the running module, as if it hung.
-fn stop(host: &ModuleHost) -> Pid {
-    let pid = host.status().pid.expect("it was just called");
-    let pid = Pid::from_raw(pid.cast_signed());
-    kill(pid, Signal::SIGSTOP).unwrap();
-    pid
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let end = soon();
-    while !condition() {
-        assert!(Instant::now() < end, "waited in vain");
-        thread::yield_now();
-    }
-}
-
-/// Another key of the same kind.
-fn another_key(key: &PublicKey) -> PublicKey {
-    use aws_lc_rs::encoding::AsDer;
-    use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
-
-    use crate::dhkem::Dhkem;
-    use crate::key::KeyType;
-
-    let rsa = |size| {
-        let key = PrivateDecryptingKey::generate(size).unwrap().public_key();
-        PublicKey::from_spki(key.as_der().unwrap().as_ref()).unwrap()
-    };
-    match key.key_type() {
-        KeyType::EcP256 => RecoveryKey::generate().derive().public_key().clone(),
-        KeyType::EcP384 => Dhkem::P384.derive_key_pair(&[3; 48]).1,
-        KeyType::Rsa2048 => rsa(KeySize::Rsa2048),
-        KeyType::Rsa3072 => rsa(KeySize::Rsa3072),
-        KeyType::Rsa4096 => rsa(KeySize::Rsa4096),
-    }
-}
-
-/// Enough for any token, and for a loaded machine.
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(30)
-}
-
-const CONTEXT: Context = Context {
-    volume: [1; 16],
-    epoch: 7,
-    purpose: Purpose::EpochKey,
-    file: None,
-};
-
-const PAYLOAD: &[u8] = &[0x5a; 32];

@@ -19,6 +19,7 @@ use crate::cancel::Cancel;
 use crate::host::process::{Death, Process};
 use crate::module::{Decapsulate, Generate, Key, Locator, ModuleError, Token};
 use crate::wire::{Answer, Call, Login, Settings};
+use crate::wrap::fits;
 
 /// Variables that a module program keeps of the environment; all others are cleared.
 ///
@@ -40,6 +41,9 @@ pub const ENVIRONMENT: &[&str] = &[
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
 ];
+
+/// The [`HostConfig::grace`] that `docs/protocol-module.md` promises.
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// What a host needs to know of its module.
 #[derive(Clone, Debug)]
@@ -224,14 +228,20 @@ impl ModuleHost {
 
     /// Does one KEM step.
     ///
+    /// This is where it is made sure that no module ever sees a point off its curve.
+    ///
     /// # Errors
-    /// As [`ModuleHost::call`].
+    /// As [`ModuleHost::call`]; [`ModuleError::NotDecryptable`] at once for an encapsulation that the
+    /// key cannot have.
     pub fn decapsulate(
         &self,
         call: Decapsulate,
         deadline: Instant,
         cancel: &Cancel,
     ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+        if !fits(call.kem, &call.encapsulation, &call.public_key) {
+            return Err(ModuleError::NotDecryptable);
+        }
         match self.call(Call::Decapsulate(call), deadline, cancel)? {
             Answer::Secret(secret) => Ok(secret),
             _ => Err(wrong_answer()),

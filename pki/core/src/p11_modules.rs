@@ -94,7 +94,9 @@ impl Folders {
                 .and_then(|text| Registration::parse(&text));
             match registration.and_then(|registration| self.resolve(registration)) {
                 Ok(Some((priority, library))) => {
-                    if !libraries.iter().any(|(_, known)| known.library == library) {
+                    // Two names for one file would be two processes on the same tokens.
+                    let known = |other: &PathBuf| real_path(other) == real_path(&library);
+                    if !libraries.iter().any(|(_, other)| known(&other.library)) {
                         libraries.push((priority, RegisteredLibrary { name, library }));
                     }
                 }
@@ -129,6 +131,10 @@ impl Folders {
             None => Err(format!("library {module} is in no PKCS#11 library folder")),
         }
     }
+}
+
+fn real_path(library: &Path) -> PathBuf {
+    fs::canonicalize(library).unwrap_or_else(|_| library.to_owned())
 }
 
 fn module_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
@@ -283,7 +289,15 @@ mod tests {
         let machine = Machine::new();
         machine.write("usr/a.module", "module: /opt/same.so\n");
         machine.write("usr/b.module", "module: /opt/same.so\n");
-        assert_eq!(machine.names(), ["a"]);
+        let card = &machine.folders.libraries[0].join("card.so");
+        let other_name = machine.root.path().join("card2.so");
+        std::os::unix::fs::symlink(card, &other_name).unwrap();
+        machine.write("usr/c.module", "module: card.so\n");
+        machine.write(
+            "usr/d.module",
+            &format!("module: {}\n", other_name.display()),
+        );
+        assert_eq!(machine.names(), ["a", "c"]);
     }
 
     #[test]

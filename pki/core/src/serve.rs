@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 /// The whole `main` of a module program: serves on file descriptor 3 until the host closes it.
 ///
 /// The process gives up core dumps, being traced and gaining privileges first; then `open` makes the
-/// module with the settings that the host sends. To be called before anything else opens files.
+/// module with the settings that the host sends. A panic ends the process. To be called before
+/// anything else opens files.
 pub fn run<M: Module + 'static>(
     open: impl FnOnce(&Settings) -> Result<M, ModuleError>,
 ) -> ExitCode {
@@ -41,6 +43,7 @@ pub fn run<M: Module + 'static>(
         tracing::error!(%error, "cannot give up privileges");
         return ExitCode::FAILURE;
     }
+    abort_on_panic();
     match serve(socket, open) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,6 +51,15 @@ pub fn run<M: Module + 'static>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// A thread that is gone would answer nothing, and the host would wait for it.
+fn abort_on_panic() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        tell(info);
+        process::abort();
+    }));
 }
 
 /// Nobody of this uid may trace the process or read its memory, and it leaves none behind.

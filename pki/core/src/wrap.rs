@@ -295,17 +295,21 @@ pub fn open(
 /// # Errors
 /// [`UnwrapError::NotDecryptable`].
 pub fn check_encapsulation(wrapped: &Wrapped, key: &PublicKey) -> Result<(), UnwrapError> {
-    let key_type = key.key_type();
-    if !key_type.kems().contains(&wrapped.kem)
-        || wrapped.encapsulation.len() != key_type.encapsulation_len()
-    {
+    if !fits(wrapped.kem, &wrapped.encapsulation, key) {
         return Err(UnwrapError::NotDecryptable);
     }
-    match Scheme::of(wrapped.kem) {
-        Scheme::Rsa(_) => Ok(()),
-        Scheme::Ec(dhkem) => check_point(dhkem.key_type(), &wrapped.encapsulation)
-            .map_err(|_| UnwrapError::NotDecryptable),
-    }
+    Ok(())
+}
+
+/// Whether `encapsulation` may be shown to a token that holds the private half of `key`.
+pub(crate) fn fits(kem: Kem, encapsulation: &[u8], key: &PublicKey) -> bool {
+    let key_type = key.key_type();
+    key_type.kems().contains(&kem)
+        && encapsulation.len() == key_type.encapsulation_len()
+        && match Scheme::of(kem) {
+            Scheme::Rsa(_) => true,
+            Scheme::Ec(dhkem) => check_point(dhkem.key_type(), encapsulation).is_ok(),
+        }
 }
 
 /// What a KEM does.

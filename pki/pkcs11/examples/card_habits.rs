@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! tries    how many wrong PINs are left, counted down here; flags say so as cards do
-//! pad      the PIN that "is typed" on the reader, for a login without one
+//! pad      the PIN that "is typed" on the reader, for a login without one; `cancel` is pressed
 //! removed  no token; operations fail as OpenSC 0.23 fails them, logins are lost
 //! stuck    a failed C_Decrypt leaves its operation active for ever, as with OpenSC
 //! deaf     no session can be opened any more
@@ -193,6 +193,9 @@ unsafe extern "C" fn C_Login(
     }
     let pad = habit("pad");
     if pin.is_null() {
+        if pad.as_deref() == Some("cancel") {
+            return CKR_FUNCTION_CANCELED;
+        }
         let Some(typed) = &pad else {
             return CKR_ARGUMENTS_BAD;
         };

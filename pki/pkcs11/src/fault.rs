@@ -69,6 +69,9 @@ pub(crate) enum Refusal {
     Locked,
     /// The library holds that somebody is logged in.
     AlreadyLoggedIn,
+    /// There is no login for now, whatever the PIN: it has expired, none was ever set, or the person at
+    /// the pad pressed cancel. The token is well.
+    Declined,
     /// Nothing about the PIN.
     Other,
 }
@@ -83,6 +86,11 @@ impl Refusal {
             R::PinIncorrect | R::PinInvalid | R::PinLenRange => Self::Pin,
             R::PinLocked => Self::Locked,
             R::UserAlreadyLoggedIn => Self::AlreadyLoggedIn,
+            R::Cancel
+            | R::FunctionCanceled
+            | R::FunctionRejected
+            | R::PinExpired
+            | R::UserPinNotInitialized => Self::Declined,
             _ => Self::Other,
         }
     }

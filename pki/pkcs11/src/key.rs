@@ -222,7 +222,8 @@ fn from_attributes(attributes: &[Attribute]) -> Option<PublicKey> {
     PublicKey::from_ec_point(key_type, bare_point(key_type, point?)).ok()
 }
 
-/// CKA_EC_POINT is a DER OCTET STRING (PKCS #11 v2.40 section 2.3.3); older tokens give the point bare.
+/// CKA_EC_POINT is a DER OCTET STRING (PKCS #11 v2.40 Current Mechanisms, section 2.3.3); older tokens
+/// give the point bare.
 fn bare_point(key_type: KeyType, value: &[u8]) -> &[u8] {
     match value {
         [0x04, length, point @ ..]

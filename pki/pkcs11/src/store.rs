@@ -22,7 +22,7 @@ use crate::key::{self, EachUse, token_uri};
 use crate::library::{Library, Threads, backend, describe};
 use crate::pin::{FinalTry, HeldPin};
 use crate::settings::Settings;
-use crate::tokens::{self, Need, Tokens};
+use crate::tokens::{Need, Tokens};
 
 /// The tokens that one PKCS#11 library reaches.
 ///
@@ -65,35 +65,18 @@ impl Module for Store {
     }
 
     fn keys(&self, selector: &str) -> Result<Vec<Key>, ModuleError> {
-        let uri = if selector.is_empty() {
-            Uri::default()
-        } else {
-            parse(selector)?
-        };
+        let uri = parse_selector(selector)?;
         let seen = self.tokens.present(&uri)?;
-        match &seen[..] {
-            [] => Err(ModuleError::Absent(uri.to_string())),
-            [one] => {
-                let keys = self.keys_of(one, &uri)?;
-                if keys.is_empty() && uri.names_one_object() {
-                    return Err(ModuleError::NoSuchKey(uri.to_string()));
-                }
-                Ok(keys)
-            }
-            several => {
-                let mut keys = Vec::new();
-                for token in several {
-                    match self.keys_of(token, &uri) {
-                        Ok(found) => keys.extend(found),
-                        Err(error) => {
-                            let token = tokens::name(&token.facts);
-                            tracing::info!(token, %error, "keys not listed");
-                        }
-                    }
-                }
-                Ok(keys)
-            }
+        let mut keys = match &seen[..] {
+            [] => return Err(ModuleError::Absent(uri.to_string())),
+            [one] => self.keys_of(one, &uri)?,
+            several => self.keys_of_those_open(several, &uri),
+        };
+        if keys.is_empty() && uri.names_one_object() {
+            return Err(ModuleError::NoSuchKey(uri.to_string()));
         }
+        keys.sort_by(|a, b| (&a.label, &a.locator.0).cmp(&(&b.label, &b.locator.0)));
+        Ok(keys)
     }
 
     fn generate(&self, order: &Generate) -> Result<Key, ModuleError> {
@@ -101,11 +84,7 @@ impl Module for Store {
             let text = "a key in a PKCS#11 token has neither a file nor a PIN of its own";
             return Err(ModuleError::BadRequest(text.into()));
         }
-        let mut uri = if order.token.is_empty() {
-            Uri::default()
-        } else {
-            parse(&order.token)?
-        };
+        let mut uri = parse_selector(&order.token)?;
         let lease = self.tokens.lease_to_write(&uri)?;
         let slot = lease
             .slot()
@@ -117,11 +96,17 @@ impl Module for Store {
             .map_or_else(|| first_choice(&mechanisms), Ok)?;
         // A PIV card has fixed places for keys, which an id in the selector names.
         let id = uri.id.take().map_or_else(random_id, Ok)?;
+        uri = token_uri(&lease.facts());
+        uri.id = Some(id.clone());
+        let there = key::private_keys(lease.session(), &uri).map_err(|error| backend(&error))?;
+        // On a PIV card the old key would be overwritten, and with it what only it opens.
+        if !there.is_empty() {
+            let text = format!("there is a key already: {uri}");
+            return Err(ModuleError::BadRequest(text));
+        }
         let pair = generate::generate(lease.session(), key_type, &id, &order.label)
             .map_err(|error| backend(&error))?;
 
-        uri = token_uri(&lease.facts());
-        uri.id = Some(id);
         let made = self
             .only_key(&lease, &uri)
             .and_then(|key| match key.provenance {
@@ -179,19 +164,29 @@ impl Module for Store {
         if call.encapsulation.len() != key_type.encapsulation_len() {
             return Err(ModuleError::NotDecryptable);
         }
-        match self.attempt(call, &uri, deadline) {
-            Ok(secret) => Ok(secret),
-            Err(Failed::ForGood(error)) => Err(error),
-            // Everything was closed. Opened anew it works, or says what is missing: token or PIN.
-            Err(Failed::Lost(_)) => {
-                self.attempt(call, &uri, deadline)
-                    .map_err(|failed| match failed {
-                        Failed::ForGood(error) => error,
-                        Failed::Lost(error) => backend(&error),
-                    })
-            }
-        }
+        let attempt = || match self.attempt(call, &uri, deadline) {
+            Err(Failed::Unclear(error)) => self.judge(call, &uri, error),
+            result => result,
+        };
+        // Once lost, everything was closed. Opened anew it works, or says what is missing: the token or
+        // its PIN.
+        let result = match attempt() {
+            Err(Failed::Lost(_)) => attempt(),
+            result => result,
+        };
+        result.map_err(|failed| match failed {
+            Failed::ForGood(error) => error,
+            Failed::Lost(error) | Failed::Unclear(error) => backend(&error),
+        })
     }
+}
+
+/// An empty selector means every token.
+fn parse_selector(text: &str) -> Result<Uri, ModuleError> {
+    if text.is_empty() {
+        return Ok(Uri::default());
+    }
+    parse(text)
 }
 
 fn parse(text: &str) -> Result<Uri, ModuleError> {

@@ -1,9 +1,9 @@
 //! The calls that cryptoki 0.12 has no fitting form of, made on its sessions.
 //!
 //! C_Decrypt in two halves, so that a context-specific login can stand between them; in one call
-//! with a buffer of ours, where cryptoki asks for the length first (some libraries decrypt twice for
-//! it: two touches) and returns memory that is not wiped; and reading a derived secret into memory of
-//! ours.
+//! with a buffer of ours, where cryptoki asks for the length first (OpenSC has deciphered on the card
+//! to answer that, in `pkcs15_prkey_decrypt`) and returns memory that is not wiped; and reading a
+//! derived secret into memory of ours.
 
 #![allow(unsafe_code)] // Foreign functions; each call is argued.
 
@@ -91,7 +91,10 @@ impl Functions {
         ciphertext: &[u8],
         login: ContextLogin<'_>,
     ) -> Result<Zeroizing<Vec<u8>>> {
-        self.decrypt_init(session, key, oaep)?;
+        // Both live to the end of this function: some libraries keep the pointers, not what they point to.
+        let mut parameters = oaep.parameters();
+        let mut mechanism = mechanism(&mut parameters)?;
+        self.init(session, key, &mut mechanism)?;
         self.context_login(session, login)?;
         let decrypt = self.list.C_Decrypt.ok_or(Error::NullFunctionPointer)?;
         let mut plaintext = Zeroizing::new(vec![0; MODULUS_MAX]);
@@ -121,16 +124,21 @@ impl Functions {
         key: ObjectHandle,
         oaep: Oaep,
     ) -> Result<()> {
-        let init = self.list.C_DecryptInit.ok_or(Error::NullFunctionPointer)?;
         let mut parameters = oaep.parameters();
-        let mut mechanism = CK_MECHANISM {
-            mechanism: CKM_RSA_PKCS_OAEP,
-            pParameter: (&raw mut parameters).cast::<c_void>(),
-            ulParameterLen: count(size_of::<CK_RSA_PKCS_OAEP_PARAMS>())?,
-        };
-        // SAFETY: the session is open and used by this thread alone; mechanism and parameters live
-        // until the call returns, and libraries copy what they keep (PKCS #11 v2.40 section 5.2).
-        let code = unsafe { init(session.handle(), &mut mechanism, key.handle()) };
+        self.init(session, key, &mut mechanism(&mut parameters)?)
+    }
+
+    fn init(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        mechanism: &mut CK_MECHANISM,
+    ) -> Result<()> {
+        let init = self.list.C_DecryptInit.ok_or(Error::NullFunctionPointer)?;
+        // SAFETY: the session is open and used by this thread alone; the mechanism points to parameters
+        // of the length it states, which outlive this call and the operation, or else nothing but
+        // closing the session follows.
+        let code = unsafe { init(session.handle(), mechanism, key.handle()) };
         check(code, Function::DecryptInit)
     }
 
@@ -185,6 +193,15 @@ impl Oaep {
             ulSourceDataLen: 0,
         }
     }
+}
+
+/// OAEP with `parameters`, to which it points.
+fn mechanism(parameters: &mut CK_RSA_PKCS_OAEP_PARAMS) -> Result<CK_MECHANISM> {
+    Ok(CK_MECHANISM {
+        mechanism: CKM_RSA_PKCS_OAEP,
+        pParameter: ptr::from_mut(parameters).cast::<c_void>(),
+        ulParameterLen: count(size_of::<CK_RSA_PKCS_OAEP_PARAMS>())?,
+    })
 }
 
 fn check(code: cryptoki_sys::CK_RV, function: Function) -> Result<()> {

@@ -3,6 +3,9 @@
 //! Both follow rule W9: write the copy that does not count, make it durable, and only then do what
 //! depends on it.
 
+#[cfg(test)]
+mod tests;
+
 use core::ops::Deref;
 use std::os::fd::BorrowedFd;
 

@@ -1,12 +1,14 @@
 //! An open native file: what the filesystem reads and writes.
 
 mod barrier;
+mod punch;
 mod read;
 mod resize;
 mod seek;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod version;
 mod write;
 
 use core::fmt;
@@ -98,6 +100,8 @@ enum Health {
 impl NativeFile {
     /// Makes a new file of `head` in `lower`, which is empty: writes its header in one piece.
     ///
+    /// `lower` is open for reading and writing, without O_APPEND, which moves every write to the end.
+    ///
     /// # Errors
     /// [`FileError::Unsupported`] if `head` is not a head; [`FileError::Io`].
     pub fn create(
@@ -175,7 +179,7 @@ impl NativeFile {
         }
     }
 
-    /// Opens an existing file by the FEKs that its head gave.
+    /// Opens an existing file by the FEKs that its head gave; `lower` without O_APPEND.
     ///
     /// # Errors
     /// [`FileError::Integrity`] with [`Part::Shape`] if these are not the file's FEKs, or its shape
@@ -282,7 +286,8 @@ impl NativeFile {
         self.write_state().keys = ContentKeys::new(self.fixed.file, &feks);
     }
 
-    /// Writes the shape if it changed. No barrier, but for the one that an older file may owe.
+    /// Writes the shape if it changed. No barrier, but for the one that a file may owe that was written
+    /// before it was opened, or was cut and not synced since: whoever opens it next could not know.
     ///
     /// # Errors
     /// [`FileError::Poisoned`] or [`FileError::Io`].
@@ -292,7 +297,11 @@ impl NativeFile {
         }
         let mut state = self.write_state();
         self.check_health(&state)?;
-        self.write_shape_if_changed(&mut state)
+        self.write_shape_if_changed(&mut state)?;
+        match state.cut {
+            Cut::From(_) => self.barrier(&mut state),
+            Cut::Durable | Cut::Unchecked => Ok(()),
+        }
     }
 
     /// Makes everything durable: data, slots and shape.
@@ -368,13 +377,14 @@ fn checked_end(offset: u64, len: u64) -> Result<u64, FileError> {
 fn parse_head(head: &[u8]) -> Result<(FixedPart, &[u8], &[u8]), FileError> {
     let bytes = head.first_chunk().ok_or(FileError::NeverReachedDisk)?;
     let fixed = FixedPart::parse(bytes)?;
-    let (page_0, page_1) = head
-        .split_at_checked(HEAD_LEN)
-        .ok_or(FileError::NeverReachedDisk)?;
-    if page_1.len() != (usize::from(fixed.header_pages()) - 1) * PAGE {
-        return Err(FileError::NeverReachedDisk);
+    match head.split_at_checked(HEAD_LEN) {
+        Some((page_0, page_1))
+            if page_1.len() == (usize::from(fixed.header_pages()) - 1) * PAGE =>
+        {
+            Ok((fixed, page_0, page_1))
+        }
+        _ => Err(FileError::Integrity(Part::KeyRecord)),
     }
-    Ok((fixed, page_0, page_1))
 }
 
 const _: () = assert!(SHAPES + 2 * SHAPE_LEN as u64 == PLACES);

@@ -276,7 +276,10 @@ impl<'a> Listing<'a> {
         }
         let at = layout.block(block) as usize;
         let len = listing.bytes.len().saturating_sub(at).min(PAGE);
-        listing.record(&format!("Block {block}"), at, &[(len, "ciphertext")])
+        match listing.bytes[at..at + len].iter().all(|&byte| byte == 0) {
+            true => listing.record(&format!("Block {block}"), at, &[(len, "nothing is stored")]),
+            false => listing.record(&format!("Block {block}"), at, &[(len, "ciphertext")]),
+        }
     }
 
     /// What the packets of the example in file scope are before they are sealed.

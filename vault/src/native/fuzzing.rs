@@ -11,7 +11,7 @@ use super::packet::SealedPackets;
 use super::shape::Shapes;
 use super::slot::Slot;
 
-/// Two key records.
+/// A key record, still sealed.
 pub fn key_record(bytes: &[u8]) -> bool {
     Octets(bytes).array().and_then(KeyRecord::parse).is_some()
 }

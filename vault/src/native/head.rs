@@ -97,7 +97,7 @@ pub enum Opened {
     /// Volume scope: the FEKs, and the epoch they are sealed under.
     Feks(Feks, Epoch),
     /// File scope: a recipient of one of the packets has to unwrap the file key first.
-    FileScope(SealedByFileKey),
+    FileScope(Box<SealedByFileKey>),
 }
 
 /// The FEKs of a file in file scope, to be opened by its file key.
@@ -142,7 +142,7 @@ pub fn open<K: Deref<Target = EpochKey>>(
         return Ok(Opened::Feks(feks, epoch));
     };
     let (_, _, packets) = head.open_packets(packet_copies, &epoch_key)?;
-    Ok(Opened::FileScope(SealedByFileKey {
+    Ok(Opened::FileScope(Box::new(SealedByFileKey {
         packets: packets
             .parse()
             .map_err(|_| HeadError::Integrity(Part::Packets))?,
@@ -150,7 +150,7 @@ pub fn open<K: Deref<Target = EpochKey>>(
         epoch,
         fixed: *head.fixed_bytes,
         inner,
-    }))
+    })))
 }
 
 /// Whether re-sealing a head also gives the file a new FEK for blocks written from then on.

@@ -78,6 +78,8 @@ impl Lower {
     pub(super) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
         self.note(|| trace::Event::Barrier);
+        #[cfg(test)]
+        self.fail_if_told()?;
         self.file.sync_data()
     }
 
@@ -151,7 +153,8 @@ pub(super) fn write_at(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Res
 /// What was done to a lower file, in order.
 #[cfg(test)]
 pub(super) mod trace {
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Debug)]
     pub(in super::super) enum Event {
@@ -162,12 +165,24 @@ pub(super) mod trace {
     }
 
     #[derive(Debug, Default)]
-    pub(in super::super) struct Trace(pub(in super::super) Mutex<Vec<Event>>);
+    pub(in super::super) struct Trace {
+        pub(in super::super) events: Mutex<Vec<Event>>,
+        /// Whether the next barrier fails.
+        pub(in super::super) fail: AtomicBool,
+    }
 
     impl super::Lower {
         pub(super) fn note(&self, event: impl FnOnce() -> Event) {
             if let Some(trace) = &self.trace {
-                trace.0.lock().unwrap().push(event());
+                trace.events.lock().unwrap().push(event());
+            }
+        }
+
+        pub(super) fn fail_if_told(&self) -> std::io::Result<()> {
+            let told = |trace: &Arc<Trace>| trace.fail.swap(false, Ordering::Relaxed);
+            match self.trace.as_ref().is_some_and(told) {
+                true => Err(std::io::ErrorKind::Other.into()),
+                false => Ok(()),
             }
         }
     }

@@ -214,6 +214,12 @@ impl Segments {
         kept.retain(|number, _| *number < first);
     }
 
+    /// How many there are in memory.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.kept.lock().unwrap().len()
+    }
+
     fn touch(&self, segment: &Segment) {
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
         segment.used.store(now, Ordering::Relaxed);

@@ -121,6 +121,11 @@ impl Shapes {
         } else {
             Durable::Unknown
         };
+        // The disk may hold a version of the newest copy that was written over since: settled, maybe.
+        let vouched = match durable {
+            Durable::Copy(_) => vouched,
+            Durable::Unknown => vouched.max(layout::blocks(last.size)),
+        };
         Some(Self {
             last,
             last_side,

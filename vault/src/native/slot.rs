@@ -85,7 +85,6 @@ impl Half {
 
 /// A slot as it is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
 pub(super) struct Slot(pub(super) [[u8; HALF_LEN]; 2]);
 
 impl Slot {
@@ -93,6 +92,15 @@ impl Slot {
 
     pub(super) fn half(&self, side: Side) -> Option<Half> {
         Half::parse(side.of(&self.0))
+    }
+
+    /// Slots as they lie on disk.
+    pub(super) fn bytes(slots: &[Self]) -> Vec<u8> {
+        slots
+            .iter()
+            .flat_map(|slot| slot.0.as_flattened())
+            .copied()
+            .collect()
     }
 
     pub(super) fn is_zero(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::layout::{SEGMENT_BLOCKS, index_in_segment, segment_blocks, segment_of};
+use super::layout::{SEGMENT_BLOCKS, Span, index_in_segment, segment_blocks, segment_of};
 
 /// How a block differs from what a crash would leave of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,10 @@ impl Mark {
     }
 }
 
-type SegmentMarks = [Mark; SEGMENT_BLOCKS as usize];
+/// Marks of the blocks of one segment.
+pub(super) type SegmentMarks = [Mark; SEGMENT_BLOCKS as usize];
+
+const ALL_CLEAN: SegmentMarks = [Mark::Clean; SEGMENT_BLOCKS as usize];
 
 /// Marks of the blocks that are not [`Mark::Clean`].
 #[derive(Debug, Default)]
@@ -53,22 +56,34 @@ impl Unsynced {
     }
 
     pub(super) fn mark(&self, block: u64) -> Mark {
-        let marks = self.segments.get(&segment_of(block));
+        let marks = self.of_segment(segment_of(block));
         marks
-            .and_then(|marks| marks.get(index_in_segment(block)))
+            .get(index_in_segment(block))
             .copied()
             .unwrap_or(Mark::Clean)
     }
 
+    /// Marks of all blocks of a segment.
+    pub(super) fn of_segment(&self, segment: u64) -> &SegmentMarks {
+        self.segments.get(&segment).unwrap_or(&ALL_CLEAN)
+    }
+
     pub(super) fn set(&mut self, block: u64, mark: Mark) {
-        let marks = self
-            .segments
-            .entry(segment_of(block))
-            .or_insert([Mark::Clean; SEGMENT_BLOCKS as usize]);
-        if let Some(place) = marks.get_mut(index_in_segment(block)) {
+        let span = Span {
+            segment: segment_of(block),
+            first: block,
+            count: 1,
+        };
+        self.set_span(span, &[mark]);
+    }
+
+    /// Sets the marks of blocks that follow each other.
+    pub(super) fn set_span(&mut self, span: Span, marks: &[Mark]) {
+        let places = self.segments.entry(span.segment).or_insert(ALL_CLEAN);
+        for (place, mark) in places.iter_mut().skip(span.index()).zip(marks) {
             self.fresh -= usize::from(place.is_fresh());
             self.fresh += usize::from(mark.is_fresh());
-            *place = mark;
+            *place = *mark;
         }
     }
 

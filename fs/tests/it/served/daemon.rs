@@ -32,7 +32,7 @@ const MARK: &str = "daemon: ";
 const KEY_FILE: &str = "CLAVIGER_TEST_KEY_FILE";
 
 /// Longest wait for anything that a test expects.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The daemon, as its test sees it.
 pub(crate) struct Daemon {
@@ -113,8 +113,11 @@ impl Daemon {
         done.parse().unwrap()
     }
 
+    /// Begins another epoch, and waits until the mount has taken note: it asks for the names anew.
     pub(crate) fn new_epoch(&mut self) {
         self.order("epoch");
+        self.expect("epoch begun");
+        self.expect("names");
     }
 
     pub(crate) fn unwraps(&mut self, unwraps: Unwraps) {
@@ -161,68 +164,96 @@ pub(crate) fn write_key_file(path: &Path, volume: VolumeId, key: &EpochKey) {
 
 struct Keys {
     volume: VolumeId,
-    key: [u8; 32],
+    first_key: [u8; 32],
     state: Mutex<State>,
 }
 
 struct State {
     unlocked: bool,
+    epoch: Epoch,
     unwraps: Unwraps,
     held: Vec<Call>,
 }
 
 impl Keys {
-    fn epoch_key(&self) -> EpochKey {
-        EpochKey::new(&mut self.key.clone()).unwrap()
+    /// The key of one epoch: the first one's from the file, the others' made of it.
+    fn epoch_key(&self, epoch: Epoch) -> Box<EpochKey> {
+        let mut key = self.first_key;
+        key[0] ^= (epoch.0 - Epoch::FIRST.0) as u8;
+        Box::new(EpochKey::new(&mut key).unwrap())
     }
 
     fn answer(&self, request: KeyRequest) -> Result<KeyReply, Failure> {
-        if let KeyRequest::LockDone { lost, .. } = request {
-            say(&format!("lock done, lost {}", lost.len()));
-            return Ok(KeyReply::Done);
-        }
-        if !self.state.lock().unwrap().unlocked {
-            return Err(Failure::Locked);
-        }
-        let key = self.epoch_key();
+        let (unlocked, current) = {
+            let state = self.state.lock().unwrap();
+            (state.unlocked, state.epoch)
+        };
         match request {
+            KeyRequest::Acknowledge { event, lost } => {
+                if let KeyEvent::Lock { .. } = event {
+                    say(&format!("lock done, lost {}", lost.len()));
+                }
+                Ok(KeyReply::Done)
+            }
+            _ if !unlocked => Err(Failure::Locked),
             KeyRequest::Names { .. } => {
                 say("names");
-                let names_key = Secret::new(key.names_key(self.volume).expose().to_vec());
-                Ok(KeyReply::Names {
-                    current: Epoch::FIRST,
-                    minimum: Epoch::FIRST,
-                    scope: Scope::Volume,
-                    keys: vec![(Epoch::FIRST, names_key)],
-                })
+                Ok(self.names(current))
             }
             KeyRequest::Fresh { count, .. } => {
                 say(&format!("fresh {count}"));
-                let fresh = |_| {
-                    let of = (Epoch::FIRST, &key);
-                    let (header, fek) =
-                        head::fresh(self.volume, FileId::random(), of, &Layer::Volume).unwrap();
-                    FreshFile {
-                        epoch: Epoch::FIRST,
-                        header,
-                        fek: secret(&fek),
-                    }
-                };
-                Ok(KeyReply::Fresh((0..count).map(fresh).collect()))
+                Ok(self.fresh(current, count))
             }
-            KeyRequest::UnwrapFek { header, .. } => {
-                let opened = head::open(&header, self.volume, |_| Some(&key));
-                match opened.map_err(|error| Failure::Integrity(error.to_string()))? {
-                    Opened::Feks(feks, epoch) => Ok(KeyReply::Feks {
-                        feks: feks.iter().map(secret).collect(),
-                        newest: feks.newest(),
-                        epoch,
-                    }),
-                    Opened::FileScope(_) => Err(Failure::Unsupported("file scope".into())),
-                }
-            }
-            KeyRequest::LockDone { .. } => unreachable!("answered above"),
+            KeyRequest::UnwrapFek { header, .. } => self.unwrap(&header),
         }
+    }
+
+    fn names(&self, current: Epoch) -> KeyReply {
+        let names_key = |epoch| {
+            let names_key = self.epoch_key(epoch).names_key(self.volume);
+            (epoch, Secret::new(names_key.expose().to_vec()))
+        };
+        KeyReply::Names {
+            current,
+            minimum: Epoch::FIRST,
+            scope: Scope::Volume,
+            keys: (Epoch::FIRST.0..=current.0)
+                .map(Epoch)
+                .map(names_key)
+                .collect(),
+        }
+    }
+
+    fn fresh(&self, epoch: Epoch, count: u16) -> KeyReply {
+        let key = self.epoch_key(epoch);
+        let fresh = |_| {
+            let of = (epoch, &*key);
+            let (header, fek) =
+                head::fresh(self.volume, FileId::random(), of, &Layer::Volume).unwrap();
+            FreshFile {
+                epoch,
+                header,
+                fek: secret(&fek),
+            }
+        };
+        KeyReply::Fresh((0..count).map(fresh).collect())
+    }
+
+    fn unwrap(&self, header: &[u8]) -> Result<KeyReply, Failure> {
+        let opened = head::open(header, self.volume, |epoch| Some(self.epoch_key(epoch)));
+        match opened.map_err(|error| Failure::Integrity(error.to_string()))? {
+            Opened::Feks(feks, epoch) => Ok(KeyReply::Feks {
+                feks: feks.iter().map(secret).collect(),
+                newest: feks.newest(),
+                epoch,
+            }),
+            Opened::FileScope(_) => Err(Failure::Unsupported("file scope".into())),
+        }
+    }
+
+    fn reply(&self, call: Call, request: KeyRequest) {
+        let reply = self.answer(request).unwrap_or_else(KeyReply::Failed);
+        call.reply(Zeroizing::new(postcard::to_stdvec(&reply).unwrap()));
     }
 }
 
@@ -239,13 +270,6 @@ impl Service for Keys {
             }
         }
         self.reply(call, request);
-    }
-}
-
-impl Keys {
-    fn reply(&self, call: Call, request: KeyRequest) {
-        let reply = self.answer(request).unwrap_or_else(KeyReply::Failed);
-        call.reply(Zeroizing::new(postcard::to_stdvec(&reply).unwrap()));
     }
 }
 
@@ -268,9 +292,10 @@ fn is_the_daemon() {
     let volume = VolumeId(*volume);
     let keys = Arc::new(Keys {
         volume,
-        key: key.try_into().unwrap(),
+        first_key: key.try_into().unwrap(),
         state: Mutex::new(State {
             unlocked: false,
+            epoch: Epoch::FIRST,
             unwraps: Unwraps::Answer,
             held: Vec::new(),
         }),
@@ -292,10 +317,15 @@ fn is_the_daemon() {
                 keys.state.lock().unwrap().unlocked = false;
                 tell(KeyEvent::Lock { volume });
             }
-            ("epoch", _) => tell(KeyEvent::NewEpoch {
-                volume,
-                epoch: Epoch::FIRST,
-            }),
+            ("epoch", _) => {
+                let epoch = {
+                    let mut state = keys.state.lock().unwrap();
+                    state.epoch = state.epoch.next();
+                    state.epoch
+                };
+                say("epoch begun");
+                tell(KeyEvent::NewEpoch { volume, epoch });
+            }
             ("hold", _) => {
                 keys.state.lock().unwrap().unwraps = Unwraps::Hold;
                 say("ok");

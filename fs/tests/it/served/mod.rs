@@ -4,6 +4,7 @@
     reason = "clippy.toml allows it in tests, but does not see that these functions are of them"
 )]
 
+mod creating;
 mod daemon;
 pub(crate) mod isolated;
 mod locking;

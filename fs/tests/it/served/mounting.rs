@@ -1,6 +1,7 @@
 //! What whoever mounts a volume meets: exit codes, messages, and a mount that answers.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -125,7 +126,10 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
     expect(
         mount(&volume.lower, &beside("plain"), &[]),
         ExitCode::Busy,
-        &format!("busy: {lower}: the volume is mounted already, or a tool is writing to it"),
+        &format!(
+            "busy: {lower}: the volume is mounted already, or a tool is writing to it\n\
+             look for it: findmnt -t fuse.claviger"
+        ),
     );
 }
 
@@ -164,6 +168,27 @@ fn sigterm_unmounts_and_what_was_written_is_there_afterwards() {
     let (_mounted, _daemon) = volume.mount_unlocked();
     let content = fs::read_to_string(volume.path("file")).unwrap();
     assert_eq!(content, "written before SIGTERM");
+}
+
+#[test]
+fn sigterm_leaves_a_busy_mount_after_a_grace_and_loses_nothing() {
+    isolated!();
+    let volume = Volume::make();
+    let (mounted, daemon) = volume.mount_unlocked();
+    let mut busy = fs::File::create(volume.path("file")).unwrap();
+    busy.write_all(b"before").unwrap();
+    let pid = Pid::from_raw(mounted.child.id().try_into().unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    wait_until("out of the tree", || !volume.is_mounted());
+    busy.write_all(b" and after").unwrap();
+    assert!(mounted.wait().success());
+    let refused = busy.write_all(b" for nobody").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOTCONN));
+    drop(daemon);
+
+    let (_mounted, _daemon) = volume.mount_unlocked();
+    let content = fs::read_to_string(volume.path("file")).unwrap();
+    assert_eq!(content, "before and after");
 }
 
 #[test]
@@ -226,16 +251,10 @@ fn mount_8_mounts_by_the_name_of_the_type() {
     );
 
     let [lower, here] = [&volume.lower, &volume.mountpoint].map(|path| path.to_str().unwrap());
+    let options = format!("noexec,nofail,x-test=1,{}", volume.log_option());
     run(
         "mount",
-        &[
-            "-t",
-            "fuse.claviger",
-            "-o",
-            "noexec,nofail,x-test=1",
-            lower,
-            here,
-        ],
+        &["-t", "fuse.claviger", "-o", &options, lower, here],
     );
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = table
@@ -260,7 +279,7 @@ fn mount_8_mounts_by_the_name_of_the_type() {
 fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
     isolated!();
     const ANN: u32 = 23_040;
-    let volume = Volume::make();
+    let volume = Volume::make_in("of ann, a\\b ");
     let base = volume.lower.parent().unwrap();
     // fusermount3 wants to know the user's name.
     let passwd = base.join("passwd");
@@ -294,6 +313,12 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
         .gid(ANN)
         .stdin(Stdio::null());
     assert_eq!(refusal(&command.output().unwrap()), (0, String::new()));
+    let source = Command::new("findmnt")
+        .args(["-no", "SOURCE"])
+        .arg(&volume.mountpoint)
+        .output();
+    let source = String::from_utf8(source.unwrap().stdout).unwrap();
+    assert_eq!(source.trim_end(), volume.lower.to_str().unwrap());
     let entries = fs::read_dir(runtime.join("claviger/mounts")).unwrap();
     assert!(
         entries.count() > 0,
@@ -308,20 +333,6 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
     assert!(stat(ANN));
     assert!(!stat(0), "root has no business in a user's mount");
 
-    let refused = Command::new(&program)
-        .args([&volume.lower, &volume.mountpoint])
-        .args(["-o", "suid", "-f"])
-        .uid(ANN)
-        .gid(ANN)
-        .output()
-        .unwrap();
-    assert_eq!(
-        refusal(&refused),
-        (
-            ExitCode::Permission as i32,
-            "claviger-fs: only root may mount with 'suid'\n".to_owned()
-        )
-    );
     let status = Command::new("fusermount3")
         .arg("-u")
         .arg(&volume.mountpoint)
@@ -330,6 +341,35 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
         .status()
         .unwrap();
     assert!(status.success());
+
+    let refused = |options: &str, runtime: &Path| {
+        let mut command = Command::new(&program);
+        command
+            .args([&volume.lower, &volume.mountpoint])
+            .args(["-f", "-o", options])
+            .env("XDG_RUNTIME_DIR", runtime)
+            .uid(ANN)
+            .gid(ANN);
+        let (code, said) = refusal(&command.output().unwrap());
+        assert_eq!(code, ExitCode::Permission as i32, "{said}");
+        said
+    };
+    assert_eq!(
+        refused("suid", &runtime),
+        "claviger-fs: only root may mount with 'suid'\n"
+    );
+    let unpublished = refused("rw", Path::new("/nowhere"));
+    assert!(
+        unpublished.ends_with(
+            "Permission denied (os error 13)\n\
+             set XDG_RUNTIME_DIR to a folder of your own, as a login session does\n"
+        ),
+        "{unpublished}"
+    );
+    assert!(
+        !volume.is_mounted(),
+        "what cannot be published is not mounted"
+    );
 }
 
 /// The process that serves the mount: the only one of that name in this pid namespace.

@@ -1,6 +1,6 @@
 //! Whoever waits for a key can be interrupted, and never waits for himself.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -120,19 +120,4 @@ fn the_daemon_and_what_it_starts_are_refused_at_once() {
         "{:?}",
         asked.elapsed()
     );
-}
-
-#[test]
-fn fresh_files_are_at_hand_before_the_first_create_and_a_new_epoch_throws_them_away() {
-    isolated!();
-    let volume = Volume::make();
-    let (_mounted, mut daemon) = volume.mount_unlocked();
-    assert_eq!(daemon.expect("fresh "), "64");
-    File::create(volume.path("first")).unwrap();
-    daemon.new_epoch();
-    // A shelf full, not what one create took.
-    assert_eq!(daemon.expect("fresh "), "64");
-    for n in 0..200 {
-        File::create(volume.path(&n.to_string())).unwrap();
-    }
 }

@@ -95,6 +95,24 @@ fn names_are_for_all_contents_for_whom_his_own_daemon_grants_them() {
 }
 
 #[test]
+fn who_has_gone_does_not_keep_the_names_open_when_the_last_one_locks() {
+    isolated!();
+    let (volume, mounted) = shared();
+    let mut ann = Daemon::start_as(ANN, &volume.key_file());
+    let mut bob = Daemon::start_as(BOB, &volume.key_file());
+    ann.unlock();
+    ann.expect("names");
+    bob.unlock();
+    bob.expect("names");
+    mounted.wait_logged("unlocked uid=23042");
+    drop(ann);
+    mounted.wait_logged("a daemon went uid=23041");
+    assert_eq!(ls(ANN, &volume.mountpoint), Ok(String::new()));
+    bob.lock();
+    assert_eq!(ls(ANN, &volume.mountpoint), no_key());
+}
+
+#[test]
 fn invented_names_keys_are_refused() {
     isolated!();
     let (volume, mounted) = shared();

@@ -31,7 +31,12 @@ pub(crate) struct Mounted {
 
 impl Volume {
     pub(crate) fn make() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::make_in("claviger-")
+    }
+
+    /// The same, in a folder whose name begins with `prefix`.
+    pub(crate) fn make_in(prefix: &str) -> Self {
+        let root = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
         let base = root.path().canonicalize().unwrap();
         let volume = Self {
             lower: base.join("lower"),
@@ -57,10 +62,14 @@ impl Volume {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_claviger-fs"));
         command
-            .arg(&self.lower)
-            .arg(&self.mountpoint)
-            .env("XDG_STATE_HOME", self.root.path().join("state"));
+            .args([&self.lower, &self.mountpoint])
+            .args(["-o", &self.log_option()]);
         command
+    }
+
+    /// Keeps the log of a mount in the background out of the machine's.
+    pub(crate) fn log_option(&self) -> String {
+        format!("log={}", self.root.path().join("background.log").display())
     }
 
     /// Mounts in the foreground and waits until that answers.

@@ -177,6 +177,46 @@ fn the_context_has_one_encoding() {
     );
 }
 
+/// Made apart from this code: the formulas at the head of the module and of RFC 9180 in Python, AES-GCM
+/// by its cryptography package.
+#[test]
+fn what_another_implementation_wrapped_opens() {
+    let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+    let context = Context {
+        volume: [0xaa; 16],
+        epoch: 0x0102_0304,
+        purpose: Purpose::FileKey,
+        file: Some([0xbb; 16]),
+    };
+    let (private, key) = Dhkem::P256.derive_key_pair(&[0x11; 32]);
+    let body = hex(
+        "0449c42cadce500426240cb217c1974ca8e310937b2a7d6e43acce12b4b31d395ebc4a7bc8897b03be18aaa6b04c8b45e77641144cd44c3b0aaeab10eae1e6cc4138608dc5033b27bd4a1100aa54d2f617a3ecd2f75b6782ce79ab29e057029b1c5bfa3752370fa67ab99487472a55636f",
+    );
+    let wrapped = Wrapped::parse(102, &body, &key).unwrap();
+    let secret = Private::Ec(private).decapsulate(&wrapped);
+    let payload = open(&wrapped, &key, &context, &secret).unwrap();
+    assert_eq!(payload.as_slice(), [0x5a; 32]);
+
+    let mut modulus = vec![0x93; 256];
+    modulus[255] = 1;
+    let key = PublicKey::from_rsa(&modulus, &[1, 0, 1]).unwrap();
+    for (algorithm, sealed) in [
+        (
+            100,
+            "80bbe4caf5a78410320694bd30c8309f8e3776c7a5c52e2af2e4dcf7e60ada20de69c2223e5ca7ad8475cdc2366e04c0",
+        ),
+        (
+            101,
+            "3cbe1ae49a7a17509bc4015635df8bfaa411e9a74cecb7aea690c9add1cd53e20e5f521bee4c3a345a87d63681c38e84",
+        ),
+    ] {
+        let body = [vec![0x44; 256], hex(sealed)].concat();
+        let wrapped = Wrapped::parse(algorithm, &body, &key).unwrap();
+        let payload = open(&wrapped, &key, &context, &[0x33; 32]).unwrap();
+        assert_eq!(payload.as_slice(), [0x5a; 32]);
+    }
+}
+
 #[test]
 fn every_truncation_is_refused_without_a_panic() {
     let (private, key) = Private::ec(Dhkem::P256);

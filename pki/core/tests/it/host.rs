@@ -7,6 +7,8 @@ use claviger_pki::cancel::{self, Cancel};
 use claviger_pki::host::{HostConfig, ModuleHost};
 use claviger_pki::key::KeyType;
 use claviger_pki::module::{Generate, ModuleError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use crate::mock::{config, soon};
@@ -42,10 +44,11 @@ fn a_crash_names_its_signal_and_an_exit_its_status() {
     let host = host(&[]);
     let crash = ModuleError::Process("ended: signal: 6 (SIGABRT)".into());
     assert_eq!(misdeed(&host, "crash"), crash);
+    assert_eq!(misdeed(&host, "panic"), crash);
     let exit = ModuleError::Process("ended: exit status: 3".into());
     assert_eq!(misdeed(&host, "exit"), exit);
     works(&host);
-    assert_eq!(host.status().restarts, 2);
+    assert_eq!(host.status().restarts, 3);
 }
 
 #[test]
@@ -61,6 +64,38 @@ fn a_crash_fails_the_other_calls_in_flight_too() {
         assert_eq!(misdeed(host, "crash"), crash);
         assert_eq!(other.join().unwrap(), crash);
     });
+}
+
+#[test]
+fn every_call_ends_while_the_module_is_killed_again_and_again() {
+    let host = &host(&[("concurrency", "4")]);
+    let killed = ModuleError::Process("ended: signal: 9 (SIGKILL)".into());
+    let killed = &killed;
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(move || {
+                    let results = (0..50).map(|_| host.keys("p256", soon(), &Cancel::never()));
+                    let (worked, failed): (Vec<_>, Vec<_>) = results.partition(Result::is_ok);
+                    assert!(failed.iter().all(|result| result.as_ref() == Err(killed)));
+                    worked.len()
+                })
+            })
+            .collect();
+        let mut restarts = 0;
+        while restarts < 5 && !callers.iter().all(|caller| caller.is_finished()) {
+            if let Some(pid) = host.status().pid {
+                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
+            restarts = host.status().restarts;
+        }
+        for caller in callers {
+            assert!(caller.join().unwrap() > 0);
+        }
+    });
+    works(host);
+    assert!(host.status().restarts > 0);
+    assert_eq!(host.status().in_flight, 0);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use claviger_pki::host::ENVIRONMENT;
 use claviger_pki::key::{Kem, KeyType, PublicKey};
 use claviger_pki::module::{
     Decapsulate, Generate, Key, Locator, ModuleError, PinState, Provenance, Token,
@@ -13,6 +14,11 @@ use claviger_pki::wire::{
 use proptest::prelude::*;
 use serde::Serialize;
 use zeroize::Zeroizing;
+
+fn document() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol-module.md");
+    std::fs::read_to_string(path).unwrap()
+}
 
 fn octets(message: &impl Serialize) -> Vec<u8> {
     let mut frame = Vec::new();
@@ -107,8 +113,7 @@ fn from_module() -> Vec<FromModule> {
 /// If this fails, other implementations break: raise the version, and bring the document up to date.
 #[test]
 fn the_document_shows_the_octets_that_are_sent() {
-    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol-module.md");
-    let document = std::fs::read_to_string(document).unwrap();
+    let document = document();
     let shown: String = document.split_whitespace().collect();
     let mut frames: Vec<Vec<u8>> = from_host().iter().map(octets).collect();
     frames.extend(from_module().iter().map(octets));
@@ -118,6 +123,14 @@ fn the_document_shows_the_octets_that_are_sent() {
             shown.contains(&hex),
             "not in docs/protocol-module.md:\n{hex}"
         );
+    }
+}
+
+#[test]
+fn the_document_lists_the_environment_that_modules_get() {
+    let document = document();
+    for name in ENVIRONMENT {
+        assert!(document.contains(name), "{name}");
     }
 }
 

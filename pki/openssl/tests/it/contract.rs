@@ -1,9 +1,8 @@
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use claviger_pki::contract::{Fixture, Pin, Subject};
-use claviger_pki::host::HostConfig;
+use claviger_pki::host::{GRACE, HostConfig};
 use claviger_pki::key::PublicKey;
 use claviger_pki::module::Locator;
 use claviger_pki::wire::Settings;
@@ -69,7 +68,7 @@ fn fixture() -> Fixture {
             name: "openssl".into(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_claviger-pki-openssl")),
             settings: Settings::new(),
-            grace: Duration::from_secs(5),
+            grace: GRACE,
         },
         subjects,
         keep: Box::new(folder),

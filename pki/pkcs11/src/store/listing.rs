@@ -3,18 +3,33 @@
 use claviger_pki::key::{Kem, PublicKey};
 use claviger_pki::module::{Key, ModuleError, Token};
 use claviger_pki::p11_uri::Uri;
-use cryptoki::error::Error;
 
 use super::Store;
 use super::opening::find;
 use crate::fault::Fault;
 use crate::kem::{self, Steps, Verdict};
-use crate::key::{self, EachUse, HeldKey, PrivateKey, token_uri};
+use crate::key::{self, EachUse, PrivateKey, token_uri};
 use crate::library::{backend, describe};
 use crate::pin;
+use crate::sys::Oaep;
 use crate::tokens::{self, Lease, Need, Seen};
 
 impl Store {
+    /// Keys of those tokens that are logged in; the others are passed over, and the log says so.
+    pub(super) fn keys_of_those_open(&self, tokens: &[Seen], uri: &Uri) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for token in tokens {
+            match self.keys_of(token, uri) {
+                Ok(found) => keys.extend(found),
+                Err(error) => {
+                    let token = tokens::name(&token.facts);
+                    tracing::info!(token, %error, "keys not listed");
+                }
+            }
+        }
+        keys
+    }
+
     /// Keys of one token. It must be logged in: what its keys are good for cannot be told otherwise.
     pub(super) fn keys_of(&self, token: &Seen, uri: &Uri) -> Result<Vec<Key>, ModuleError> {
         let mut token_only = token_uri(&token.facts);
@@ -99,33 +114,60 @@ impl Store {
             .map_err(|error| backend(&error))?;
         let mut kems = Vec::new();
         for &kem in public_key.key_type().kems() {
-            if !mechanisms.contains(&kem::mechanism(kem)) {
-                continue;
-            }
-            // A session for each: after a failure it is of no further use.
-            let mut probe = self.tokens.lease(uri, Need::Login)?;
-            let tested = find(&mut probe, uri, public_key, kem).and_then(|key| match key {
-                None => Ok(Verdict::Wrong),
-                Some(key) => try_kem(&probe, key, public_key, kem, depth),
-            });
-            match tested {
-                Ok(verdict) => {
-                    if verdict == Verdict::Right {
-                        kems.push(kem);
-                    }
-                    probe.spoil();
-                }
-                Err(error) if Fault::of(&error) == Fault::Gone => {
-                    probe.lost(&error);
-                    return Err(backend(&error));
-                }
-                Err(error) => {
-                    tracing::debug!(%kem, error = describe(&error), "not done by the token");
-                    probe.spoil();
-                }
+            if mechanisms.contains(&kem::mechanism(kem))
+                && self.does(uri, private, public_key, kem, depth)?
+            {
+                kems.push(kem);
             }
         }
         Ok(kems)
+    }
+
+    /// Whether the token does `kem` with this key, as far as `depth` goes.
+    fn does(
+        &self,
+        uri: &Uri,
+        private: &PrivateKey,
+        public_key: &PublicKey,
+        kem: Kem,
+        depth: Depth,
+    ) -> Result<bool, ModuleError> {
+        let trial = match (depth, kem::steps(kem), private.held.login) {
+            (Depth::Ask, Steps::Derive { .. }, _) => return Ok(true),
+            (Depth::Ask, Steps::Decrypt(oaep), _)
+            | (Depth::SelfTest, Steps::Decrypt(oaep), EachUse::Login) => Trial::Begin(oaep),
+            (Depth::SelfTest, _, _) => Trial::Whole,
+        };
+        // Over a session of its own: after a failure, that is of no further use.
+        let mut probe = self.tokens.lease(uri, Need::Login)?;
+        let tested = find(&mut probe, uri, public_key, kem).and_then(|key| {
+            let (functions, session) = (&probe.library().functions, probe.session());
+            match (key, &trial) {
+                (None, _) => Ok(Verdict::Wrong),
+                (Some(key), Trial::Begin(oaep)) => functions
+                    .decrypt_init(session, key.handle, *oaep)
+                    .map(|()| Verdict::Right),
+                (Some(key), Trial::Whole) => {
+                    kem::self_test(functions, session, key.handle, public_key, kem)
+                }
+            }
+        });
+        match (tested, trial) {
+            (Ok(verdict), Trial::Whole) => Ok(verdict == Verdict::Right),
+            (Ok(verdict), Trial::Begin(_)) => {
+                probe.spoil();
+                Ok(verdict == Verdict::Right)
+            }
+            (Err(error), _) if Fault::of(&error) == Fault::Gone => {
+                probe.lost(&error);
+                Err(backend(&error))
+            }
+            (Err(error), _) => {
+                tracing::debug!(%kem, error = describe(&error), "not done by the token");
+                probe.spoil();
+                Ok(false)
+            }
+        }
     }
 }
 
@@ -138,24 +180,12 @@ enum Depth {
     SelfTest,
 }
 
-fn try_kem(
-    probe: &Lease<'_>,
-    key: HeldKey,
-    public_key: &PublicKey,
-    kem: Kem,
-    depth: Depth,
-) -> Result<Verdict, Error> {
-    let functions = &probe.library().functions;
-    match (depth, kem::steps(kem), key.login) {
-        (Depth::Ask, Steps::Derive { .. }, _) => Ok(Verdict::Right),
-        (Depth::Ask, Steps::Decrypt(oaep), _)
-        | (Depth::SelfTest, Steps::Decrypt(oaep), EachUse::Login) => functions
-            .decrypt_init(probe.session(), key.handle, oaep)
-            .map(|()| Verdict::Right),
-        (Depth::SelfTest, _, _) => {
-            kem::self_test(functions, probe.session(), key.handle, public_key, kem)
-        }
-    }
+/// What is done to find out.
+enum Trial {
+    /// C_DecryptInit only; the operation stays active.
+    Begin(Oaep),
+    /// Something is opened.
+    Whole,
 }
 
 pub(super) fn describe_token(token: Seen) -> Token {

@@ -23,11 +23,20 @@ pub(super) enum Failed {
     ForGood(ModuleError),
     /// The token or its session was lost; all of its sessions are closed.
     Lost(Error),
+    /// The input or the token is bad: see [`Store::judge`].
+    Unclear(Error),
 }
 
 impl From<ModuleError> for Failed {
     fn from(error: ModuleError) -> Self {
         Self::ForGood(error)
+    }
+}
+
+impl Failed {
+    fn lost(lease: Lease<'_>, error: Error) -> Self {
+        lease.lost(&error);
+        Self::Lost(error)
     }
 }
 
@@ -45,23 +54,19 @@ impl Store {
         let key = match find(&mut lease, uri, &call.public_key, call.kem) {
             Ok(Some(key)) => key,
             // Some libraries find nothing in a token that was pulled: it has to answer for itself.
-            Ok(None) => match lease.check_token() {
-                Ok(()) => return Err(ModuleError::NoSuchKey(uri.to_string()).into()),
-                Err(error) => {
-                    lease.lost(&error);
-                    return Err(Failed::Lost(error));
-                }
-            },
-            Err(error) => {
-                lease.lost(&error);
-                return Err(Failed::Lost(error));
+            Ok(None) => {
+                return Err(match lease.check_token() {
+                    Ok(()) => ModuleError::NoSuchKey(uri.to_string()).into(),
+                    Err(error) => Failed::lost(lease, error),
+                });
             }
+            Err(error) => return Err(Failed::lost(lease, error)),
         };
         let held = match (key.login, kem::steps(call.kem)) {
             (EachUse::Login, Steps::Decrypt(_)) => {
                 Some(self.tokens.take_pin(&lease, uri.id.as_deref())?)
             }
-            // C_DeriveKey has no place for a login of its own (PKCS #11 v2.40 section 4.4).
+            // C_DeriveKey has no place for a login of its own (PKCS #11 v2.40 section 4.9).
             (EachUse::Login, Steps::Derive { .. }) | (EachUse::NoLogin, _) => None,
         };
         let login = match &held {
@@ -69,52 +74,46 @@ impl Store {
             Some(None) => ContextLogin::PinPad,
             Some(Some(held)) => ContextLogin::Pin(&held.pin),
         };
-        let functions = &lease.library().functions;
-        let opened = kem::open(
+        let (functions, session) = (&lease.library().functions, lease.session());
+        kem::open(
             functions,
-            lease.session(),
+            session,
             key.handle,
             call.kem,
             &call.encapsulation,
             login,
-        );
-        let error = match opened {
-            Ok(secret) => return Ok(secret),
-            Err(error) => error,
-        };
-
-        tracing::debug!(error = describe(&error), "decapsulation");
-        if matches!(error, Error::Pkcs11(_, Function::Login)) {
-            let pin = held
-                .flatten()
-                .map_or_else(Zeroizing::default, |held| held.pin);
-            let refused = self.tokens.context_login_refused(&lease, &pin, &error);
-            lease.spoil();
-            return Err(refused.into());
-        }
-        match Fault::of(&error) {
-            Fault::Ciphertext => {
+        )
+        .map_err(|error| {
+            tracing::debug!(error = describe(&error), "decapsulation");
+            if matches!(error, Error::Pkcs11(_, Function::Login)) {
+                let pin = held
+                    .flatten()
+                    .map_or_else(Zeroizing::default, |held| held.pin);
+                let refused = self.tokens.context_login_refused(&lease, &pin, &error);
                 lease.spoil();
-                Err(ModuleError::NotDecryptable.into())
+                return refused.into();
             }
-            Fault::Mechanism => {
-                lease.spoil();
-                Err(ModuleError::Unsupported(describe(&error)).into())
+            match Fault::of(&error) {
+                Fault::Ciphertext => {
+                    lease.spoil();
+                    ModuleError::NotDecryptable.into()
+                }
+                Fault::Mechanism => {
+                    lease.spoil();
+                    ModuleError::Unsupported(describe(&error)).into()
+                }
+                Fault::Gone => Failed::lost(lease, error),
+                Fault::Unclear => {
+                    lease.spoil();
+                    Failed::Unclear(error)
+                }
             }
-            Fault::Gone => {
-                lease.lost(&error);
-                Err(Failed::Lost(error))
-            }
-            Fault::Unclear => {
-                lease.spoil();
-                self.judge(call, uri, error)
-            }
-        }
+        })
     }
 
     /// After an error that may mean a bad ciphertext or a broken device: a token that opens what is
     /// known to be good, and then fails this once more, has judged the ciphertext.
-    fn judge(
+    pub(super) fn judge(
         &self,
         call: &Decapsulate,
         uri: &Uri,
@@ -127,10 +126,7 @@ impl Store {
                 lease.spoil();
                 Err(ModuleError::NotDecryptable.into())
             }
-            Ok(Again::NoKey) | Err(_) => {
-                lease.lost(&error);
-                Err(Failed::Lost(error))
-            }
+            Ok(Again::NoKey) | Err(_) => Err(Failed::lost(lease, error)),
         }
     }
 }
@@ -183,7 +179,9 @@ pub(super) fn find(
     for private in key::private_keys(lease.session(), uri)? {
         let matches = match private.public_key(lease.session())? {
             Some(found) => found == *public_key,
-            // No public half in the token: that it opens what is wrapped to this one is proof.
+            // No public half in the token, and no PIN to spend on finding out.
+            None if private.held.login == EachUse::Login => false,
+            // That it opens what is wrapped to this public key is proof.
             None => {
                 let functions = &lease.library().functions;
                 let handle = private.held.handle;

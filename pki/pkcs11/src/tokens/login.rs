@@ -70,7 +70,7 @@ impl Tokens {
         result.map(|()| session)
     }
 
-    /// What the error of a login says of the PIN, if anything; the PIN is remembered as refused.
+    /// What the error of a login means, if the token is well; a refused PIN is remembered.
     fn refused(
         &self,
         place: &mut Place,
@@ -89,6 +89,7 @@ impl Tokens {
                 Some(ModuleError::PinWrong { token, state })
             }
             Refusal::Locked => Some(ModuleError::PinBlocked { token }),
+            Refusal::Declined => Some(backend(error)),
             Refusal::AlreadyLoggedIn | Refusal::Other => None,
         }
     }

@@ -169,6 +169,23 @@ fn what_is_typed_on_a_pad_may_be_wrong_and_tried_again() {
 }
 
 #[test]
+fn whoever_presses_cancel_on_the_pad_may_do_so_often() {
+    let card = Card::new();
+    card.begin("pad", "cancel");
+    let module = card.softhsm.module();
+    let cancelled = ModuleError::Backend {
+        call: "C_Login".into(),
+        detail: "CKR_FUNCTION_CANCELED".into(),
+    };
+    for _ in 0..6 {
+        assert_eq!(module.login(TOKEN, ""), Err(cancelled.clone()));
+    }
+    card.begin("pad", PIN);
+    module.login(TOKEN, "").unwrap();
+    assert_eq!(module.0.status().restarts, 0);
+}
+
+#[test]
 fn a_key_that_wants_its_pin_each_time_gets_it_for_one_operation() {
     let card = Card::new();
     let key = card.key_with_pin_each_time();

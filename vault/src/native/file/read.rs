@@ -42,7 +42,12 @@ impl NativeFile {
     }
 
     /// Reads a range that lies within the size.
-    fn read_within(&self, state: &State, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
+    pub(super) fn read_within(
+        &self,
+        state: &State,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), FileError> {
         let skip = (offset % PAGE_LEN) as usize;
         let (first, rest) = out.split_at_mut(match skip {
             0 => 0,
@@ -260,20 +265,17 @@ impl NativeFile {
     pub(super) fn current_half(
         &self,
         state: &State,
+        segment: &Segment,
         block: u64,
+        mark: Mark,
     ) -> Result<Option<(Side, Half)>, FileError> {
-        let segment = self.segment(state, layout::segment_of(block))?;
         let index = layout::index_in_segment(block);
         let [newest, other] = segment.slot(index).newest_first();
         // With one half there is no choice to make; which of two counts, only the block can tell.
-        let certain = other.is_none()
-            || segment.is_verified(index)
-            || state.unsynced.mark(block) != Mark::Clean;
-        if certain {
+        if other.is_none() || segment.is_verified(index) || mark != Mark::Clean {
             return Ok(newest);
         }
-        let mut plain = [0; PAGE];
-        match self.held(state, block, &mut plain) {
+        match self.held(state, block, &mut [0; PAGE]) {
             Ok(Held::Data(_, side) | Held::Hole(side)) => Ok([newest, other]
                 .into_iter()
                 .flatten()

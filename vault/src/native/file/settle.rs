@@ -8,10 +8,13 @@ use super::super::unsynced::Mark;
 use super::read::Held;
 use super::{NativeFile, State};
 
+/// Blocks that are read at once, while writers wait.
+const VERIFIED_AT_ONCE: usize = 256;
+
 impl NativeFile {
     /// Decrypts every block and calls `damaged` with the index of each that does not verify.
     ///
-    /// `progress` is called after each block with the number of blocks done and to do.
+    /// `progress` is called now and then with the number of blocks done and to do.
     ///
     /// # Errors
     /// [`FileError::Io`].
@@ -20,23 +23,46 @@ impl NativeFile {
         mut damaged: impl FnMut(u64),
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), FileError> {
-        let mut plain = [0; PAGE];
-        let mut block = 0;
+        let mut plain = vec![0; VERIFIED_AT_ONCE * PAGE];
+        let mut done = 0;
         loop {
-            // Others get at the file between two blocks.
+            // Others get at the file between two of these.
             let state = self.read_state();
             let end = layout::blocks(state.size);
-            if block >= end {
+            if done >= end {
                 return Ok(());
             }
-            match self.held(&state, block, &mut plain) {
+            let next = end.min(done + VERIFIED_AT_ONCE as u64);
+            let len = (state.size.min(layout::start(next)) - layout::start(done)) as usize;
+            let (plain, _) = plain.split_at_mut(len);
+            match self.read_within(&state, layout::start(done), plain) {
+                Ok(()) => {}
+                Err(FileError::Integrity(_)) => {
+                    self.find_damage(&state, done..next, &mut damaged)?;
+                }
+                Err(error) => return Err(error),
+            }
+            done = next;
+            progress(done, end);
+        }
+    }
+
+    /// Reads blocks one by one.
+    fn find_damage(
+        &self,
+        state: &State,
+        blocks: core::ops::Range<u64>,
+        damaged: &mut impl FnMut(u64),
+    ) -> Result<(), FileError> {
+        let mut plain = [0; PAGE];
+        for block in blocks {
+            match self.held(state, block, &mut plain) {
                 Ok(_) => {}
                 Err(FileError::Integrity(_)) => damaged(block),
                 Err(error) => return Err(error),
             }
-            block += 1;
-            progress(block, end);
         }
+        Ok(())
     }
 
     /// Settles a file found unsettled: after a barrier, reads every block in doubt, and zeros the

@@ -1,6 +1,7 @@
 //! Tests of open files against a plain vector of bytes, and against an enemy below.
 
 mod crash;
+mod failures;
 mod model;
 mod reader;
 

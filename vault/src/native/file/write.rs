@@ -2,17 +2,14 @@
 
 use std::cell::RefCell;
 
-use super::super::aead::{self, NONCE_LEN};
 use super::super::error::FileError;
-use super::super::layout::{self, SEGMENT_BLOCKS, Span};
-use super::super::octets::Side;
-use super::super::slot::{HALF_LEN, Half, Kind, SLOT_LEN, Slot};
+use super::super::layout::{self, Span};
+use super::super::slot::{HALF_LEN, SLOT_LEN, Slot};
 use super::super::unsynced::Mark;
 use super::super::{PAGE, PAGE_LEN};
+use super::version::{Content, Nonces, Versions};
 use super::{Earlier, NativeFile, State, checked_end};
 
-/// Blocks that one call of getrandom(2) draws nonces for: a request of 1 MiB.
-const NONCES: usize = 256;
 /// Zeros between the old end and what is written are taken in by hole records if no more blocks
 /// than these, 16 MiB; they take 16 KiB a MiB of zeros below. Behind a larger gap `solid` stays.
 const MAX_HOLE_RECORDS: u64 = 4096;
@@ -22,57 +19,6 @@ const MAX_MARKED: usize = 1 << 16;
 thread_local! {
     /// Ciphertext of one segment, before it is written.
     static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Nonces for one request; none is used twice or kept.
-pub(super) struct Nonces {
-    bytes: [u8; NONCES * NONCE_LEN],
-    used: usize,
-    drawn: usize,
-}
-
-impl Nonces {
-    pub(super) fn new() -> Self {
-        Self {
-            bytes: [0; NONCES * NONCE_LEN],
-            used: 0,
-            drawn: 0,
-        }
-    }
-
-    /// The next one; draws for up to `needed` blocks if none is left.
-    fn next(&mut self, file: &NativeFile, needed: usize) -> [u8; NONCE_LEN] {
-        if self.used == self.drawn {
-            self.used = 0;
-            self.drawn = needed.clamp(1, NONCES);
-            let (fresh, _) = self.bytes.split_at_mut(self.drawn * NONCE_LEN);
-            file.random.fill(fresh);
-        }
-        let (nonces, _) = self.bytes.as_chunks::<NONCE_LEN>();
-        let nonce = nonces
-            .get(self.used)
-            .copied()
-            .expect("fewer used than drawn");
-        self.used += 1;
-        nonce
-    }
-}
-
-/// What blocks of one segment are to hold.
-#[derive(Clone, Copy)]
-pub(super) enum Content<'a> {
-    /// These bytes, of which the last block may have fewer than the others.
-    Data(&'a [u8]),
-    /// Zeros by hole record: nothing is stored.
-    Holes,
-}
-
-/// The half that a new version of a block goes to.
-#[derive(Clone, Copy)]
-struct Target {
-    side: Side,
-    seq: u8,
-    mark: Mark,
 }
 
 impl NativeFile {
@@ -214,30 +160,43 @@ impl NativeFile {
         nonces: &mut Nonces,
     ) -> Result<(), FileError> {
         self.admit(state, span)?;
-        SEALED.with_borrow_mut(|sealed| self.put_sealed(state, span, content, nonces, sealed))
+        SEALED.with_borrow_mut(|buffer| {
+            let len = content.data().len();
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            let (sealed, _) = buffer.split_at_mut(len);
+            self.put_sealed(state, span, content, nonces, sealed)
+        })
     }
 
     /// Makes the blocks fit to be written to: whatever is durable of them, or vouches for them, is
     /// not touched after this.
     fn admit(&self, state: &mut State, span: Span) -> Result<(), FileError> {
+        let segment = self.segment(state, span.segment)?;
+        let slots = segment.slots().iter().skip(span.index());
+        let marks = state
+            .unsynced
+            .of_segment(span.segment)
+            .iter()
+            .skip(span.index());
         let mut barrier = false;
-        let mut mark = false;
-        for block in span.blocks() {
-            let segment = self.segment(state, span.segment)?;
-            let slot = segment.slot(layout::index_in_segment(block));
-            if state.unsynced.mark(block) != Mark::Clean {
+        let mut mark_shape = false;
+        for (block, (slot, mark)) in span.blocks().zip(slots.zip(marks)) {
+            if *mark != Mark::Clean {
                 continue;
             }
             // W4: a half without its block reads as damage where a settled shape vouches for it.
-            mark |= slot.is_zero() && block < state.shapes.vouched();
+            mark_shape |= slot.is_zero() && block < state.shapes.vouched();
             // W2: of two halves found at opening, only a barrier tells that the newer is durable.
             let [_, other] = slot.newest_first();
             barrier |= other.is_some() && state.earlier == Earlier::Unknown;
         }
-        if mark {
+        drop(segment);
+        if mark_shape {
             self.write_unsettled_shape(state)?;
         }
-        if mark || barrier {
+        if mark_shape || barrier {
             self.barrier(state)?;
         }
         Ok(())
@@ -249,59 +208,19 @@ impl NativeFile {
         span: Span,
         content: Content<'_>,
         nonces: &mut Nonces,
-        sealed: &mut Vec<u8>,
+        sealed: &mut [u8],
     ) -> Result<(), FileError> {
-        let segment = self.segment(state, span.segment)?;
-        let fek = state.keys.newest();
-        let cipher = segment
-            .cipher(&state.keys, fek)
-            .expect("the newest FEK is one of them");
-        let data = match content {
-            Content::Data(data) => data,
-            Content::Holes => &[],
-        };
-        sealed.clear();
-        sealed.resize(data.len(), 0);
-
-        let mut slots = [Slot::ZERO; SEGMENT_BLOCKS as usize];
-        let mut marks = [Mark::Clean; SEGMENT_BLOCKS as usize];
-        let mut sides = [Side::A; SEGMENT_BLOCKS as usize];
-        let mut plain = data.chunks(PAGE);
-        let mut texts = sealed.chunks_mut(PAGE);
-        let places = slots.iter_mut().zip(&mut marks).zip(&mut sides);
-        for (done, (block, ((slot, mark), side))) in span.blocks().zip(places).enumerate() {
-            let target = self.target(state, block, content)?;
-            let (plain, text) = (
-                plain.next().unwrap_or_default(),
-                texts.next().unwrap_or_default(),
-            );
-            let mut half = Half {
-                nonce: nonces.next(self, span.count - done),
-                tag: [0; aead::TAG_LEN],
-                length: plain.len() as u16,
-                seq: target.seq,
-                fek,
-            };
-            half.tag = aead::seal_into(cipher, &half.nonce, &half.associated(block), plain, text);
-            *slot = segment.slot(layout::index_in_segment(block));
-            *target.side.of_mut(&mut slot.0) = half.write();
-            *mark = target.mark;
-            *side = target.side;
-        }
-        drop(segment);
-        let (slots, _) = slots.split_at(span.count);
-        let (marks, _) = marks.split_at(span.count);
-        let (sides, _) = sides.split_at(span.count);
+        let versions = self.seal(state, span, content, nonces, sealed)?;
         // The half first: until the block is there, the reader finds that the new half does not
         // verify and takes the other.
-        self.write_halves(span, slots, marks, sides)?;
+        self.write_halves(span, &versions)?;
         let segment = state
             .segments
             .read_mut(&self.lower, self.layout, span.segment)?;
-        for ((block, slot), mark) in span.blocks().zip(slots).zip(marks) {
+        for (block, slot) in span.blocks().zip(versions.slots()) {
             segment.set_slot(layout::index_in_segment(block), *slot);
-            state.unsynced.set(block, *mark);
         }
+        state.unsynced.set_span(span, versions.marks());
         if sealed.is_empty() {
             return Ok(());
         }
@@ -312,81 +231,26 @@ impl NativeFile {
         })
     }
 
-    /// Where the next version of a block goes.
-    fn target(&self, state: &State, block: u64, content: Content<'_>) -> Result<Target, FileError> {
-        let over = match content {
-            Content::Data(_) => Mark::Over,
-            Content::Holes => Mark::HoleOver,
-        };
-        let mark = state.unsynced.mark(block);
-        let Some((side, current)) = self.current_half(state, block)? else {
-            return Ok(Target {
-                side: Side::A,
-                seq: 1,
-                mark: Mark::Fresh,
-            });
-        };
-        let beside = |mark| Target {
-            side: side.other(),
-            seq: current.seq.wrapping_add(1),
-            mark,
-        };
-        let again = |mark| Target {
-            side,
-            seq: current.seq,
-            mark,
-        };
-        Ok(match (mark, current.kind()) {
-            // Not durable yet: the same half again, or the next crash could find neither version.
-            (Mark::Fresh, _) => again(Mark::Fresh),
-            (Mark::Over | Mark::HoleOver, _) => again(over),
-            (Mark::Emptied | Mark::Clean, Kind::Hole) => beside(Mark::Fresh),
-            (Mark::Emptied | Mark::Clean | Mark::Wiped, _) => beside(over),
-        })
-    }
-
     /// Writes halves, each by itself: beside it lies the half that names the durable version, and a
     /// write may tear anywhere within what it writes (rules W1, W2).
     ///
     /// Slots of which nothing is durable are written whole and many at once: whatever a torn write
     /// leaves of them, nothing that was durable is lost, and the shape says that they may be torn
     /// (rules W4, W7).
-    fn write_halves(
-        &self,
-        span: Span,
-        slots: &[Slot],
-        marks: &[Mark],
-        sides: &[Side],
-    ) -> Result<(), FileError> {
+    fn write_halves(&self, span: Span, versions: &Versions) -> Result<(), FileError> {
         let first = self.layout.slots(span.segment) + (span.index() * SLOT_LEN) as u64;
-        let mut bytes = [0; SEGMENT_BLOCKS as usize * SLOT_LEN];
         let mut index = 0;
-        let each = || slots.iter().zip(marks).zip(sides);
-        let whole = |slot: &Slot, mark: Mark, side: Side| {
-            mark == Mark::Fresh && slot.half(side.other()).is_none()
-        };
-        while let Some(((slot, mark), side)) = each().nth(index) {
+        while let Some((slot, side)) = versions.get(index) {
             let offset = first + (index * SLOT_LEN) as u64;
-            let run = each()
-                .skip(index)
-                .take_while(|((slot, mark), side)| whole(slot, **mark, **side))
-                .count();
-            if run == 0 {
-                debug_assert_ne!(*mark, Mark::Clean);
-                let half = side.of(&slot.0);
+            let run = versions.whole_slots(index);
+            if run.is_empty() {
+                let half: &[u8; HALF_LEN] = side.of(&slot.0);
                 self.lower.write_at(side.offset(offset, HALF_LEN), half)?;
                 index += 1;
                 continue;
             }
-            let (bytes, _) = bytes.split_at_mut(run * SLOT_LEN);
-            for (place, slot) in bytes
-                .chunks_exact_mut(SLOT_LEN)
-                .zip(slots.iter().skip(index))
-            {
-                place.copy_from_slice(slot.0.as_flattened());
-            }
-            self.lower.write_at(offset, bytes)?;
-            index += run;
+            self.lower.write_at(offset, &Slot::bytes(run))?;
+            index += run.len();
         }
         Ok(())
     }

@@ -1,0 +1,70 @@
+//! A running daemon.
+
+use std::fs;
+use std::process::Child;
+
+/// A running `clavigerd`, killed when dropped.
+pub struct Daemon {
+    pub child: Child,
+}
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Processes that it has started and that live.
+    pub fn children(&self) -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
+        let lists: Vec<String> = lists.map(Result::unwrap_or_default).collect();
+        lists
+            .join(" ")
+            .split_whitespace()
+            .map(|pid| pid.parse().unwrap())
+            .collect()
+    }
+
+    /// Whether `needle` is anywhere in the memory of `pid` that can be read; to be called as root.
+    pub fn memory_holds(pid: u32, needle: &[u8]) -> bool {
+        let finder = memchr::memmem::Finder::new(needle);
+        Self::memory_of(pid)
+            .iter()
+            .any(|area| finder.find(area).is_some())
+    }
+
+    fn memory_of(pid: u32) -> Vec<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+        let mut found = Vec::new();
+        for line in maps.lines() {
+            let (range, rest) = line.split_once(' ').unwrap();
+            if !rest.starts_with('r') || line.contains("[v") {
+                continue;
+            }
+            let (start, end) = range.split_once('-').unwrap();
+            let parse = |text| u64::from_str_radix(text, 16).unwrap();
+            let mut area = vec![0; usize::try_from(parse(end) - parse(start)).unwrap()];
+            // A secret area cannot be read, not even by root: that is its purpose.
+            if memory.read_exact_at(&mut area, parse(start)).is_ok() {
+                found.push(area);
+            }
+        }
+        assert!(!found.is_empty(), "nothing of process {pid} could be read");
+        found
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

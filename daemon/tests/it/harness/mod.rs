@@ -1,0 +1,140 @@
+//! A user, his daemon, his tokens, his CLI.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
+
+mod cli;
+mod daemon;
+mod mount;
+mod user;
+
+pub use cli::Cli;
+pub use daemon::Daemon;
+pub use mount::Mount;
+pub use user::User;
+
+/// The PIN of every token here; long enough that finding it in memory is no accident.
+pub const PIN: &str = "planted-pin-7391";
+
+/// Longest wait for anything: far beyond what a loaded machine needs.
+const SOON: Duration = Duration::from_secs(30);
+
+const INSIDE: &str = "CLAVIGERD_TEST_HOME";
+
+/// Declares a test whose body runs as a [`User`] of its own.
+macro_rules! user_test {
+    ($(#[$attribute:meta])* fn $name:ident($user:ident) $body:block) => {
+        $(#[$attribute])*
+        #[test]
+        fn $name() {
+            crate::harness::as_user(concat!(module_path!(), "::", stringify!($name)), |$user| $body);
+        }
+    };
+}
+pub(crate) use user_test;
+
+/// Runs `body` in new namespaces, as a uid that nobody else has.
+pub fn as_user(test: &str, body: impl FnOnce(&User)) {
+    if let Some(home) = std::env::var_os(INSIDE) {
+        let user = User::become_owner_of(home.into());
+        body(&user);
+        user.clear_keyring();
+        return;
+    }
+    assert!(
+        Uid::effective().is_root(),
+        "these tests switch users and need root"
+    );
+    build_modules();
+    let home = tempfile::tempdir().unwrap();
+    // Of one process at a time, so of one test at a time.
+    let uid = 1_000_000 + std::process::id();
+    for folder in [".", "run", "config", "config/claviger", "state", "tokens"] {
+        let path = home.path().join(folder);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        chown(&path, Some(uid), Some(uid)).unwrap();
+    }
+    let test = test.split_once("::").unwrap().1;
+    // A /run of its own: root's mounts of other tests must not be seen.
+    let script = "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\" \"$@\"";
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child=KILL",
+        ])
+        .args(["sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE, home.path())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let log = fs::read_to_string(home.path().join("daemon.log")).unwrap_or_default();
+    assert!(
+        output.status.success(),
+        "{}\n{}\n--- daemon\n{log}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    assert!(
+        text(&output.stdout).contains("1 passed"),
+        "ran nothing: {test}"
+    );
+}
+
+/// The modules that this crate's tests use, beside the program under test.
+fn build_modules() {
+    let program = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
+    let names = ["claviger-pki-openssl", "claviger-pki-pkcs11"];
+    if names
+        .iter()
+        .all(|name| program.with_file_name(name).exists())
+    {
+        return;
+    }
+    let built = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            names[0],
+            "--package",
+            names[1],
+        ])
+        .status()
+        .unwrap();
+    assert!(built.success(), "the modules do not build");
+}
+
+/// Waits for a condition.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What a child says on stderr until it ends.
+pub fn stderr_of(mut child: Child) -> (std::process::ExitStatus, String) {
+    let mut text = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    (child.wait().unwrap(), text)
+}

@@ -1,0 +1,199 @@
+//! A lower filesystem that is full, or fails; and how often it is asked.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::{Fixture, contents, pattern};
+use crate::native::file::FileError;
+use crate::native::lower::trace::{Event, Trace};
+use crate::native::{Access, NativeFile, PAGE};
+
+/// A file whose lower file can grow no further.
+fn full(size: usize) -> (Fixture, NativeFile) {
+    let (mut fixture, file) = Fixture::new();
+    file.write_at(0, &pattern(size, 1)).unwrap();
+    file.sync().unwrap();
+    file.flush().unwrap();
+    drop(file);
+    let bytes = fixture.bytes();
+    let lower: OwnedFd = memfd_create(c"full", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    fixture.lower = File::from(lower);
+    fixture.restore(&bytes);
+    fcntl(&fixture.lower, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+    let file = fixture.open();
+    (fixture, file)
+}
+
+#[test]
+fn a_write_that_does_not_fit_fails_and_damages_nothing() {
+    let (fixture, file) = full(10 * PAGE);
+    let error = file.write_at(8 * PAGE as u64, &[7; 6 * PAGE]).unwrap_err();
+    assert!(matches!(error, FileError::Io(_)), "{error}");
+    assert_eq!(file.size(), 10 * PAGE as u64);
+    let kept = pattern(10 * PAGE, 1);
+    let check = |file: &NativeFile| {
+        let read = contents(file);
+        assert_eq!(read[..8 * PAGE], kept[..8 * PAGE]);
+        // Of the blocks asked to be overwritten, each is the old or the new.
+        for block in 8..10 {
+            let range = block * PAGE..(block + 1) * PAGE;
+            assert!(read[range.clone()] == kept[range.clone()] || read[range] == [7; PAGE]);
+        }
+    };
+    check(&file);
+    file.flush().unwrap();
+    drop(file);
+    let file = fixture.open();
+    check(&file);
+    file.write_at(0, b"still").unwrap();
+    file.sync().unwrap();
+}
+
+#[test]
+fn an_append_that_does_not_fit_leaves_the_size_as_it_was() {
+    let (fixture, file) = full(10 * PAGE);
+    assert!(file.append(&[7; PAGE]).is_err());
+    assert!(file.truncate(20 * PAGE as u64).is_err());
+    assert_eq!(contents(&file), pattern(10 * PAGE, 1));
+    file.sync().unwrap();
+    file.flush().unwrap();
+    drop(file);
+    assert_eq!(contents(&fixture.open()), pattern(10 * PAGE, 1));
+}
+
+#[test]
+fn after_a_failed_barrier_every_write_fails_until_the_file_is_opened_anew() {
+    let (fixture, mut file) = Fixture::new();
+    let trace = Arc::new(Trace::default());
+    file.lower.trace = Some(Arc::clone(&trace));
+    file.write_at(0, b"lost, maybe").unwrap();
+    trace.fail.store(true, Ordering::Relaxed);
+    assert!(matches!(file.sync(), Err(FileError::Io(_))));
+    assert!(matches!(file.sync(), Err(FileError::Poisoned)));
+    assert!(matches!(file.flush(), Err(FileError::Poisoned)));
+    assert!(matches!(file.write_at(0, b"x"), Err(FileError::Poisoned)));
+    assert!(matches!(file.truncate(0), Err(FileError::Poisoned)));
+    assert_eq!(contents(&file), b"lost, maybe");
+    drop(file);
+    fixture.open().write_at(0, b"x").unwrap();
+}
+
+/// Lower writes and barriers of `operation`.
+fn cost(file: &mut NativeFile, operation: impl FnOnce(&NativeFile)) -> (usize, usize) {
+    let trace = Arc::new(Trace::default());
+    file.lower.trace = Some(Arc::clone(&trace));
+    operation(file);
+    let events = trace.events.lock().unwrap();
+    let count = |is: fn(&Event) -> bool| events.iter().filter(|event| is(event)).count();
+    (
+        count(|event| matches!(event, Event::Write { .. })),
+        count(|event| matches!(event, Event::Barrier)),
+    )
+}
+
+#[test]
+fn new_data_takes_two_lower_writes_a_segment_and_no_barrier() {
+    let (_fixture, mut file) = Fixture::new();
+    let mebibyte = pattern(1 << 20, 1);
+    // 48 + 64 + 64 + 64 + 16 blocks.
+    assert_eq!(
+        cost(&mut file, |file| file.write_at(0, &mebibyte).unwrap()),
+        (10, 0)
+    );
+    assert_eq!(cost(&mut file, |file| file.flush().unwrap()), (1, 0));
+}
+
+#[test]
+fn an_append_and_fsync_takes_one_barrier() {
+    let (_fixture, mut file) = Fixture::new();
+    for _ in 0..3 {
+        let append = |file: &NativeFile| {
+            file.append(&[1; PAGE]).unwrap();
+            file.sync().unwrap();
+        };
+        assert_eq!(cost(&mut file, append), (3, 1), "slot, block and shape");
+    }
+    assert_eq!(
+        cost(&mut file, |file| file.sync().unwrap()),
+        (0, 0),
+        "nothing is left to do"
+    );
+}
+
+#[test]
+fn opening_reading_and_closing_write_nothing() {
+    let (fixture, file) = Fixture::new();
+    file.write_at(0, &pattern(300_000, 1)).unwrap();
+    file.flush().unwrap();
+    drop(file);
+    let mut file = fixture.open();
+    let read = |file: &NativeFile| {
+        assert_eq!(contents(file), pattern(300_000, 1));
+        file.flush().unwrap();
+    };
+    assert_eq!(cost(&mut file, read), (0, 0));
+}
+
+#[test]
+fn what_is_known_to_be_durable_needs_no_barrier_to_be_written_beside() {
+    let (fixture, file) = Fixture::new();
+    for seed in 0..2 {
+        file.write_at(0, &pattern(PAGE, seed)).unwrap();
+        file.sync().unwrap();
+        file.flush().unwrap();
+    }
+    drop(file);
+    let overwrite = |file: &NativeFile| file.write_at(0, &[7; PAGE]).unwrap();
+    let mut file = fixture.open();
+    assert_eq!(
+        cost(&mut file, overwrite),
+        (2, 1),
+        "who knows when it was written"
+    );
+    drop(file);
+    let mut file = fixture.open();
+    file.assume_durable();
+    assert_eq!(cost(&mut file, overwrite), (2, 0));
+}
+
+#[test]
+fn a_file_of_two_gibibytes_of_segments_keeps_a_bounded_number_in_memory() {
+    let (_fixture, file) = Fixture::new();
+    for gap in 0..600_u64 {
+        file.write_at(gap << 18, b"x").unwrap();
+    }
+    for gap in (0..600_u64).rev() {
+        let mut out = [0];
+        file.read_at(gap << 18, &mut out).unwrap();
+        assert_eq!(&out, b"x");
+    }
+    let kept = file.read_state().segments.kept();
+    assert!(kept <= 256, "{kept} segments");
+}
+
+#[test]
+fn one_file_may_be_opened_for_reading_while_nothing_writes() {
+    let (fixture, file) = Fixture::new();
+    file.write_at(0, b"data").unwrap();
+    file.sync().unwrap();
+    drop(file);
+    let readers: Vec<NativeFile> = (0..3)
+        .map(|_| {
+            NativeFile::open(
+                fixture.fd(),
+                &fixture.head,
+                fixture.feks(),
+                Access::ReadOnly,
+            )
+            .unwrap()
+        })
+        .collect();
+    for reader in &readers {
+        assert_eq!(contents(reader), b"data");
+    }
+}
