@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::User;
 
-/// The user PIN of every token made here.
+/// The user PIN of a token for which no other is chosen.
 pub const PIN: &str = "123456";
 
 /// A smartcard of one user: tokens in their home, `SOFTHSM2_CONF` in their environment.
@@ -28,13 +28,13 @@ impl SoftHsm {
         Self { tokens }
     }
 
-    /// The user PIN of every token made here.
-    pub fn pin(&self) -> &'static str {
-        PIN
+    /// Initialises a token with the PIN [`PIN`], and returns its URI.
+    pub fn token(&self, user: &User, label: &str) -> String {
+        self.token_with_pin(user, label, PIN)
     }
 
     /// Initialises a token, and returns its URI.
-    pub fn token(&self, user: &User, label: &str) -> String {
+    pub fn token_with_pin(&self, user: &User, label: &str, pin: &str) -> String {
         user.run(
             "softhsm2-util",
             [
@@ -45,7 +45,7 @@ impl SoftHsm {
                 "--so-pin",
                 "12345678",
                 "--pin",
-                PIN,
+                pin,
             ],
         )
         .ok();

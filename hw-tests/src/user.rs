@@ -88,6 +88,14 @@ impl User {
         self.run(program("claviger"), args)
     }
 
+    /// One of our programs where the kernel refuses keyctl(2), as in a container.
+    pub fn refusing_keyctl(&self, name: &str, args: &[&str]) -> Run {
+        let program = program(name);
+        let mut words = vec![program.as_os_str()];
+        words.extend(args.iter().map(OsStr::new));
+        self.run(crate::world::program("examples/without_keyctl"), words)
+    }
+
     /// Any program, run by them in their home.
     pub fn run<S: AsRef<OsStr>>(
         &self,

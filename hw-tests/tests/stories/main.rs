@@ -2,6 +2,9 @@
 
 mod carriers;
 mod first_steps;
+mod keyring;
 mod locking;
+mod processes;
 mod scene;
 mod scopes;
+mod secrets;
