@@ -29,7 +29,7 @@ pub struct Ends {
 
 impl Ends {
     /// `"claviger callout" 16 B | version 2 B LE | responder 4 B LE | requester 4 B LE | instance 16 B`
-    fn prologue(&self) -> Vec<u8> {
+    pub(crate) fn prologue(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(42);
         bytes.extend_from_slice(b"claviger callout");
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -39,7 +39,7 @@ impl Ends {
         bytes
     }
 
-    fn noise<'a>(&self, prologue: &'a [u8]) -> Result<Builder<'a>, SessionError> {
+    pub(crate) fn noise<'a>(&self, prologue: &'a [u8]) -> Result<Builder<'a>, SessionError> {
         let protocol = PROTOCOL.parse().map_err(|_| SessionError::Handshake)?;
         Builder::with_resolver(protocol, Box::new(AwsLc))
             .prologue(prologue)

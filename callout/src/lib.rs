@@ -55,6 +55,8 @@ mod sys;
 mod table;
 mod window;
 mod wipe;
+#[cfg(test)]
+mod worked_example;
 
 use std::io;
 use std::path::PathBuf;

@@ -116,6 +116,10 @@ impl Link {
             match self.carrier.send(&datagram) {
                 Ok(()) => return Ok(Sent::Out),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Where the administrator made socket buffers smaller than our largest frame.
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                    return Err(SendError::TooLarge(body.len()));
+                }
                 Err(_) => return Err(SendError::Lost),
             }
         }

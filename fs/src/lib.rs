@@ -27,6 +27,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod keys;
 mod kin;
+mod linger;
 pub mod lock;
 mod lower;
 pub mod mount;

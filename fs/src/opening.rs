@@ -130,7 +130,7 @@ impl VolumeFs {
             return;
         };
 
-        let lower_path = self.lower_path(&inode);
+        let lower_path = inode.lower_path();
         let request = Unwrap {
             uid,
             pid,
@@ -174,7 +174,7 @@ impl VolumeFs {
                     "sealed under epoch {epoch}, which is over"
                 )));
             }
-            inode.open.grant(inode, uid, access, || {
+            inode.open.grant(inode, uid, access, &self.linger, || {
                 self.check_place(&names, inode, &lower)?;
                 Ok(NativeFile::open(lower, head, feks, access.into())?)
             })
@@ -240,10 +240,12 @@ impl VolumeFs {
             place.name.as_bytes(),
             links,
         )?;
-        inode.open.grant(inode, caller.uid, Access::Write, || {
-            nix::unistd::ftruncate(&lower, 0)?;
-            Ok(NativeFile::create(lower, &fresh.head, fresh.feks, seal)?)
-        })
+        inode
+            .open
+            .grant(inode, caller.uid, Access::Write, &self.linger, || {
+                nix::unistd::ftruncate(&lower, 0)?;
+                Ok(NativeFile::create(lower, &fresh.head, fresh.feks, seal)?)
+            })
     }
 
     /// What binds a file of `head` to its place.

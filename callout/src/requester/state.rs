@@ -134,15 +134,15 @@ impl Shared {
         match link.send(subject, body) {
             Ok(sent) => self.note(link, sent),
             Err(SendError::Lost) => self.report_lost(link.id()),
-            Err(error @ (SendError::Full | SendError::TooLarge(_))) => {
-                let error = match error {
-                    SendError::TooLarge(len) => CallError::TooLarge(len),
-                    SendError::Full | SendError::Lost => CallError::TableFull,
-                };
-                self.state().table.abandon(ticket, error);
-                self.bell.ring();
-            }
+            Err(SendError::Full) => self.refuse(ticket, CallError::TableFull),
+            Err(SendError::TooLarge(len)) => self.refuse(ticket, CallError::TooLarge(len)),
         }
+    }
+
+    /// Settles a request that never left.
+    fn refuse(&self, ticket: Ticket, error: CallError) {
+        self.state().table.abandon(ticket, error);
+        self.bell.ring();
     }
 
     pub(super) fn cancel(&self, ticket: Ticket) {

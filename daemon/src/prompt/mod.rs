@@ -97,8 +97,14 @@ impl Prompts {
         if place.tty.is_none() && place.display.is_none() && place.wayland_display.is_none() {
             return;
         }
-        let pinentry = Pinentry::new(self.program.clone(), place);
-        *lock(&self.pinentry) = Some(Arc::new(pinentry));
+        let mut pinentry = lock(&self.pinentry);
+        // The same place stays one: two dialogues on one terminal would be in each other's way.
+        if pinentry
+            .as_ref()
+            .is_none_or(|known| *known.place() != place)
+        {
+            *pinentry = Some(Arc::new(Pinentry::new(self.program.clone(), place)));
+        }
     }
 
     /// Lets questions that no command waits for go to `terminal`, while it lives.

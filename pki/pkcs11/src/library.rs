@@ -48,7 +48,11 @@ impl Library {
         };
         let context = Pkcs11::new(path).map_err(no_pkcs11)?;
         let functions = Functions::load(path).map_err(no_pkcs11)?;
-        let threads = initialize(&context).map_err(|error| no_tokens(path, &error))?;
+        // It is one, and cannot reach its tokens: SoftHSM's folder is gone, pcscd does not run.
+        let threads = initialize(&context).map_err(|error| {
+            let (path, why) = (path.display(), describe(&error));
+            ModuleError::Absent(format!("those of {path}, which does not start ({why})"))
+        })?;
         // A library whose C_GetInfo fails (or has flags, which cryptoki refuses) may work all the same.
         let (manufacturer, description, version) = match context.get_library_info() {
             Ok(info) => (

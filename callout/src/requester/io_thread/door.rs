@@ -142,6 +142,7 @@ impl IoThread {
                 Seating::Taken { replaced, adopted } => (replaced, adopted),
                 Seating::Full => {
                     tracing::warn!(uid, "too many responders");
+                    dismiss(&link, Flags::NONE);
                     return;
                 }
             };

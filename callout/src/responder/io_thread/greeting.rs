@@ -26,8 +26,9 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Known {
     found: Found,
     standing: Standing,
-    /// Attempts that failed since the last that did not.
-    failures: u32,
+    /// Greetings since it last asked anything: one that takes us and lets go again at once is greeted
+    /// ever more seldom.
+    pub(super) greetings: u32,
 }
 
 pub(super) enum Standing {
@@ -68,7 +69,7 @@ impl IoThread {
             self.known.entry(instance).or_insert(Known {
                 found,
                 standing: Standing::Away(now),
-                failures: 0,
+                greetings: 0,
             });
         }
         let due = self
@@ -121,9 +122,9 @@ impl IoThread {
             return;
         };
         let wait = FIRST_RETRY
-            .saturating_mul(1 << known.failures.min(16))
+            .saturating_mul(1 << known.greetings.min(16))
             .min(LAST_RETRY);
-        known.failures = known.failures.saturating_add(1);
+        known.greetings = known.greetings.saturating_add(1);
         known.standing = Standing::Away(Instant::now() + wait);
     }
 
@@ -190,7 +191,6 @@ impl IoThread {
             return self.fall_back(id, instance);
         }
         known.standing = Standing::Up(id);
-        known.failures = 0;
         let _process = match kind {
             CarrierKind::Unix => None,
             CarrierKind::Netlink => self.watch_process(id, pid),

@@ -185,6 +185,9 @@ impl IoThread {
                     tracing::warn!(instance = %peer.info.instance, "request refused");
                     return;
                 };
+                if let Some(known) = self.known.get_mut(&peer.info.instance) {
+                    known.greetings = 0;
+                }
                 // A panic drops the call, which tells the requester.
                 foreign::run("a service", || self.service.call(call));
             }
