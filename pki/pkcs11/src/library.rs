@@ -48,11 +48,7 @@ impl Library {
         };
         let context = Pkcs11::new(path).map_err(no_pkcs11)?;
         let functions = Functions::load(path).map_err(no_pkcs11)?;
-        // It is one, and cannot reach its tokens: SoftHSM's folder is gone, pcscd does not run.
-        let threads = initialize(&context).map_err(|error| {
-            let (path, why) = (path.display(), describe(&error));
-            ModuleError::Absent(format!("those of {path}, which does not start ({why})"))
-        })?;
+        let threads = initialize(&context).map_err(|error| no_tokens(path, &error))?;
         // A library whose C_GetInfo fails (or has flags, which cryptoki refuses) may work all the same.
         let (manufacturer, description, version) = match context.get_library_info() {
             Ok(info) => (
@@ -150,14 +146,11 @@ fn initialize(context: &Pkcs11) -> Result<Threads, Error> {
     }
 }
 
-/// What it means to a user that C_Initialize fails: a library that loads and finds no place where its
-/// tokens are, or no service that has them.
+/// What it means to a user that C_Initialize fails. It is a PKCS#11 library, and cannot reach its
+/// tokens: SoftHSM's folder is gone, pcscd does not run.
 fn no_tokens(path: &Path, error: &Error) -> ModuleError {
-    let path = path.display();
-    ModuleError::Absent(format!(
-        "any token of PKCS#11 library {path} ({})",
-        describe(error)
-    ))
+    let (path, why) = (path.display(), describe(error));
+    ModuleError::Absent(format!("those of {path}, which does not start ({why})"))
 }
 
 /// `C_Decrypt: CKR_GENERAL_ERROR`.
