@@ -1,6 +1,6 @@
 //! `clavigerd`: arguments, order of starting and ending; everything else is in the library.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -67,6 +67,7 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_env("CLAVIGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
     let places = Places::of_user().context("neither HOME nor XDG_CONFIG_HOME is set")?;
