@@ -26,15 +26,16 @@ impl User {
         process(&self.mounts()[0]["pid"])
     }
 
-    /// The process of a module that runs.
+    /// The only process of a module. For `pkcs11`, which has one a library, see
+    /// [`SoftHsm::alone`](crate::SoftHsm::alone).
     #[track_caller]
     pub fn module(&self, name: &str) -> Process {
         let status = self.status();
         let modules = status["modules"].as_array().expect("it is a list");
-        let module = modules
-            .iter()
-            .find(|module| module["module"].as_str().is_some_and(|it| it.contains(name)));
-        process(&module.unwrap_or_else(|| panic!("no module {name}: {status}"))["pid"])
+        let mut named = modules.iter().filter(|module| module["module"] == name);
+        let module = named.next().unwrap_or_else(|| panic!("no {name}: {status}"));
+        assert!(named.next().is_none(), "several of {name}: {status}");
+        process(&module["pid"])
     }
 
     /// All modules that run.

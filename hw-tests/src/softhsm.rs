@@ -52,6 +52,24 @@ impl SoftHsm {
         format!("pkcs11:token={label}")
     }
 
+    /// The PIN of [`Self::token`].
+    pub fn pin(&self) -> &'static str {
+        PIN
+    }
+
+    /// Names this library in `user`'s configuration: no other is loaded, whatever is installed.
+    pub fn alone(&self, user: &User) {
+        let library = [
+            "/usr/lib/softhsm/libsofthsm2.so",
+            "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+            "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+        ]
+        .into_iter()
+        .find(|path| Path::new(path).is_file())
+        .expect("SoftHSM is installed");
+        user.configure(&format!("[pkcs11]\nlibraries = [\"{library}\"]\n"));
+    }
+
     /// Takes the card out: its folder is moved away, while daemon and module run.
     pub fn take_out(&self) {
         fs::rename(&self.tokens, self.away()).expect("the card is in");

@@ -30,10 +30,7 @@ impl Swtpm {
         let state = user.home().join("tpm");
         user.run("mkdir", [&state]).ok();
         let tpm = Self::start_in(&state);
-        let file = user.home().join(".config/claviger/config.toml");
-        let mut config = std::fs::read_to_string(file).unwrap_or_default();
-        config.push_str(&format!("[tpm]\ntcti = \"{}\"\n", tpm.tcti()));
-        user.write(".config/claviger/config.toml", config);
+        user.configure(&format!("[tpm]\ntcti = \"{}\"\n", tpm.tcti()));
         tpm
     }
 

@@ -78,6 +78,14 @@ impl User {
         file
     }
 
+    /// Adds to their configuration. A daemon that already runs does not see it.
+    pub fn configure(&self, section: &str) {
+        const FILE: &str = ".config/claviger/config.toml";
+        let mut config = fs::read_to_string(self.home.join(FILE)).unwrap_or_default();
+        config.push_str(section);
+        self.write(FILE, config);
+    }
+
     /// Makes what is at `path` theirs.
     pub fn own(&self, path: &Path) {
         chown(path, Some(self.uid), Some(self.uid)).expect("root may");

@@ -107,7 +107,7 @@ story! {
         alice.claviger(["mount", "Private", "private"]).answers(&["correct horse"]).ok();
         alice.sh("echo here >private/note").ok();
         alice.claviger(["lock", "private"]).ok();
-        says(&alice.claviger(["unlock", "private"]).fails(8), &["passphrase", "claviger unlock"]);
+        says(&alice.claviger(["unlock", "private"]).fails(8), &["Passphrase", "claviger unlock"]);
         let said = alice.claviger(["unlock", "private"]).answers(&["wrong horse"]).fails(4);
         says(&said, &["passphrase does not open"]);
         alice.claviger(["unlock", "--passphrase-file", "pass", "private"]).ok();

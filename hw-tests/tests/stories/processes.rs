@@ -68,7 +68,7 @@ story! {
     /// middle costs the one request its deadline, and no more.
     fn a_module_that_hangs_is_killed_at_the_deadline(world) {
         let (alice, _card) = alice_with_a_card(world);
-        alice.write(".config/claviger/config.toml", "[policy]\ntoken-timeout-s = 1\n");
+        alice.configure("[policy]\ntoken-timeout-s = 1\n");
         alice.claviger(["stop"]).ok();
         folder(&alice, &["--recipient", "k"]);
         alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
@@ -101,7 +101,8 @@ story! {
 
         assert_ne!(alice.daemon(), daemon);
         alice.claviger(["unlock", "private"]).ok();
-        assert_eq!(alice.sh("cat private/cold").ok(), "cold\n");
+        // A daemon that has just begun greets the mounts that it finds, which takes a moment.
+        wait_until("the mount has the keys", || alice.sh("cat private/cold").finish().stdout == "cold\n");
         alice.claviger(["lock", "private"]).ok();
         assert_ne!(shell.line("echo too late | cat >&4").status, 0);
         alice.claviger(["unlock", "private"]).ok();

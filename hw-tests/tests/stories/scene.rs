@@ -16,6 +16,7 @@ pub fn alice_with_an_open_folder(world: &mut World) -> User {
 pub fn alice_with_a_card(world: &mut World) -> (User, SoftHsm) {
     let mut alice = world.user("alice");
     let card = SoftHsm::new(&mut alice);
+    card.alone(&alice);
     let token = card.token(&alice, "work");
     card_key(&alice, &token, "k");
     (alice, card)
