@@ -39,6 +39,19 @@ impl Swtpm {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
     }
 
+    /// Runs one of tpm2-tools on it and expects success; what it prints. The TPM serves one connection:
+    /// a daemon must not hold one.
+    pub fn tool(&self, name: &str, args: &[&str]) -> String {
+        let output = Command::new(name)
+            .args(args)
+            .env("TPM2TOOLS_TCTI", self.tcti())
+            .output()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name} {args:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Switches the machine off.
     pub fn take_out(&mut self) {
         self.process.kill().expect("it is ours");
