@@ -39,6 +39,7 @@
 
 mod carrier;
 mod congestion;
+mod ear;
 mod foreign;
 pub mod frame;
 mod handshake;

@@ -4,63 +4,19 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use zeroize::Zeroizing;
-
 use super::PeerInfo;
 use super::call::Calls;
 use crate::Instance;
-use crate::carrier::{Inbox, Reception};
-use crate::frame::{Flags, Frame, Kind};
+use crate::frame::{Flags, Kind};
 use crate::link::{Link, LinkId, SendError, Sent};
 use crate::poll::Bell;
-use crate::session::{Opener, Subject};
+use crate::session::Subject;
 
 /// One requester.
 pub(super) struct Peer {
     pub(super) info: Arc<PeerInfo>,
     pub(super) link: Arc<Link>,
     pub(super) calls: Calls,
-}
-
-/// What a requester had to say.
-pub(super) enum Heard {
-    Nothing,
-    Dropped,
-    Sealed(Subject, Zeroizing<Vec<u8>>),
-    Closed,
-}
-
-impl Peer {
-    /// Takes one frame. The sender's uid is checked before a byte of it is looked at.
-    pub(super) fn hear(&self, opener: &mut Opener, inbox: &mut Inbox) -> Heard {
-        let (sender, datagram) = match self.link.carrier().receive(inbox) {
-            Ok(Reception::Datagram(sender, datagram)) => (sender, datagram),
-            Ok(Reception::Foreign(why)) => {
-                tracing::debug!(instance = %self.info.instance, why, "message dropped");
-                return Heard::Dropped;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
-            Ok(Reception::Closed) | Err(_) => return Heard::Closed,
-        };
-        if sender.uid != self.info.uid {
-            tracing::debug!(
-                uid = self.info.uid,
-                sender = sender.uid,
-                "message of another uid dropped"
-            );
-            return Heard::Dropped;
-        }
-        match Frame::parse(datagram) {
-            Ok(frame) if frame.header.port == sender.port => match opener.open(&frame) {
-                Ok((subject, body)) => Heard::Sealed(subject, body),
-                Err(error) => {
-                    tracing::debug!(instance = %self.info.instance, %error, "frame dropped");
-                    Heard::Dropped
-                }
-            },
-            Ok(_) | Err(_) => Heard::Dropped,
-        }
-    }
 }
 
 /// What the responder's thread and everybody else share.

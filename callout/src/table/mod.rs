@@ -108,14 +108,14 @@ impl Table {
         body: Body,
         completion: Completion,
     ) -> Result<Ticket, Completion> {
-        let held = self.allocated.entry(uid).or_insert(0);
-        if *held >= self.quota {
+        let held = self.allocated.get(&uid).copied().unwrap_or(0);
+        if held >= self.quota {
             return Err(completion);
         }
         let Some(index) = self.free.pop_front() else {
             return Err(completion);
         };
-        *held += 1;
+        self.allocated.insert(uid, held + 1);
         // 0 means "no request" in a frame.
         self.last_sequence = self.last_sequence.checked_add(1).unwrap_or(1);
         let sequence = self.last_sequence;

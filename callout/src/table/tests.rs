@@ -1,6 +1,9 @@
+use std::collections::HashSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::*;
@@ -160,4 +163,111 @@ fn a_cancelled_request_ends_as_cancelled_whatever_comes_later() {
     assert_eq!(fixture.table.reply(FIRST, ticket, answer()), Err(Mismatch));
     fixture.table.stop();
     assert_eq!(fixture.outcomes(), [Err(CallError::Cancelled)]);
+}
+
+/// What may happen to a table, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Ask {
+        uid: u32,
+        waiting: bool,
+        seconds: u64,
+    },
+    Reply {
+        link: u64,
+        asked: usize,
+    },
+    Abandon {
+        asked: usize,
+    },
+    Expire {
+        seconds: u64,
+    },
+    Lose {
+        link: u64,
+        seconds: u64,
+    },
+    Adopt {
+        uid: u32,
+        link: u64,
+    },
+    Collect,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0u32..3, any::<bool>(), 1u64..60).prop_map(|(uid, waiting, seconds)| Step::Ask {
+            uid,
+            waiting,
+            seconds
+        }),
+        (1u64..4, 0usize..40).prop_map(|(link, asked)| Step::Reply { link, asked }),
+        (0usize..40).prop_map(|asked| Step::Abandon { asked }),
+        (0u64..60).prop_map(|seconds| Step::Expire { seconds }),
+        (1u64..4, 0u64..60).prop_map(|(link, seconds)| Step::Lose { link, seconds }),
+        (0u32..3, 1u64..4).prop_map(|(uid, link)| Step::Adopt { uid, link }),
+        Just(Step::Collect),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_every_request_is_settled_exactly_once(
+        steps in proptest::collection::vec(step(), 0..200),
+    ) {
+        const SIZE: u32 = 6;
+        const QUOTA: usize = 4;
+        let mut table = Table::new(SIZE, QUOTA);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut asked: Vec<(Ticket, Arc<AtomicUsize>)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Ask { uid, waiting, seconds } => {
+                    let settled = Arc::new(AtomicUsize::new(0));
+                    let counter = Arc::clone(&settled);
+                    let completion = Box::new(move |_| {
+                        counter.fetch_add(1, Ordering::Relaxed);
+                    });
+                    let place = match waiting {
+                        true => Place::Waiting(at(seconds / 2)),
+                        false => Place::Sent(LinkId::new(1)),
+                    };
+                    let body = Arc::new(Kept::new(Zeroizing::new(Vec::new())));
+                    if let Ok(ticket) = table.allocate(uid, place, at(seconds), body, completion) {
+                        asked.push((ticket, settled));
+                    }
+                }
+                Step::Reply { link, asked: number } => {
+                    if let Some((ticket, _)) = asked.get(number) {
+                        let _ = table.reply(LinkId::new(link), *ticket, answer());
+                    }
+                }
+                Step::Abandon { asked: number } => {
+                    if let Some((ticket, _)) = asked.get(number) {
+                        table.abandon(*ticket, CallError::Cancelled);
+                    }
+                }
+                Step::Expire { seconds } => drop(table.expire(at(seconds))),
+                Step::Lose { link, seconds } => table.lose(LinkId::new(link), at(seconds)),
+                Step::Adopt { uid, link } => drop(table.adopt(uid, LinkId::new(link))),
+                Step::Collect => {
+                    while let Some((completion, outcome)) = table.collect() {
+                        completion(outcome);
+                    }
+                }
+            }
+            prop_assert!(table.allocated.values().all(|held| (1..=QUOTA).contains(held)));
+            prop_assert_eq!(table.allocated.values().sum::<usize>() + table.free.len(), SIZE as usize);
+        }
+        table.stop();
+        while let Some((completion, outcome)) = table.collect() {
+            completion(outcome);
+        }
+        prop_assert!(asked.iter().all(|(_, settled)| settled.load(Ordering::Relaxed) == 1));
+        let tickets: HashSet<_> = asked.iter().map(|(ticket, _)| *ticket).collect();
+        prop_assert_eq!(tickets.len(), asked.len(), "a ticket names one request");
+        prop_assert_eq!(table.free.iter().collect::<HashSet<_>>().len(), SIZE as usize);
+        prop_assert!(table.collect().is_none());
+    }
 }

@@ -30,6 +30,7 @@ crate::over_both_carriers! {
     a_request_that_is_dropped_or_panics_is_answered_as_unanswered
     a_killed_responder_fails_its_requests_when_no_successor_comes
     a_request_that_kills_two_responders_kills_no_third
+    a_requester_that_is_gone_leaves_no_socket_open_though_calls_are
     a_hung_responder_costs_no_more_than_the_deadline
     a_responder_restarted_under_load_loses_no_request
     a_second_responder_of_the_same_uid_takes_over
@@ -197,6 +198,29 @@ fn a_request_that_kills_two_responders_kills_no_third(kind: CarrierKind) {
         ask(&requester, user(), "echo alive"),
         Ok("alive".to_owned())
     );
+}
+
+/// An open socket whose peer is gone is always readable: the responder would spin on it.
+fn a_requester_that_is_gone_leaves_no_socket_open_though_calls_are(kind: CarrierKind) {
+    let child = Child::play(&format!("responder {} {kind}", user()));
+    child.expect("started");
+    let open = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", child.pid())).unwrap();
+        let links = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        links
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    let before = open();
+    let (requester, _) = requester(kind);
+    child.expect("connected");
+    assert!(requester.wait_registered(user(), PATIENCE));
+    submit(&requester, user(), "hold", PATIENCE);
+    child.expect("held");
+    assert_eq!(open(), before + 1);
+    drop(requester);
+    child.expect("gone");
+    until(|| open() == before);
 }
 
 fn a_hung_responder_costs_no_more_than_the_deadline(kind: CarrierKind) {

@@ -9,6 +9,7 @@ use super::super::conns::{Conn, Phase, is_first_helo};
 use super::super::state::Seating;
 use super::{BURST, IoThread, LINKS, dismiss};
 use crate::carrier::{Carrier, CarrierKind, Reception, netlink};
+use crate::ear::Ear;
 use crate::frame::{Flags, Frame, Header, Kind};
 use crate::link::{Link, LinkId};
 use crate::peer::Uids;
@@ -117,8 +118,8 @@ impl IoThread {
         };
         // Not queued: if there is no room for a first frame, the responder tries again.
         if carrier.send(&header.datagram(&body)).is_ok() {
-            let link = Arc::new(Link::new(id, carrier, sealer));
-            self.admit(id, uid, Phase::Answered(link, opener));
+            let ear = Ear::new(id, uid, carrier, (sealer, opener));
+            self.admit(id, uid, Phase::Answered(ear));
         }
     }
 
@@ -130,13 +131,14 @@ impl IoThread {
         let Conn {
             uid,
             since,
-            phase: Phase::Answered(link, opener),
+            phase: Phase::Answered(ear),
             ..
         } = conn
         else {
             return;
         };
         let shared = Arc::clone(&self.shared);
+        let link = Arc::clone(ear.link());
         let (replaced, adopted) =
             match shared.settle(|state| state.seat(uid, &link, &shared.limits)) {
                 Seating::Taken { replaced, adopted } => (replaced, adopted),
@@ -156,7 +158,7 @@ impl IoThread {
             Conn {
                 uid,
                 since,
-                phase: Phase::Registered(link, opener),
+                phase: Phase::Registered(ear),
                 _process,
             },
         );

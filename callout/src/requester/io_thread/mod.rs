@@ -9,10 +9,11 @@ use zeroize::Zeroizing;
 
 mod door;
 
-use super::conns::{Conn, Heard, Listeners, Phase};
+use super::conns::{Conn, Listeners, Phase, Said};
 use super::state::{Run, Shared, Unseated};
 use crate::carrier::Inbox;
 use crate::congestion::Congestion;
+use crate::ear::Heard;
 use crate::frame::{Flags, Kind};
 use crate::link::{Link, LinkId};
 use crate::peer::Uids;
@@ -154,18 +155,24 @@ impl IoThread {
             let Some(conn) = self.conns.get_mut(&id) else {
                 return;
             };
-            match conn.hear(&mut self.inbox) {
+            let heard = match conn.hear(&mut self.inbox) {
+                Said::Helo(helo) => {
+                    self.greeted(id, &helo);
+                    continue;
+                }
+                Said::Heard(heard) => heard,
+            };
+            match heard {
                 Heard::Nothing => return,
                 Heard::Dropped => {}
                 Heard::Closed => return self.end(id),
-                Heard::Helo(helo) => self.greeted(id, &helo),
                 Heard::Sealed(subject, body, pid) => match &conn.phase {
-                    Phase::Registered(..) => {
+                    Phase::Registered(_) => {
                         let uid = conn.uid;
                         self.take(id, uid, subject, body);
                     }
-                    Phase::Answered(..) if subject.kind == Kind::Helo => self.register(id, pid),
-                    Phase::Answered(..) | Phase::Accepted(_) => {}
+                    Phase::Answered(_) if subject.kind == Kind::Helo => self.register(id, pid),
+                    Phase::Answered(_) | Phase::Accepted(_) => {}
                 },
             }
         }
@@ -192,9 +199,8 @@ impl IoThread {
                 }
             }
             Kind::Pending => {
-                if let Some(reason) = Pending::parse(&body)
-                    && self.shared.state().table.is_with(id, ticket)
-                {
+                let ours = self.shared.state().table.is_with(id, ticket);
+                if let (Some(reason), true) = (Pending::parse(&body), ours) {
                     let observer = &self.shared.observer;
                     foreign::run("an observer", || observer.pending(ticket, reason));
                 }
@@ -222,8 +228,8 @@ impl IoThread {
 
     fn leave(self) {
         for conn in self.conns.values() {
-            if let Phase::Registered(link, _) = &conn.phase {
-                dismiss(link, Flags::NONE);
+            if let Phase::Registered(ear) = &conn.phase {
+                dismiss(ear.link(), Flags::NONE);
             }
         }
         self.shared.settle(|state| state.table.stop());

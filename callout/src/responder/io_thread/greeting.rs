@@ -11,8 +11,9 @@ use super::super::call::Calls;
 use super::super::peer::Peer;
 use super::{Conn, IoThread, LINKS, Phase};
 use crate::carrier::CarrierKind;
+use crate::ear::Ear;
 use crate::frame::{Flags, Kind};
-use crate::link::{Link, LinkId};
+use crate::link::LinkId;
 use crate::rendezvous::Found;
 use crate::session::Subject;
 use crate::sys::pidfd_open;
@@ -163,7 +164,8 @@ impl IoThread {
             pid,
         } = answered;
         let kind = carrier.kind();
-        let link = Arc::new(Link::new(id, carrier, sealer));
+        let ear = Ear::new(id, known.found.owner, carrier, (sealer, opener));
+        let link = Arc::clone(ear.link());
         let entry = &known.found.entry;
         let info = Arc::new(PeerInfo {
             instance,
@@ -203,7 +205,7 @@ impl IoThread {
                 instance,
                 phase: Phase::Up {
                     peer,
-                    opener,
+                    ear,
                     _process,
                 },
             },

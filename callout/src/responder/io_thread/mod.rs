@@ -13,15 +13,16 @@ mod greeting;
 use super::Service;
 use super::attempt::Attempt;
 use super::call::Calls;
-use super::peer::{Heard, Peer, Run, Shared};
+use super::peer::{Peer, Run, Shared};
 use crate::carrier::{Inbox, Transport};
 use crate::congestion::Congestion;
+use crate::ear::{Ear, Heard};
 use crate::frame::{Flags, Kind};
 use crate::link::LinkId;
 use crate::peer::Uids;
 use crate::poll::Poll;
 use crate::rendezvous::{Namespaces, Watch};
-use crate::session::{Opener, Subject};
+use crate::session::Subject;
 use crate::{Instance, Ticket, foreign};
 use greeting::{Known, Standing};
 
@@ -57,7 +58,7 @@ enum Phase {
     Greeting(Attempt),
     Up {
         peer: Arc<Peer>,
-        opener: Opener,
+        ear: Ear,
         /// Netlink only: readable once the requester's process has ended.
         _process: Option<OwnedFd>,
     },
@@ -161,12 +162,12 @@ impl IoThread {
             };
             match &mut conn.phase {
                 Phase::Greeting(_) => return self.hear_answer(id),
-                Phase::Up { peer, opener, .. } => {
+                Phase::Up { peer, ear, .. } => {
                     let peer = Arc::clone(peer);
-                    match peer.hear(opener, &mut self.inbox) {
+                    match ear.hear(&mut self.inbox) {
                         Heard::Nothing => return,
                         Heard::Dropped => {}
-                        Heard::Sealed(subject, body) => self.take(id, &peer, subject, body),
+                        Heard::Sealed(subject, body, _) => self.take(id, &peer, subject, body),
                         Heard::Closed => return self.end(id),
                     }
                 }

@@ -286,11 +286,17 @@ impl Service for Keys {
 }
 
 fn volume_of(request: &KeyRequest) -> VolumeId {
-    let (KeyRequest::Names { volume, .. }
-    | KeyRequest::UnwrapFek { volume, .. }
-    | KeyRequest::Fresh { volume, .. }
-    | KeyRequest::LockDone { volume, .. }) = request;
-    *volume
+    match request {
+        KeyRequest::Names { volume, .. }
+        | KeyRequest::UnwrapFek { volume, .. }
+        | KeyRequest::Fresh { volume, .. } => *volume,
+        KeyRequest::Acknowledge { event, .. } => {
+            let (KeyEvent::Lock { volume }
+            | KeyEvent::Unlocked { volume }
+            | KeyEvent::NewEpoch { volume, .. }) = event;
+            *volume
+        }
+    }
 }
 
 fn secret(fek: &Fek) -> Secret {
