@@ -65,9 +65,8 @@ fn converse(
             FromDaemon::Notice(text) => eprintln!("{text}"),
             FromDaemon::Prompt(prompt) => {
                 let answer = prompter.ask(&prompt);
-                conversation
-                    .send(&ToDaemon::Answer(answer))
-                    .map_err(broken)?;
+                // It may have given up waiting, and then has said so: that is what is read next.
+                let _ = conversation.send(&ToDaemon::Answer(answer));
             }
             FromDaemon::Done(outcome) => return outcome.map_err(Failed::from),
             FromDaemon::Attached => return Err(broken(ConversationError::Malformed)),
