@@ -98,7 +98,8 @@ fn collect(dir: &Path, files: &mut Vec<std::path::PathBuf>) {
         match name.to_string_lossy().starts_with('.') {
             true => (),
             false if kind.is_dir() => collect(&entry.path(), files),
-            false => files.push(entry.path()),
+            false if kind.is_file() => files.push(entry.path()),
+            false => (),
         }
     }
 }

@@ -86,7 +86,7 @@ story! {
         ] {
             alice.claviger(args).fails(2);
         }
-        let mut shell = alice.shell();
-        assert_eq!(shell.line("XDG_RUNTIME_DIR=/proc/1 /run/programs/claviger status").status, 11);
+        let said = alice.sh("XDG_RUNTIME_DIR=/root /run/programs/claviger status").fails(11);
+        says(&said, &["/root/claviger"]);
     }
 }

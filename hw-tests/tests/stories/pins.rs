@@ -143,7 +143,9 @@ story! {
         // It says so when the line it reads comes.
         let mut input = asked.stdin.take().unwrap();
         std::io::Write::write_all(&mut input, format!("{PIN}\n").as_bytes()).unwrap();
-        assert_eq!(asked.wait().unwrap().code(), Some(8));
+        let said = asked.wait_with_output().unwrap();
+        assert_eq!(said.status.code(), Some(8), "{said:?}");
+        says(&String::from_utf8_lossy(&said.stderr), &["timed out", "PIN of token"]);
         assert!(!alice.claviger(["status"]).ok().contains("unlocked"));
         alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
     }
