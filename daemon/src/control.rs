@@ -130,6 +130,8 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
             terminal.done(result);
             if ends {
                 process::end()?;
+                // The CLI takes the end of the connection for the end of this process.
+                terminal.wait_closed()?;
             }
         }
     }

@@ -78,6 +78,14 @@ impl User {
         file
     }
 
+    /// Adds to their configuration. A daemon that already runs does not see it.
+    pub fn configure(&self, section: &str) {
+        const FILE: &str = ".config/claviger/config.toml";
+        let mut config = fs::read_to_string(self.home.join(FILE)).unwrap_or_default();
+        config.push_str(section);
+        self.write(FILE, config);
+    }
+
     /// Makes what is at `path` theirs.
     pub fn own(&self, path: &Path) {
         chown(path, Some(self.uid), Some(self.uid)).expect("root may");
@@ -86,6 +94,14 @@ impl User {
     /// `claviger ARGS`.
     pub fn claviger<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
         self.run(program("claviger"), args)
+    }
+
+    /// One of our programs where the kernel refuses keyctl(2), as in a container.
+    pub fn refusing_keyctl(&self, name: &str, args: &[&str]) -> Run {
+        let program = program(name);
+        let mut words = vec![program.as_os_str()];
+        words.extend(args.iter().map(OsStr::new));
+        self.run(crate::world::program("examples/without_keyctl"), words)
     }
 
     /// Any program, run by them in their home.

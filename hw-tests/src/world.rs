@@ -25,6 +25,8 @@ pub struct World {
 impl World {
     /// Sets up the namespaces that this process is already in.
     pub(crate) fn new(first_uid: u32) -> Self {
+        // No terminal to ask on, whoever runs the tests. Pid 1 of its namespace leads no group.
+        nix::unistd::setsid().expect("pid 1 may");
         run("ip", &["link", "set", "lo", "up"]);
         for folder in ["/run", "/home"] {
             tmpfs(Path::new(folder));

@@ -50,7 +50,7 @@ fn stop(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
         println!("clavigerd does not run");
         return Ok(ExitCode::Ok);
     }
-    daemon::run(control::Command::Stop, prompter)?;
+    daemon::stop(prompter)?;
     Ok(ExitCode::Ok)
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use claviger_pki::module::Provenance;
 use claviger_pki::seed::RecoveryKey;
-use claviger_protocol::control::{NewRecipient, Reply};
+use claviger_protocol::control::{KeyRef, NewRecipient, Reply};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::epoch::{EpochKey, EpochKeys};
@@ -82,8 +82,9 @@ impl Daemon {
         who: &str,
         caller: &Caller,
     ) -> Result<Reply, Failure> {
+        let named = self.named_key(who, caller)?;
         let volume = self.change(dir, caller, |manifest, epochs| {
-            let key_id = find(manifest, who)?;
+            let key_id = named.map_or_else(|| find(manifest, who), Ok)?;
             let before = manifest.clone();
             let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {
                 let kem = kem_of(&before, recipient.key_id())?;
@@ -108,6 +109,22 @@ impl Daemon {
             );
         }
         volume.with_keys(|keys| recipients(&keys.manifest, None))
+    }
+
+    /// The key that `who` names by a URI or a file; `None` for an id or label, which the manifest knows.
+    fn named_key(&self, who: &str, caller: &Caller) -> Result<Option<KeyId>, Failure> {
+        let key = if who.starts_with("pkcs11:") {
+            KeyRef::Uri(who.into())
+        } else if who.starts_with('/') {
+            KeyRef::File(who.into())
+        } else {
+            return Ok(None);
+        };
+        let key_id = match self.name(&key, caller)? {
+            Named::Private(key) => key.key_id(),
+            Named::Public(key, ..) => key.key_id(),
+        };
+        Ok(Some(KeyId(key_id.0)))
     }
 
     /// What a key reference names, as a recipient. A key of one's own is enrolled on the way: a
