@@ -17,7 +17,10 @@ impl State {
             true => Settled::No,
         };
         let Shape { seq, .. } = *self.shapes.last();
-        let solid = self.solid.min(layout::blocks(self.size));
+        let solid = self
+            .solid
+            .min(self.wiped_from)
+            .min(layout::blocks(self.size));
         Shape {
             seq,
             size: self.size,
@@ -93,6 +96,7 @@ impl NativeFile {
     fn after_barrier(&self, state: &mut State) -> Result<(), FileError> {
         state.shapes.synced();
         state.earlier = Earlier::Durable;
+        state.wiped_from = u64::MAX;
         if let Cut::From(_) = state.cut {
             state.cut = Cut::Durable;
         }
@@ -126,6 +130,7 @@ impl NativeFile {
         *side.of_mut(&mut slot.0) = [0; HALF_LEN];
         segment.set_slot(index, slot);
         state.unsynced.set(block, Mark::Wiped);
+        state.wiped_from = state.wiped_from.min(block);
         Ok(())
     }
 

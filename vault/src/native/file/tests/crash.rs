@@ -445,7 +445,8 @@ fn cells_that_count(image: &[u8]) -> Vec<core::ops::Range<u64>> {
     let file = fixture.open();
     let state = file.read_state();
     let shape = state.shapes.last_side().offset(SHAPES, SHAPE_LEN);
-    let mut cells = vec![shape..shape + SHAPE_LEN as u64];
+    let mut cells = Vec::new();
+    cells.push(shape..shape + SHAPE_LEN as u64);
     for block in 0..state.size.div_ceil(PAGE as u64) {
         let mut plain = [0; PAGE];
         if let Ok(Held::Data(_, side) | Held::Hole(side)) = file.held(&state, block, &mut plain) {
