@@ -64,7 +64,7 @@ impl VolumeFs {
         let handle = self.handle(handle)?;
         match handle.access {
             Access::Read => Ok(()),
-            Access::Write => handle.file()?.maintain(|content| Ok(content.flush()?)),
+            Access::Write => handle.file()?.flush(),
         }
     }
 

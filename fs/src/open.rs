@@ -144,7 +144,7 @@ impl Drop for OpenUse {
             return;
         }
         // With the slot locked, so that nobody opens the lower file a second time meanwhile.
-        if let Err(error) = self.file.maintain(|content| Ok(content.flush()?)) {
+        if let Err(error) = self.file.flush() {
             let lower = self.inode.shown_path();
             tracing::error!(lower, %error, "last writes could not be written out");
         }

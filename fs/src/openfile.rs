@@ -23,6 +23,8 @@ pub(crate) struct OpenFile {
     ended: AtomicU64,
     /// How many had begun when all of it was last durable.
     settled: AtomicU64,
+    /// How many had begun when the shape below last told of them.
+    flushed: AtomicU64,
     /// Where it waits, closed, for what was written to be durable.
     pub(crate) linger: Arc<Linger>,
 }
@@ -35,6 +37,7 @@ impl OpenFile {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             settled: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
             linger,
         }
     }
@@ -107,6 +110,20 @@ impl OpenFile {
         work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
         self.with(|content| keeping_time(content.lower(), Some(self), || work(content)))
+    }
+
+    /// Has the shape below tell the size, unless nothing has changed since it did.
+    pub(crate) fn flush(&self) -> Result<(), OpError> {
+        let begun = self.begun.load(Ordering::Acquire);
+        if self.flushed.load(Ordering::Acquire) == begun {
+            return Ok(());
+        }
+        let idle = begun == self.ended.load(Ordering::Acquire);
+        self.maintain(|content| Ok(content.flush()?))?;
+        if idle {
+            self.flushed.store(begun, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Makes everything durable, and has the shape say so.

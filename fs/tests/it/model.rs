@@ -7,6 +7,7 @@ mod tree;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use claviger_vault::ids::Scope;
 use operation::{Handles, Operation, Side};
 use random::Random;
 use tree::compare;
@@ -38,7 +39,7 @@ isolated_test! {
 /// Compares a mount over a folder in `base` with a plain folder there, for at least so many
 /// operations.
 fn behaves_like_a_plain_directory(base: &Path, at_least: u32) {
-    let mut mounted = Mounted::over(&base.join("lower"));
+    let mut mounted = Mounted::over(&base.join("lower"), Scope::Volume);
     let plain = base.join("plain");
     std::fs::create_dir(&plain).unwrap();
     let mut random = Random::seeded();

@@ -176,7 +176,7 @@ fn serve_as_user(uid: u32) {
     setresgid(uid.into(), uid.into(), uid.into()).unwrap();
     setresuid(uid.into(), uid.into(), uid.into()).unwrap();
 
-    let keys = InProcess::new();
+    let keys = InProcess::new(Scope::Volume);
     let lower = fs::File::open("/mnt/lower").unwrap();
     Record::create(&lower, &keys.names_keys(), Location::ROOT).unwrap();
     let volume = keys.volume;
