@@ -120,7 +120,7 @@ impl Daemon {
         } else {
             return Ok(None);
         };
-        let key_id = match self.name(&key, caller)? {
+        let key_id = match self.name(&key, &caller.request(None))? {
             Named::Private(key) => key.key_id(),
             Named::Public(key, ..) => key.key_id(),
         };
