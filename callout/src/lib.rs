@@ -39,7 +39,10 @@
 
 mod carrier;
 mod congestion;
+mod ear;
+mod foreign;
 pub mod frame;
+mod handshake;
 mod instance;
 mod link;
 mod noise;
@@ -52,6 +55,9 @@ pub mod session;
 mod sys;
 mod table;
 mod window;
+mod wipe;
+#[cfg(test)]
+mod worked_example;
 
 use std::io;
 use std::path::PathBuf;

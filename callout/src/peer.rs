@@ -43,7 +43,7 @@ impl Uids {
     /// Reads them from the kernel.
     ///
     /// # Errors
-    /// If `/proc` is not mounted, or this process itself has no uid here.
+    /// If `/proc` is not mounted, or this process has no uid of its own here, or two.
     pub(crate) fn read() -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
 
@@ -54,7 +54,11 @@ impl Uids {
             INITIAL_USER_NAMESPACE => Root::Real,
             _ => Root::OfNamespace,
         };
-        let own = Uid::effective().as_raw();
+        // Messages carry the real uid (scm_set_cred, Linux `include/net/scm.h`), files the effective.
+        let own = Uid::current().as_raw();
+        if own != Uid::effective().as_raw() {
+            return Err(io::Error::other("real and effective uid differ"));
+        }
         if own == overflow {
             return Err(io::Error::other(
                 "this process has no uid in its user namespace",

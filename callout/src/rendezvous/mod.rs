@@ -73,6 +73,16 @@ impl Namespaces {
     }
 }
 
+#[cfg(test)]
+impl Namespaces {
+    pub(crate) fn from_inodes(net: u64, pid: u64) -> Self {
+        Self {
+            net: (4, net),
+            pid: (4, pid),
+        }
+    }
+}
+
 /// The file's fields. Unknown ones are passed over, so that later versions may add some.
 #[derive(Serialize, Deserialize)]
 struct File {
@@ -161,10 +171,7 @@ mod tests {
             instance: Instance::from_bytes([0xab; 16]),
             service: "org.example.ask/1".to_owned(),
             about: BTreeMap::from([("colour".to_owned(), "blue \"and\" green".to_owned())]),
-            namespaces: Namespaces {
-                net: (4, 1),
-                pid: (4, 2),
-            },
+            namespaces: Namespaces::from_inodes(1, 2),
             netlink: Some(u32::MAX),
             socket: Some("x.sock".to_owned()),
         }

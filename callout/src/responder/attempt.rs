@@ -31,18 +31,31 @@ pub(super) fn carriers(found: &Found, own: &Namespaces, transport: Transport) ->
     usable.map(|(kind, _)| kind).collect()
 }
 
+/// How often a HELO is tried again that found a requester's port full: a flooder wins some races for
+/// the room there, not all.
+const RESEND_TIME: Duration = Duration::from_millis(1);
+
 /// A HELO that waits for its answer.
 pub(super) struct Attempt {
     way: Way,
+    helo: Helo,
     greeting: Greeting,
     /// The uid that must answer.
     owner: u32,
-    pub(super) until: Instant,
+    until: Instant,
 }
 
 enum Way {
-    Netlink(Port),
+    /// And the requester's port.
+    Netlink(Port, u32),
     Unix(Unix),
+}
+
+/// Whether the HELO is out.
+enum Helo {
+    Sent,
+    /// To be tried again then.
+    Unsent(Vec<u8>, Instant),
 }
 
 /// The requester's answer, and what it opened.
@@ -76,31 +89,68 @@ impl Attempt {
             sequence: 0,
             port,
         };
-        let (way, time) = match kind {
+        let (way, time, helo) = match kind {
             CarrierKind::Netlink => {
                 let to = found.entry.netlink.ok_or(io::ErrorKind::NotFound)?;
                 let port = Port::open()?;
-                port.send_to(to, &header(port.id()).datagram(&helo))?;
-                (Way::Netlink(port), NETLINK_TIME)
+                let helo = header(port.id()).datagram(&helo);
+                (Way::Netlink(port, to), NETLINK_TIME, helo)
             }
             CarrierKind::Unix => {
                 let socket = found.entry.socket.as_ref().ok_or(io::ErrorKind::NotFound)?;
                 let unix = Unix::connect(&found.folder.join(socket))?;
-                unix.send(&header(0).datagram(&helo))?;
-                (Way::Unix(unix), UNIX_TIME)
+                (Way::Unix(unix), UNIX_TIME, header(0).datagram(&helo))
             }
         };
-        Ok(Self {
+        let now = Instant::now();
+        let helo = Helo::Unsent(helo, now);
+        let mut attempt = Self {
             way,
+            helo,
             greeting,
             owner: found.owner,
-            until: Instant::now() + time,
-        })
+            until: now + time,
+        };
+        attempt.resend(now)?;
+        Ok(attempt)
+    }
+
+    /// Sends HELO if it is due and there is room for it.
+    pub(super) fn resend(&mut self, now: Instant) -> io::Result<()> {
+        let Helo::Unsent(helo, at) = &mut self.helo else {
+            return Ok(());
+        };
+        if now < *at {
+            return Ok(());
+        }
+        let sent = match &self.way {
+            Way::Netlink(port, to) => port.send_to(*to, helo),
+            Way::Unix(unix) => unix.send(helo),
+        };
+        match sent {
+            Ok(()) => self.helo = Helo::Sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *at = now + RESEND_TIME,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Whether no answer will be waited for any longer.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.until <= now
+    }
+
+    /// When to look at it again.
+    pub(super) fn due(&self) -> Instant {
+        match &self.helo {
+            Helo::Sent => self.until,
+            Helo::Unsent(_, at) => self.until.min(*at),
+        }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match &self.way {
-            Way::Netlink(port) => port.fd(),
+            Way::Netlink(port, _) => port.fd(),
             Way::Unix(unix) => unix.fd(),
         }
     }
@@ -108,7 +158,7 @@ impl Attempt {
     /// Takes one message. The sender's uid is checked before a byte of it is looked at.
     pub(super) fn hear(self, inbox: &mut Inbox) -> Progress {
         let received = match &self.way {
-            Way::Netlink(port) => port.receive(inbox),
+            Way::Netlink(port, _) => port.receive(inbox),
             Way::Unix(unix) => unix.receive(inbox),
         };
         let (sender, datagram) = match received {
@@ -117,7 +167,7 @@ impl Attempt {
             // Netlink's empty messages are anyone's; a unix socket's are its end.
             Ok(Reception::Closed) => {
                 return match self.way {
-                    Way::Netlink(_) => Progress::Waiting(self),
+                    Way::Netlink(..) => Progress::Waiting(self),
                     Way::Unix(_) => Progress::Failed,
                 };
             }
@@ -153,7 +203,7 @@ impl Attempt {
             }
         };
         let carrier: Box<dyn Carrier> = match self.way {
-            Way::Netlink(port) => match port.connect(sender.port) {
+            Way::Netlink(port, _) => match port.connect(sender.port) {
                 Ok(netlink) => Box::new(netlink),
                 Err(_) => return Progress::Failed,
             },
@@ -165,5 +215,48 @@ impl Attempt {
             opener,
             pid: sender.pid,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use CarrierKind::{Netlink, Unix};
+
+    use super::*;
+    use crate::Instance;
+    use crate::rendezvous::Entry;
+
+    #[test]
+    fn netlink_comes_first_where_it_reaches_and_not_at_all_where_it_does_not() {
+        let own = Namespaces::own().unwrap();
+        let entry = Entry {
+            instance: Instance::from_bytes([1; 16]),
+            service: String::new(),
+            about: BTreeMap::new(),
+            namespaces: own,
+            netlink: Some(1),
+            socket: Some("x.sock".to_owned()),
+        };
+        let found = |entry| Found {
+            entry,
+            owner: 0,
+            folder: "/".into(),
+        };
+        let here = found(entry.clone());
+        assert_eq!(carriers(&here, &own, Transport::Auto), [Netlink, Unix]);
+        assert_eq!(carriers(&here, &own, Transport::Netlink), [Netlink]);
+        assert_eq!(carriers(&here, &own, Transport::Unix), [Unix]);
+        let elsewhere = found(Entry {
+            namespaces: Namespaces::from_inodes(1, 2),
+            ..entry.clone()
+        });
+        assert_eq!(carriers(&elsewhere, &own, Transport::Auto), [Unix]);
+        let no_socket = found(Entry {
+            socket: None,
+            ..entry
+        });
+        assert_eq!(carriers(&no_socket, &own, Transport::Auto), [Netlink]);
     }
 }
