@@ -13,5 +13,6 @@ mod processes;
 mod recipients;
 mod scene;
 mod scopes;
+mod seal;
 mod secrets;
 mod tokens;
