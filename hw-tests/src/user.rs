@@ -12,7 +12,6 @@ use crate::world::program;
 /// A person.
 #[derive(Debug)]
 pub struct User {
-    name: String,
     uid: u32,
     home: PathBuf,
     environment: BTreeMap<String, String>,
@@ -31,7 +30,6 @@ impl User {
             ("CLAVIGER_LOG".into(), "debug".into()),
         ]);
         Self {
-            name: name.into(),
             uid,
             home,
             environment,
@@ -127,8 +125,9 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // The keyring outlives the namespaces.
-        let _ = self.run("keyctl", ["clear", "@u"]).finish();
-        let _ = &self.name;
+        // The keyring outlives the namespaces. Root's is not a story's own.
+        if self.uid != 0 {
+            let _ = self.run("keyctl", ["clear", "@u"]).finish();
+        }
     }
 }

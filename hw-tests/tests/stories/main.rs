@@ -1,12 +1,14 @@
 //! Stories: what a user does, end to end, with real parts.
 
 mod carriers;
+mod commands;
 mod configuration;
 mod first_steps;
 mod keyring;
 mod locking;
 mod lower_disk;
 mod manifests;
+mod mount_8;
 mod mountpoints;
 mod pins;
 mod processes;
@@ -14,4 +16,6 @@ mod recipients;
 mod scene;
 mod scopes;
 mod secrets;
+mod several_users;
+mod sizes;
 mod tokens;
