@@ -38,8 +38,7 @@ impl Tokens {
             let work = || self.log_in_now(host, located, token, state, request);
             match self.logins.run(&place, since, &request.wait, work) {
                 Outcome::Led(result) => return result,
-                // That was about the one who asked, not about the token.
-                Outcome::Joined(Err(Failure::Cancelled | Failure::TimedOut { .. })) => {
+                Outcome::Joined(Err(failure)) if is_about_who_led(&failure, &request.asker) => {
                     request.wait.check(&format!("PIN of {token}"))?;
                     since = Instant::now();
                 }
@@ -148,6 +147,18 @@ impl Tokens {
 enum LastTry {
     Yes,
     No,
+}
+
+/// Whether another's failure says nothing of how this request would fare: he gave up, or had nobody to
+/// ask where this one has a person at a terminal.
+fn is_about_who_led(failure: &Failure, asker: &Asker) -> bool {
+    match failure {
+        Failure::Cancelled | Failure::TimedOut { .. } => true,
+        Failure::NobodyToAsk { .. } | Failure::PinBlocked { .. } => {
+            matches!(asker, Asker::Terminal(_))
+        }
+        _ => false,
+    }
 }
 
 /// Tells the PKCS#11 module that the person was told and wants it; it refuses by itself otherwise.

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_pki::module::{Decapsulate, ModuleError};
+use claviger_pki::module::{Decapsulate, Generate, Key, ModuleError};
 use claviger_protocol::Failure;
 use zeroize::Zeroizing;
 
@@ -129,7 +129,7 @@ impl Tokens {
         module: &str,
         selector: &Located,
         request: &Arc<Request>,
-    ) -> Result<Vec<claviger_pki::module::Key>, Failure> {
+    ) -> Result<Vec<Key>, Failure> {
         let attempt = || {
             let wait = request.wait.shortened(self.operation_time);
             self.modules.keys(module, &selector.locator.0, &wait)
@@ -146,9 +146,9 @@ impl Tokens {
         &self,
         module: &str,
         token: &Located,
-        order: impl Fn() -> claviger_pki::module::Generate,
+        order: impl Fn() -> Generate,
         request: &Arc<Request>,
-    ) -> Result<claviger_pki::module::Key, Failure> {
+    ) -> Result<Key, Failure> {
         let attempt = || {
             // RSA-4096 in a card takes minutes.
             let wait = request.wait.shortened(Duration::from_secs(300));

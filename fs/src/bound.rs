@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::ids::{Epoch, FileId};
@@ -25,7 +25,7 @@ use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
 use crate::lower::{open_dir, open_regular, open_whatever_its_mode};
-use crate::open::{OpenFile, keeping_time};
+use crate::openfile::{OpenFile, keeping_time};
 use crate::tree::location;
 
 /// Renamed inodes that are remembered until the next sync of everything. One beyond that also opens
@@ -34,7 +34,11 @@ const MOVED_AT_MOST: usize = 4096;
 
 /// Inodes that are bound to an old place besides the one they are at, by number.
 #[derive(Default)]
-pub(crate) struct Moved(Mutex<HashMap<u64, Arc<Inode>>>);
+pub(crate) struct Moved {
+    inodes: Mutex<HashMap<u64, Arc<Inode>>>,
+    /// Locked for writing while one is bound to its new place alone.
+    settling: RwLock<()>,
+}
 
 /// What binds something that is being renamed.
 pub(crate) enum Bound {
@@ -165,32 +169,58 @@ impl VolumeFs {
         }
     }
 
-    /// The rename is done: `bound`, which is `inode`, is at `at`.
-    pub(crate) fn moved(&self, mut bound: Bound, inode: Option<Arc<Inode>>, at: &Spot) {
-        match (bound.synced(), inode) {
-            (Some(Synced::Never), _) => {
-                let settled = self
-                    .names()
-                    .and_then(|names| bound.settle(&names, at.location()));
-                if let Err(error) = settled {
-                    tracing::warn!(%error, "what was renamed is not bound to its new place");
-                }
-            }
-            (Some(Synced::Maybe), Some(inode)) => {
-                let mut moved = self.moved.0.lock().unwrap_or_else(PoisonError::into_inner);
-                if moved.len() < MOVED_AT_MOST {
-                    moved.insert(inode.ino, inode);
-                }
-            }
-            (Some(Synced::Maybe), None) | (None, _) => {}
+    /// The rename is done, and nobody has seen it yet: what never was synced belongs at `at` only.
+    pub(crate) fn rebind_unsynced(&self, bound: &mut Bound, at: &Spot) {
+        if bound.synced() != Some(Synced::Never) {
+            return;
+        }
+        let settled = self
+            .names()
+            .and_then(|names| bound.settle(&names, at.location()));
+        if let Err(error) = settled {
+            tracing::warn!(%error, "what was renamed is not bound to its new place");
         }
     }
 
-    /// Lets all old places go: every rename is durable.
+    /// The rename of `inode` is done: what may have been synced belongs at both places for now.
+    pub(crate) fn moved(&self, bound: &Bound, inode: Option<Arc<Inode>>) {
+        let (Some(Synced::Maybe), Some(inode)) = (bound.synced(), inode) else {
+            return;
+        };
+        let mut moved = self
+            .moved
+            .inodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if moved.len() < MOVED_AT_MOST {
+            moved.insert(inode.ino, inode);
+        }
+    }
+
+    /// Keeps old places from being let go while a place is changed.
+    pub(crate) fn changing_places(&self) -> RwLockReadGuard<'_, ()> {
+        self.moved
+            .settling
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets all old places go: every rename so far is durable.
     pub(crate) fn settle_moved(&self) {
-        let moved =
-            std::mem::take(&mut *self.moved.0.lock().unwrap_or_else(PoisonError::into_inner));
+        // Not while it is locked: whoever renames locks it last.
+        let moved = std::mem::take(
+            &mut *self
+                .moved
+                .inodes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for inode in moved.into_values().filter(|inode| !inode.is_gone()) {
+            let _settling = self
+                .moved
+                .settling
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = self.settle_inode(&inode) {
                 let lower = inode.shown_path();
                 tracing::debug!(lower, %error, "still bound to its old place as well");

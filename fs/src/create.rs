@@ -200,6 +200,7 @@ impl VolumeFs {
 
     /// Gives `ino` another name.
     pub(crate) fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Entry, OpError> {
+        let _changing = self.changing_places();
         let inode = self.inode(ino)?;
         let spot = self.spot(parent, name)?;
         match inode.kind {

@@ -33,6 +33,7 @@ mod lower;
 pub mod mount;
 pub mod mountpoint;
 mod open;
+mod openfile;
 mod opening;
 pub mod options;
 pub mod park;

@@ -1,12 +1,11 @@
 //! Open content: one [`NativeFile`] an inode, shared by all who have been granted it.
 
 use std::collections::HashSet;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError, Weak};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use claviger_protocol::Failure;
-
 use claviger_vault::native::{FixedPart, NativeFile};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
@@ -14,7 +13,7 @@ use nix::sys::stat::{FileStat, fstat};
 use crate::failure::OpError;
 use crate::inode::Inode;
 use crate::linger::Linger;
-use crate::sys;
+use crate::openfile::OpenFile;
 
 /// What a lower file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,26 +40,10 @@ impl Want {
     }
 }
 
-/// The content of one open file.
-pub(crate) struct OpenFile {
-    /// `None` once the volume has been locked.
-    content: RwLock<Option<NativeFile>>,
-    /// The volume is being locked. Looked at before `content` is, so that nobody queues up behind a
-    /// lock that waits for a lower filesystem that hangs.
-    refused: AtomicBool,
-    /// Changes of content begun and ended: what is written for other reasons keeps the file's time.
-    begun: AtomicU64,
-    ended: AtomicU64,
-    /// How many had begun when all of it was last durable.
-    settled: AtomicU64,
-    /// Where it waits, closed, for what was written to be durable.
-    linger: Arc<Linger>,
-}
-
 /// Content that is open and used by nobody, as of some moment.
 pub(crate) struct Idle {
     file: Arc<OpenFile>,
-    begun: u64,
+    changes: u64,
 }
 
 /// Where an inode keeps its open content.
@@ -120,140 +103,6 @@ impl Handle {
     }
 }
 
-impl OpenFile {
-    fn new(content: NativeFile, linger: Arc<Linger>) -> Self {
-        Self {
-            content: RwLock::new(Some(content)),
-            refused: AtomicBool::new(false),
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            settled: AtomicU64::new(0),
-            linger,
-        }
-    }
-
-    fn replace(&self, content: NativeFile) {
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(content);
-    }
-
-    /// Refuses every use from now on, waits for those under way, makes what they wrote durable and
-    /// forgets the keys.
-    fn close(&self) -> Result<(), OpError> {
-        self.refused.store(true, Ordering::Release);
-        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
-        let synced = match content.as_ref() {
-            Some(content) => keeping_time(content.lower(), Some(self), || {
-                content.sync()?;
-                Ok(content.flush()?)
-            }),
-            None => Ok(()),
-        };
-        *content = None;
-        synced
-    }
-
-    /// Refuses every use from now on, and forgets the keys unless one is under way: whoever is at it
-    /// has them until he ends. Waits for nobody and writes nothing.
-    fn wipe(&self) {
-        self.refused.store(true, Ordering::Release);
-        if let Ok(mut content) = self.content.try_write() {
-            *content = None;
-        }
-    }
-
-    /// Whether the content is still there, to anybody.
-    fn lingers(&self) -> bool {
-        match self.content.try_read() {
-            Ok(content) => content.is_some(),
-            Err(TryLockError::Poisoned(content)) => content.into_inner().is_some(),
-            Err(TryLockError::WouldBlock) => true,
-        }
-    }
-
-    /// Uses the content. Many may at once; a lock of the volume waits for them.
-    pub(crate) fn with<T>(
-        &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        if self.refused.load(Ordering::Acquire) {
-            return Err(OpError::LOCKED);
-        }
-        let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
-        work(content.as_ref().ok_or(OpError::LOCKED)?)
-    }
-
-    /// Changes the content on behalf of an application.
-    pub(crate) fn change<T>(
-        &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        self.begun.fetch_add(1, Ordering::AcqRel);
-        let done = self.with(work);
-        self.ended.fetch_add(1, Ordering::AcqRel);
-        done
-    }
-
-    /// Writes what is to be written anyway. An application that has set the file's time, or has gone
-    /// on and compares it, must not see it move: it is put back unless content changed meanwhile.
-    pub(crate) fn maintain<T>(
-        &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        self.with(|content| keeping_time(content.lower(), Some(self), || work(content)))
-    }
-
-    /// Makes everything durable, and has the shape say so.
-    pub(crate) fn sync(&self) -> Result<(), OpError> {
-        let begun = self.begun.load(Ordering::Acquire);
-        let idle = begun == self.ended.load(Ordering::Acquire);
-        self.maintain(|content| {
-            content.sync()?;
-            Ok(content.flush()?)
-        })?;
-        if idle {
-            self.settled.store(begun, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Whether nothing has changed since everything was durable.
-    fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Acquire) == self.begun.load(Ordering::Acquire)
-    }
-}
-
-/// Writes to the lower file what is not its content, and puts its time back, unless an application
-/// has changed the content meanwhile.
-pub(crate) fn keeping_time<T>(
-    lower: BorrowedFd<'_>,
-    open: Option<&OpenFile>,
-    work: impl FnOnce() -> Result<T, OpError>,
-) -> Result<T, OpError> {
-    let changes = || {
-        open.map(|open| {
-            (
-                open.begun.load(Ordering::Acquire),
-                open.ended.load(Ordering::Acquire),
-            )
-        })
-    };
-    let changes_before = changes();
-    let idle = changes_before.is_none_or(|(begun, ended)| begun == ended);
-    let before = fstat(lower)?;
-    let done = work()?;
-    let after = fstat(lower)?;
-    let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-    if idle && changes() == changes_before && modified(&before) != modified(&after) {
-        let (tv_sec, tv_nsec) = modified(&before);
-        let omit = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: libc::UTIME_OMIT,
-        };
-        sys::set_times(lower, omit, libc::timespec { tv_sec, tv_nsec })?;
-    }
-    Ok(done)
-}
-
 impl OpenUse {
     /// Another use of the same.
     pub(crate) fn again(&self) -> Self {
@@ -295,7 +144,7 @@ impl Drop for OpenUse {
             return;
         }
         // With the slot locked, so that nobody opens the lower file a second time meanwhile.
-        if let Err(error) = self.file.maintain(|content| Ok(content.flush()?)) {
+        if let Err(error) = self.file.flush() {
             let lower = self.inode.shown_path();
             tracing::error!(lower, %error, "last writes could not be written out");
         }
@@ -382,8 +231,8 @@ impl OpenSlot {
         let slot = self.lock();
         let opened = slot.as_ref().filter(|opened| opened.uses == 0)?;
         let file = Arc::clone(&opened.file);
-        let begun = file.begun.load(Ordering::Acquire);
-        Some(Idle { file, begun })
+        let changes = file.changes();
+        Some(Idle { file, changes })
     }
 
     /// Closes content that has been idle since: what was written to it has been made durable.
@@ -392,7 +241,7 @@ impl OpenSlot {
         let is_idle = |opened: &&mut Opened| {
             opened.uses == 0
                 && Arc::ptr_eq(&opened.file, &idle.file)
-                && opened.file.begun.load(Ordering::Acquire) == idle.begun
+                && opened.file.changes() == idle.changes
         };
         let Some(opened) = slot.as_mut().filter(is_idle) else {
             return Ok(());

@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
 use crate::attr::Kind;
+use crate::attributes::touch;
 use crate::bound::key_of;
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
@@ -278,11 +279,7 @@ impl VolumeFs {
                 self.clear_suid(content.lower())?;
             }
             // The time is set even where there was nothing to cut.
-            Ok(nix::sys::stat::futimens(
-                content.lower(),
-                &nix::sys::time::TimeSpec::UTIME_OMIT,
-                &nix::sys::time::TimeSpec::UTIME_NOW,
-            )?)
+            Ok(touch(content.lower())?)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Renames: names are sealed for one directory, and what they name is bound to its place.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLockWriteGuard};
 
 use claviger_vault::dir::DirError;
 use claviger_vault::tree;
@@ -18,6 +18,9 @@ use crate::inode::{Inode, Place, drop_place};
 use crate::lower::{drop_sidecar, remove, rename, stat_at, temporary_name};
 use crate::remove::{check_empty, clear_away};
 
+/// The places of an inode, to be changed.
+type Places<'a> = RwLockWriteGuard<'a, Vec<Place>>;
+
 /// A parent, and an upper name in it.
 type Named<'a> = (u64, &'a [u8]);
 
@@ -28,6 +31,7 @@ impl VolumeFs {
         to: Named<'_>,
         flags: fuser::RenameFlags,
     ) -> Result<(), OpError> {
+        let _changing = self.changing_places();
         let from = self.spot(from.0, from.1)?;
         let to = self.spot(to.0, to.1)?;
         let exchange = fuser::RenameFlags::RENAME_EXCHANGE;
@@ -98,8 +102,11 @@ impl VolumeFs {
                 None => rename(lower(from), lower(to), flags),
                 Some(_) => replace_empty_dir(from, to),
             };
-            if let (Ok(()), Some(places)) = (&done, &mut places) {
-                move_place(places, from, to);
+            if done.is_ok() {
+                self.rebind_unsynced(&mut bound, to);
+                if let Some(places) = &mut places {
+                    move_place(places, from, to);
+                }
             }
             done
         };
@@ -112,7 +119,7 @@ impl VolumeFs {
         if let Some(dir) = empty_dir {
             self.unsynced.forget(self.inodes.number(dir.st_ino));
         }
-        self.moved(bound, moved, to);
+        self.moved(&bound, moved);
         Ok(())
     }
 
@@ -155,16 +162,13 @@ impl VolumeFs {
             }
         };
         let done = {
-            // In the order of their numbers, as every exchange locks them.
-            let mut sides = [&mut one, &mut other];
-            sides.sort_by_key(|side| side.inode.as_ref().map(|inode| inode.ino));
-            let [first, second] = &sides;
-            let mut first_places = first.inode.as_ref().map(|inode| inode.places_mut());
-            let mut second_places = second.inode.as_ref().map(|inode| inode.places_mut());
-            let done = exchange_lower(sides[0], sides[1]);
+            let inodes = [one.inode.clone(), other.inode.clone()];
+            let [mut one_places, mut other_places] = lock_places(&inodes);
+            let done = exchange_lower(&one, &other);
             if done.is_ok() {
-                let places = [&mut first_places, &mut second_places];
-                for (side, places) in sides.iter().zip(places) {
+                for (side, places) in [(&mut one, &mut one_places), (&mut other, &mut other_places)]
+                {
+                    self.rebind_unsynced(&mut side.bound, side.to);
                     if let Some(places) = places {
                         side.move_places(places);
                     }
@@ -178,7 +182,7 @@ impl VolumeFs {
             return Err(errno.into());
         }
         for side in [one, other] {
-            self.moved(side.bound, side.inode, side.to);
+            self.moved(&side.bound, side.inode);
         }
         Ok(())
     }
@@ -216,6 +220,21 @@ impl VolumeFs {
         if let Some(inode) = &side.inode {
             inode.stays();
         }
+    }
+}
+
+/// Locks the places of both, in the order of their numbers, as every exchange does.
+fn lock_places(inodes: &[Option<Arc<Inode>>; 2]) -> [Option<Places<'_>>; 2] {
+    fn lock(inode: Option<&Arc<Inode>>) -> Option<Places<'_>> {
+        inode.map(|inode| inode.places_mut())
+    }
+    let [one, other] = inodes.each_ref().map(Option::as_ref);
+    if one.map(|inode| inode.ino) <= other.map(|inode| inode.ino) {
+        let one = lock(one);
+        [one, lock(other)]
+    } else {
+        let other = lock(other);
+        [lock(one), other]
     }
 }
 

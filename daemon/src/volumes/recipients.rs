@@ -51,7 +51,7 @@ impl Daemon {
     ) -> Result<Reply, Failure> {
         let mut told = None;
         let newcomer = match newcomer {
-            NewRecipient::Key(key) => self.newcomer(self.name(key, caller)?)?,
+            NewRecipient::Key(key) => self.newcomer(self.name(key, &caller.request(None))?)?,
             NewRecipient::Passphrase(passphrase) => Newcomer::of_passphrase(passphrase.expose())?,
             NewRecipient::Recovery => {
                 let (newcomer, text) = new_recovery_key();
@@ -120,7 +120,7 @@ impl Daemon {
         } else {
             return Ok(None);
         };
-        let key_id = match self.name(&key, caller)? {
+        let key_id = match self.name(&key, &caller.request(None))? {
             Named::Private(key) => key.key_id(),
             Named::Public(key, ..) => key.key_id(),
         };
@@ -132,7 +132,8 @@ impl Daemon {
     pub(super) fn newcomer(&self, named: Named) -> Result<Newcomer, Failure> {
         match named {
             Named::Private(key) => {
-                if self.own_keys.usable(key.key_id())?.is_none() {
+                let known = self.own_keys.usable(key.key_id())?;
+                if known.is_none_or(|known| known.locator != key.locator) {
                     self.own_keys.add(&key)?;
                 }
                 let kind = match key.provenance {

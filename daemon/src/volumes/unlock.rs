@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use claviger_protocol::Failure;
@@ -122,7 +122,7 @@ impl Daemon {
             dir: dir.into(),
             scope: keys.manifest.scope(),
             opened_by: by.clone(),
-            keys: std::sync::RwLock::new(Some(keys)),
+            keys: RwLock::new(Some(keys)),
         });
         tracing::info!(volume = %id, by = %by.label, "volume unlocked");
         self.tell_mounts(KeyEvent::Unlocked { volume: id });

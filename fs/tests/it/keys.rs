@@ -1,6 +1,6 @@
 //! A source of keys in this process: the vault's own cryptography, and no daemon.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,16 +8,19 @@ use claviger_fs::keys::{FreshFile, KeySource, Ticket, Unwrap, UnwrapDone};
 use claviger_protocol::Failure;
 use claviger_vault::epoch::EpochKey;
 use claviger_vault::epoch::EpochKeys;
-use claviger_vault::ids::{Epoch, FileId, VolumeId};
+use claviger_vault::ids::{Epoch, FileId, Scope, VolumeId};
 use claviger_vault::names::NamesKeys;
-use claviger_vault::native::Feks;
 use claviger_vault::native::head::{self, Layer, Opened};
+use claviger_vault::native::{Feks, Packet};
+use claviger_vault::secret::FileKey;
 
 /// Holds the epoch keys itself.
 pub(crate) struct InProcess {
     pub(crate) volume: VolumeId,
     epochs: EpochKeys,
+    pub(crate) scope: Scope,
     names: Mutex<Option<Arc<NamesKeys>>>,
+    file_keys: Mutex<HashMap<FileId, FileKey>>,
     /// How unwraps are answered.
     pub(crate) manner: Mutex<Manner>,
     held: Mutex<VecDeque<(Ticket, Unwrap, UnwrapDone)>>,
@@ -38,12 +41,14 @@ pub(crate) enum Manner {
 }
 
 impl InProcess {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(scope: Scope) -> Arc<Self> {
         let key = EpochKey::random().expect("locked memory for one key");
         let keys = Self {
             volume: VolumeId::random(),
             epochs: EpochKeys::new(Epoch::FIRST, key),
+            scope,
             names: Mutex::default(),
+            file_keys: Mutex::default(),
             manner: Mutex::new(Manner::AtOnce),
             held: Mutex::default(),
             tickets: AtomicU64::new(0),
@@ -81,7 +86,12 @@ impl InProcess {
     fn open(&self, head: &[u8]) -> Result<(Feks, Epoch), Failure> {
         match head::open(head, self.volume, |epoch| self.epochs.of(epoch)) {
             Ok(Opened::Feks(feks, epoch)) => Ok((feks, epoch)),
-            Ok(Opened::FileScope(_)) => Err(Failure::Internal("made in volume scope".into())),
+            Ok(Opened::FileScope(sealed)) => {
+                let file_keys = self.file_keys.lock().unwrap();
+                let file_key = file_keys.get(&sealed.file).expect("made here");
+                let feks = sealed.open(file_key);
+                Ok((feks.expect("its own key opens it"), sealed.epoch))
+            }
             Err(error) => Err(Failure::Integrity(error.to_string())),
         }
     }
@@ -97,8 +107,24 @@ impl KeySource for InProcess {
             return Err(Failure::Locked);
         }
         let epoch = (Epoch::FIRST, self.epochs.current());
-        let made = head::fresh(self.volume, FileId::random(), epoch, &Layer::Volume);
-        let (head, fek) = made.expect("volume scope has no packets");
+        let file = FileId::random();
+        let file_key = FileKey::random();
+        // A token would unwrap the file key from it; here it is looked up.
+        let packets = [Packet {
+            key_sig: [1; 8],
+            algorithm: 100,
+            body: vec![0; 100],
+        }];
+        let layer = match self.scope {
+            Scope::Volume => Layer::Volume,
+            Scope::File => Layer::File {
+                file_key: &file_key,
+                packets: &packets,
+            },
+        };
+        let made = head::fresh(self.volume, file, epoch, &layer);
+        let (head, fek) = made.expect("one packet is not too many");
+        self.file_keys.lock().unwrap().insert(file, file_key);
         Ok(FreshFile {
             epoch: Epoch::FIRST,
             head,

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use claviger_protocol::Failure;
+use claviger_vault::ids::Scope;
 use nix::sys::statvfs::statvfs;
 
 use crate::keys::Manner;
@@ -148,6 +149,30 @@ isolated_test! {
         answer_by(&mounted, Manner::AtOnce);
         assert_eq!(as_user(1234, 1234, &[], "cat $1", &mounted.path("file")), "content");
         drop(file);
+    }
+}
+
+isolated_test! {
+    fn in_file_scope_every_open_of_a_closed_file_asks_for_its_key() {
+        let mut mounted = Mounted::of_scope(Scope::File);
+        let sizes = [0, 1, 5000, 300_000];
+        for size in sizes {
+            fs::write(mounted.path(size.to_string()), vec![9; size]).unwrap();
+        }
+        mounted.remount();
+        let asked = || mounted.keys.unwraps.load(Ordering::SeqCst);
+        for (at, size) in sizes.iter().enumerate() {
+            let path = mounted.path(size.to_string());
+            // Two header pages: stat of a closed file counts both.
+            assert_eq!(fs::metadata(&path).unwrap().len(), *size as u64);
+            assert_eq!(asked(), 2 * at);
+            assert!(fs::read(&path).unwrap() == vec![9; *size]);
+            // The kernel tells of a close later: what still is open is not asked for again.
+            wait_until("it is closed", || mounted.fs.open_paths().is_empty());
+            fs::read(&path).unwrap();
+            assert_eq!(asked(), 2 * at + 2);
+            wait_until("it is closed", || mounted.fs.open_paths().is_empty());
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The filesystem, mounted for real: each test in mount, network and pid namespaces of its own.
 
+// A test that cannot go on has failed, and its line says where.
+#![allow(clippy::unwrap_used)]
+
 mod content;
 mod keys;
 mod locking;

@@ -25,11 +25,15 @@ pub(crate) struct Mounted {
 
 impl Mounted {
     pub(crate) fn new() -> Self {
-        Self::over(Path::new("/mnt/lower"))
+        Self::of_scope(Scope::Volume)
+    }
+
+    pub(crate) fn of_scope(scope: Scope) -> Self {
+        Self::over(Path::new("/mnt/lower"), scope)
     }
 
     /// Makes a volume of the new folder `lower`.
-    pub(crate) fn over(lower: &Path) -> Self {
+    pub(crate) fn over(lower: &Path, scope: Scope) -> Self {
         // RUST_LOG shows what the filesystem says.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt()
@@ -40,7 +44,7 @@ impl Mounted {
         fs::create_dir(lower).expect("the folder is new");
         fs::create_dir_all(&upper).expect("the tmpfs is ours");
         fs::create_dir(lower.join(".claviger")).expect("the folder is empty");
-        let keys = InProcess::new();
+        let keys = InProcess::new(scope);
         Record::create(open(lower), &keys.names_keys(), Location::ROOT)
             .expect("the folder is empty");
         let (fs, session) = mount(&keys, lower, &upper);
@@ -111,7 +115,7 @@ impl Drop for Mounted {
 
 fn mount(keys: &Arc<InProcess>, lower: &Path, upper: &Path) -> (Arc<VolumeFs>, BackgroundSession) {
     let source = Arc::clone(keys) as Arc<dyn claviger_fs::keys::KeySource>;
-    let fs = VolumeFs::new(open(lower), keys.volume, Scope::Volume, source)
+    let fs = VolumeFs::new(open(lower), keys.volume, keys.scope, source)
         .expect("the lower root is a directory");
     let mut config = Config::default();
     config.mount_options = vec![

@@ -119,6 +119,44 @@ isolated_test! {
 }
 
 isolated_test! {
+    fn what_is_renamed_to_and_fro_is_reachable_all_the_while() {
+        let mut mounted = Mounted::new();
+        for dir in ["one", "two", "one/moved"] {
+            fs::create_dir(mounted.path(dir)).unwrap();
+        }
+        fs::write(mounted.path("one/moved/file"), "here").unwrap();
+        for sync in ["never synced", "synced"] {
+            if sync == "synced" {
+                // Nothing is at hand any more: looks walk down from the root.
+                mounted.remount();
+            }
+            let moved: OwnedFd = File::open(mounted.path("one/moved")).unwrap().into();
+            let (from, to) = (mounted.path("one/moved"), mounted.path("two/moved"));
+            let ended = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        fs::rename(&from, &to).unwrap();
+                        fs::rename(&to, &from).unwrap();
+                    }
+                    ended.store(true, std::sync::atomic::Ordering::SeqCst);
+                });
+                let mut looks = 0;
+                while !ended.load(std::sync::atomic::Ordering::SeqCst) || looks < 10 {
+                    let name = format!("new {sync} {looks}");
+                    let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
+                    let new = openat(&moved, name.as_str(), flags, Mode::S_IRWXU).unwrap();
+                    File::from(new).write_all(b"x").unwrap();
+                    let file = openat(&moved, "file", OFlag::O_RDONLY, Mode::empty()).unwrap();
+                    assert_eq!(std::io::read_to_string(File::from(file)).unwrap(), "here");
+                    looks += 1;
+                }
+            });
+        }
+    }
+}
+
+isolated_test! {
     fn a_foreign_lower_file_is_hidden_and_keeps_its_directory() {
         let mounted = Mounted::new();
         fs::create_dir(mounted.path("dir")).unwrap();

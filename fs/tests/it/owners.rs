@@ -1,10 +1,21 @@
 //! Who owns what is made, on a mount of several users.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use claviger_fs::filesystem::VolumeFs;
+use claviger_fs::fuse::Engine;
+use claviger_vault::dir::{Location, Record};
+use claviger_vault::ids::Scope;
+use fuser::{Config, Session, SessionACL};
+use nix::mount::{MsFlags, mount};
+use nix::unistd::{setgroups, setresgid, setresuid};
+
+use crate::keys::InProcess;
 use crate::mounted::Mounted;
 use crate::names::set_attribute;
 use crate::namespaces::isolated_test;
@@ -101,6 +112,79 @@ isolated_test! {
         assert_eq!(owner_and_mode(&mounted.path("dir")), (1234, 1234, 0));
         as_user(1234, 1234, &[], "rmdir $1/dir", mounted.root());
     }
+}
+
+isolated_test! {
+    fn a_user_serves_his_own_folder_whatever_modes_his_files_have() {
+        serve_as_user(1234);
+        let path = |name: &str| Path::new("/mnt/upper").join(name);
+        let mode = |name: &str, mode| {
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        // Written only, a partial block has to be read all the same.
+        fs::write(path("drop box"), "one").unwrap();
+        mode("drop box", 0o200);
+        let mut file = fs::OpenOptions::new().append(true).open(path("drop box")).unwrap();
+        file.write_all(b" two").unwrap();
+        drop(file);
+        assert_eq!(fs::read(path("drop box")).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        mode("drop box", 0o600);
+        assert_eq!(fs::read_to_string(path("drop box")).unwrap(), "one two");
+        // Renaming and linking ask for nothing of the file itself.
+        mode("drop box", 0o000);
+        fs::rename(path("drop box"), path("renamed")).unwrap();
+        fs::hard_link(path("renamed"), path("linked")).unwrap();
+        assert_eq!(owner_and_mode(&path("linked")), (1234, 1234, 0));
+        // Nor does removing a directory ask for anything of the directory.
+        for bits in [0o500, 0o300, 0o000] {
+            fs::create_dir(path("closed")).unwrap();
+            mode("closed", bits);
+            fs::remove_dir(path("closed")).unwrap();
+        }
+        fs::DirBuilder::new().mode(0o500).create(path("made closed")).unwrap();
+        assert_eq!(owner_and_mode(&path("made closed")).2, 0o500);
+        let refused = fs::write(path("made closed/file"), "").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+    }
+}
+
+/// Mounts a new volume at `/mnt/upper` and becomes `uid`, who serves it until the test ends: he could
+/// not unmount it, so its namespaces do.
+fn serve_as_user(uid: u32) {
+    for folder in ["/mnt/lower", "/mnt/lower/.claviger", "/mnt/upper"] {
+        fs::create_dir(folder).unwrap();
+        chown(folder, Some(uid), Some(uid)).unwrap();
+    }
+    let device = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .unwrap();
+    let options = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={uid},allow_other,default_permissions",
+        device.as_raw_fd()
+    );
+    mount(
+        Some("test"),
+        "/mnt/upper",
+        Some("fuse"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .unwrap();
+    setgroups(&[]).unwrap();
+    setresgid(uid.into(), uid.into(), uid.into()).unwrap();
+    setresuid(uid.into(), uid.into(), uid.into()).unwrap();
+
+    let keys = InProcess::new(Scope::Volume);
+    let lower = fs::File::open("/mnt/lower").unwrap();
+    Record::create(&lower, &keys.names_keys(), Location::ROOT).unwrap();
+    let volume = keys.volume;
+    let volume = VolumeFs::new(lower.into(), volume, Scope::Volume, keys).unwrap();
+    let config = Config::default();
+    let session = Session::from_fd(Engine(volume), device.into(), SessionACL::All, config);
+    // Serves on while the handle is forgotten.
+    std::mem::forget(session.unwrap().spawn().unwrap());
 }
 
 const NOBODY: u32 = u32::MAX;

@@ -9,7 +9,9 @@ use crate::scene::{folder, says, software_key};
 fn unlink_auth_tok(user: &User) {
     let keys: Value = serde_json::from_str(&user.claviger(["key", "list", "--json"]).ok()).unwrap();
     let description = format!("claviger:{}", keys[0]["key_id"].as_str().unwrap());
-    let serial = user.run("keyctl", ["search", "@u", "user", &description]).ok();
+    let serial = user
+        .run("keyctl", ["search", "@u", "user", &description])
+        .ok();
     user.run("keyctl", ["unlink", serial.trim(), "@u"]).ok();
 }
 

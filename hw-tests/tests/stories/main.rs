@@ -15,6 +15,7 @@ mod processes;
 mod recipients;
 mod scene;
 mod scopes;
+mod seal;
 mod secrets;
 mod several_users;
 mod sizes;

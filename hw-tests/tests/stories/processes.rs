@@ -6,14 +6,25 @@ use nix::sys::signal::Signal;
 use crate::scene::{alice_with_a_card, alice_with_an_open_folder, folder, says};
 
 /// Names of libraries that reach tokens or key files.
-const TOKEN_LIBRARIES: [&str; 9] =
-    ["softhsm", "opensc", "ykcs11", "p11-kit", "pcsc", "libtss2", "libcrypto", "libssl", "libbotan"];
+const TOKEN_LIBRARIES: [&str; 9] = [
+    "softhsm",
+    "opensc",
+    "ykcs11",
+    "p11-kit",
+    "pcsc",
+    "libtss2",
+    "libcrypto",
+    "libssl",
+    "libbotan",
+];
 
 #[track_caller]
 fn has_no_token_library(process: Process) {
     let files = process.mapped_files();
-    let found: Vec<&String> =
-        files.iter().filter(|file| TOKEN_LIBRARIES.iter().any(|name| file.contains(name))).collect();
+    let found: Vec<&String> = files
+        .iter()
+        .filter(|file| TOKEN_LIBRARIES.iter().any(|name| file.contains(name)))
+        .collect();
     assert!(found.is_empty(), "{found:?}");
 }
 

@@ -19,8 +19,17 @@ fn epoch_key(dir: &Path, recovery: &Path) -> Vec<u8> {
     let text = fs::read_to_string(recovery).unwrap();
     let key = RecoveryKey::parse(text.trim()).unwrap().derive();
     let of_recovery = |kind: &RecipientKind| matches!(kind, RecipientKind::Recovery);
-    let enrolled = claims.recipients().iter().find(|one| of_recovery(one.recipient.kind())).unwrap();
-    let wrapped = Wrapped::parse(enrolled.wrap.algorithm, &enrolled.wrap.body, key.public_key()).unwrap();
+    let enrolled = claims
+        .recipients()
+        .iter()
+        .find(|one| of_recovery(one.recipient.kind()))
+        .unwrap();
+    let wrapped = Wrapped::parse(
+        enrolled.wrap.algorithm,
+        &enrolled.wrap.body,
+        key.public_key(),
+    )
+    .unwrap();
     let context = Context {
         volume: claims.volume().0,
         epoch: claims.epoch().0,
@@ -29,7 +38,9 @@ fn epoch_key(dir: &Path, recovery: &Path) -> Vec<u8> {
     };
     let bytes = key.unwrap(&wrapped, &context).unwrap().to_vec();
     let mut copy: [u8; 32] = bytes.as_slice().try_into().unwrap();
-    loaded.verify(&EpochKey::new(&mut copy).unwrap()).expect("it is the epoch key");
+    loaded
+        .verify(&EpochKey::new(&mut copy).unwrap())
+        .expect("it is the epoch key");
     bytes
 }
 
@@ -40,15 +51,34 @@ fn alice_with_the_planted_pin(world: &mut World) -> User {
     card.alone(&alice);
     let token = card.token_with_pin(&alice, "work", PLANTED);
     alice
-        .claviger(["key", "generate", "--module", "pkcs11", "--token", &token, "--label", "k"])
+        .claviger([
+            "key", "generate", "--module", "pkcs11", "--token", &token, "--label", "k",
+        ])
         .answers(&[PLANTED])
         .ok();
-    alice.claviger(["init", "--recipient", "k", "--recovery-file", "recovery", "Private"]).ok();
+    alice
+        .claviger([
+            "init",
+            "--recipient",
+            "k",
+            "--recovery-file",
+            "recovery",
+            "Private",
+        ])
+        .ok();
     alice.sh("mkdir private").ok();
-    alice.claviger(["mount", "Private", "private"]).answers(&[PLANTED]).ok();
-    alice.sh("for i in 1 2 3 4 5 6 7 8; do echo text $i >private/$i; done; cat private/*").ok();
+    alice
+        .claviger(["mount", "Private", "private"])
+        .answers(&[PLANTED])
+        .ok();
+    alice
+        .sh("for i in 1 2 3 4 5 6 7 8; do echo text $i >private/$i; done; cat private/*")
+        .ok();
     alice.claviger(["lock", "private"]).ok();
-    alice.claviger(["unlock", "private"]).answers(&[PLANTED]).ok();
+    alice
+        .claviger(["unlock", "private"])
+        .answers(&[PLANTED])
+        .ok();
     alice.sh("cat private/*").ok();
     alice
 }

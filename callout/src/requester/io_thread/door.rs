@@ -168,7 +168,10 @@ impl IoThread {
         }
         tracing::info!(uid, carrier = %kind, "responder registered");
         shared.announce_registered();
-        foreign::run("an observer", || shared.observer.registered(uid, kind));
+        foreign::run("an observer", || {
+            shared.observer.process(uid, pid);
+            shared.observer.registered(uid, kind);
+        });
     }
 
     /// Netlink tells nobody that a peer is gone; its process does. The pid is only a hint: one that

@@ -144,6 +144,13 @@ pub(crate) enum Operation {
     },
 }
 
+/// Which of the two an operation runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Upper,
+    Plain,
+}
+
 /// What an operation returned: an errno, or what it gave.
 pub(crate) type Outcome = Result<Given, i32>;
 
@@ -286,10 +293,16 @@ impl Operation {
     }
 
     /// Does it below `root`.
-    pub(crate) fn run(&self, root: &Path, handles: &mut Vec<File>) -> Outcome {
+    pub(crate) fn run(&self, side: Side, root: &Path, handles: &mut Vec<File>) -> Outcome {
         let at = |path: &Path| root.join(path);
         match self {
             Self::Open { path, flags, mode } => {
+                let special = fs::metadata(at(path)).is_ok_and(|found| !found.is_file());
+                let flags = match side {
+                    Side::Upper if !special => *flags,
+                    // What alignment it wants is the plain filesystem's choice; pipes refuse it.
+                    Side::Upper | Side::Plain => flags & !libc::O_DIRECT,
+                };
                 let file = OpenOptions::new()
                     .read(flags & libc::O_ACCMODE != libc::O_WRONLY)
                     .write(flags & libc::O_ACCMODE != libc::O_RDONLY)
@@ -313,14 +326,13 @@ impl Operation {
                 len,
                 byte,
             } => {
-                // O_DIRECT on the plain side wants an aligned buffer; the mount takes any.
-                let data = Aligned::filled(*len, *byte);
+                let data = vec![*byte; *len];
                 let appends = flags_of(&handles[*handle]) & libc::O_APPEND != 0;
                 let file = &handles[*handle];
                 let wrote = if appends {
-                    nix::unistd::write(file, data.bytes()).map_err(|e| e as i32)
+                    nix::unistd::write(file, &data).map_err(|e| e as i32)
                 } else {
-                    file.write_at(data.bytes(), *offset).map_err(errno)
+                    file.write_at(&data, *offset).map_err(errno)
                 };
                 wrote.map(|n| Given::Number(n as u64))
             }
@@ -329,11 +341,11 @@ impl Operation {
                 offset,
                 len,
             } => {
-                let mut data = Aligned::filled(*len, 0);
+                let mut data = vec![0; *len];
                 let read = handles[*handle]
-                    .read_at(data.bytes_mut(), *offset)
+                    .read_at(&mut data, *offset)
                     .map_err(errno)?;
-                Ok(Given::Bytes(data.bytes()[..read].to_vec()))
+                Ok(Given::Bytes(data[..read].to_vec()))
             }
             Self::SetLen { handle, len } => nothing(handles[*handle].set_len(*len)),
             Self::Truncate { path, len } => {
@@ -494,29 +506,6 @@ fn nothing(done: io::Result<()>) -> Outcome {
 
 fn errno(error: io::Error) -> i32 {
     error.raw_os_error().expect("an error of the kernel")
-}
-
-/// Bytes at a page's start, as O_DIRECT likes them.
-struct Aligned {
-    bytes: Vec<u8>,
-    skip: usize,
-    len: usize,
-}
-
-impl Aligned {
-    fn filled(len: usize, byte: u8) -> Self {
-        let bytes = vec![byte; len + 4096];
-        let skip = bytes.as_ptr().align_offset(4096);
-        Self { bytes, skip, len }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[self.skip..self.skip + self.len]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.skip..self.skip + self.len]
-    }
 }
 
 /// A path of at most three components of few names, so that they meet; some are long.

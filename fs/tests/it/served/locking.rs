@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use super::daemon::Daemon;
 use super::sys;
 use super::volume::{Volume, wait_until};
-use crate::isolated;
+use crate::namespaces::isolated;
 
 /// 10 seconds until the wipe, 2 for the kernel, and what a busy machine adds.
 const LOCK_LIMIT: Duration = Duration::from_secs(15);
