@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use claviger_hw_tests::{PIN, Finished, story};
+use claviger_hw_tests::{Finished, PIN, story};
 use serde_json::Value;
 
 use crate::scene::{alice_with_a_card, alice_with_an_open_folder, folder, says};

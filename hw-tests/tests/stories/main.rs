@@ -1,5 +1,7 @@
 //! Stories: what a user does, end to end, with real parts.
 
+#![allow(clippy::unwrap_used)] // In a helper of a story, as in the story itself, it is an assertion.
+
 mod carriers;
 mod commands;
 mod configuration;

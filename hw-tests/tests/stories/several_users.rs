@@ -29,23 +29,50 @@ fn team(world: &mut World) -> Team {
     let bobs = software_key(&bob, "bob's");
     let public = bob.run("openssl", ["pkey", "-in", &bobs, "-pubout"]).ok();
     alice.write("bob.pem", public);
-    let init = ["init", "--no-recovery", "--recipient", "alice's", "--recipient", "bob.pem"];
-    alice.claviger(init.iter().map(AsRef::as_ref).chain([lower.as_os_str()])).ok();
+    let init = [
+        "init",
+        "--no-recovery",
+        "--recipient",
+        "alice's",
+        "--recipient",
+        "bob.pem",
+    ];
+    alice
+        .claviger(init.iter().map(AsRef::as_ref).chain([lower.as_os_str()]))
+        .ok();
     // Everybody may make files, and read who opens it: a manifest is made for its owner only.
     alice.sh("cd /run/team/Lower && chmod 1777 . && chmod 755 .claviger && chmod 644 .claviger/volume.toml*").ok();
-    root.claviger(["mount".as_ref(), "-o".as_ref(), "allow_other".as_ref(), lower.as_os_str(), mountpoint.as_os_str()]).ok();
-    Team { alice, bob, root, mountpoint }
+    root.claviger([
+        "mount".as_ref(),
+        "-o".as_ref(),
+        "allow_other".as_ref(),
+        lower.as_os_str(),
+        mountpoint.as_os_str(),
+    ])
+    .ok();
+    Team {
+        alice,
+        bob,
+        root,
+        mountpoint,
+    }
 }
 
 impl Team {
     #[track_caller]
     fn unlock(&self, user: &User) {
-        user.claviger(["unlock".as_ref(), self.mountpoint.as_os_str()]).ok();
+        user.claviger(["unlock".as_ref(), self.mountpoint.as_os_str()])
+            .ok();
     }
 
     /// Waits until a file can be read by someone, which says that his grant has come.
     fn wait_readable(&self, user: &User, file: &str) {
-        wait_until("the keys have come", || user.sh(&format!("cat /run/team/files/{file}")).finish().code == 0);
+        wait_until("the keys have come", || {
+            user.sh(&format!("cat /run/team/files/{file}"))
+                .finish()
+                .code
+                == 0
+        });
     }
 }
 
