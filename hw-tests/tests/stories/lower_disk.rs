@@ -150,7 +150,8 @@ story! {
         alice.sh("echo text >private/letter").ok();
         alice.claviger(["umount", "private"]).ok();
         alice.claviger(["verify", "Private"]).ok();
-        let damage: [(&str, fn(&User)); 4] = [
+        type Damage = fn(&User);
+        let damage: [(&str, Damage); 4] = [
             ("header", |alice| flip(&alice.lower_files("Private")[0], 80)),
             ("name", |alice| {
                 let file = &alice.lower_files("Private")[0];

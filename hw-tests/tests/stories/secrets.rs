@@ -9,6 +9,8 @@ use claviger_pki::wrap::{Context, Identity as _, Purpose, Wrapped};
 use claviger_vault::epoch::EpochKey;
 use claviger_vault::manifest::{self, RecipientKind};
 
+use crate::scene::software_key;
+
 /// A PIN that is in no memory by chance.
 const PLANTED: &str = "Zw7kQ-93pVxB";
 
@@ -81,6 +83,31 @@ fn alice_with_the_planted_pin(world: &mut World) -> User {
         .ok();
     alice.sh("cat private/*").ok();
     alice
+}
+
+story! {
+    /// The same where the kernel has no memfd_secret(2) to hide keys in: there they can be seen while the
+    /// folder is open, and after the lock they are wiped.
+    fn a_lock_wipes_the_epoch_key_from_the_daemons_memory(world) {
+        let alice = world.user("alice");
+        alice.start_daemon_without("memfd_secret");
+        software_key(&alice, "k");
+        alice.claviger(["init", "--recipient", "k", "--recovery-file", "recovery", "Private"]).ok();
+        alice.sh("mkdir private").ok();
+        alice.claviger(["mount", "Private", "private"]).ok();
+        alice.sh("echo text >private/letter").ok();
+        let epoch_key = epoch_key(&alice.home().join("Private"), &alice.home().join("recovery"));
+        let daemon = alice.daemon();
+        assert_eq!(found(daemon, &epoch_key), 1, "it is in one place, and the search finds it there");
+        alice.claviger(["lock", "private"]).ok();
+        assert_eq!(found(daemon, &epoch_key), 0);
+        alice.claviger(["unlock", "private"]).ok();
+        assert_eq!(found(daemon, &epoch_key), 1);
+        assert_eq!(alice.sh("cat private/letter").ok(), "text\n");
+        // Another way to an end of its life: the daemon's own.
+        alice.claviger(["stop"]).ok();
+        assert_eq!(found(alice.daemon(), &epoch_key), 0);
+    }
 }
 
 fn found(process: Process, secret: &[u8]) -> usize {
