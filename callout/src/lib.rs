@@ -40,6 +40,7 @@
 mod carrier;
 mod congestion;
 pub mod frame;
+pub mod fuzzing;
 mod instance;
 mod link;
 mod noise;
