@@ -39,8 +39,11 @@
 
 mod carrier;
 mod congestion;
+mod ear;
+mod foreign;
 pub mod frame;
 pub mod fuzzing;
+mod handshake;
 mod instance;
 mod link;
 mod noise;
@@ -53,6 +56,9 @@ pub mod session;
 mod sys;
 mod table;
 mod window;
+mod wipe;
+#[cfg(test)]
+mod worked_example;
 
 use std::io;
 use std::path::PathBuf;

@@ -213,3 +213,106 @@ impl Cipher for AesGcm {
         Ok(ciphertext.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use snow::Builder;
+
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<_> = hex
+            .bytes()
+            .map(|byte| (byte as char).to_digit(16).unwrap())
+            .collect();
+        digits
+            .chunks(2)
+            .map(|pair| (pair[0] * 16 + pair[1]) as u8)
+            .collect()
+    }
+
+    /// The vector of cacophony, a Noise in Haskell (`vectors/cacophony.txt`), for this very protocol:
+    /// payload and ciphertext of each message, both ends in turn.
+    const MESSAGES: [(&str, &str); 6] = [
+        (
+            "4c756477696720766f6e204d69736573",
+            "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944\
+             4c756477696720766f6e204d69736573",
+        ),
+        (
+            "4d757272617920526f746862617264",
+            "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843\
+             934ff73eebb9d930ebf62b8e4db8133ca936872b5551efd7c9989c646d8cf0",
+        ),
+        (
+            "462e20412e20486179656b",
+            "8d372b94914e80018211a344b8b1c5a2869492a0db46990c0362f3",
+        ),
+        (
+            "4361726c204d656e676572",
+            "e183b0abd55550f9955fb05476d988c6f27628d7bbde111c39ccbc",
+        ),
+        (
+            "4a65616e2d426170746973746520536179",
+            "167293a79ad6a647114c4f4eb55bdf713a0d44ae48765c07fc4e57743100825021",
+        ),
+        (
+            "457567656e2042f6686d20766f6e2042617765726b",
+            "2b67a18ae246069c51687bee89141041d9d35a821f852975d169a4f80f75c735807a1fd157",
+        ),
+    ];
+    const PROLOGUE: &str = "4a6f686e2047616c74";
+    const INITIATOR: &str = "893e28b9dc6ca8d611ab664754b8ceb7bac5117349a4439a6b0569da977c464a";
+    const RESPONDER: &str = "bbdb4cdbd309f1a1f2e1456967fe288cadd6f712d65dc7b7793d5e63da6b375b";
+
+    #[test]
+    fn speaks_the_same_noise_as_another_implementation() {
+        let prologue = bytes(PROLOGUE);
+        let keys = [bytes(INITIATOR), bytes(RESPONDER)];
+        let builder = |key| {
+            Builder::with_resolver(PROTOCOL.parse().unwrap(), Box::new(AwsLc))
+                .prologue(&prologue)
+                .unwrap()
+                .fixed_ephemeral_key_for_testing_only(key)
+        };
+        let mut initiator = builder(&keys[0]).build_initiator().unwrap();
+        let mut responder = builder(&keys[1]).build_responder().unwrap();
+        let (mut sent, mut read) = ([0; 128], [0; 128]);
+        let (handshake, transport) = MESSAGES.split_at(2);
+        for (number, (payload, ciphertext)) in handshake.iter().enumerate() {
+            let ends = match number {
+                0 => (&mut initiator, &mut responder),
+                _ => (&mut responder, &mut initiator),
+            };
+            let len = ends.0.write_message(&bytes(payload), &mut sent).unwrap();
+            assert_eq!(sent[..len], bytes(ciphertext));
+            let len = ends.1.read_message(&sent[..len], &mut read).unwrap();
+            assert_eq!(read[..len], bytes(payload));
+        }
+        let initiator = initiator.into_stateless_transport_mode().unwrap();
+        let responder = responder.into_stateless_transport_mode().unwrap();
+        for (number, (payload, ciphertext)) in transport.iter().enumerate() {
+            let (from, to) = match number % 2 {
+                0 => (&initiator, &responder),
+                _ => (&responder, &initiator),
+            };
+            let nonce = number as u64 / 2;
+            let len = from
+                .write_message(nonce, &bytes(payload), &mut sent)
+                .unwrap();
+            assert_eq!(sent[..len], bytes(ciphertext));
+            let len = to.read_message(nonce, &sent[..len], &mut read).unwrap();
+            assert_eq!(read[..len], bytes(payload));
+        }
+    }
+
+    #[test]
+    fn a_peer_key_of_small_order_is_refused() {
+        let mut pair = Ephemeral::default();
+        pair.generate(&mut Rng(SystemRandom::new())).unwrap();
+        assert!(pair.dh(&[0; 32], &mut [0; 32]).is_err());
+        let mut one = [0; 32];
+        one[0] = 1;
+        assert!(pair.dh(&one, &mut [0; 32]).is_err());
+    }
+}

@@ -1,25 +1,23 @@
-//! One encrypted connection: the handshake that makes it, and the two halves that seal and open.
+//! One encrypted connection: the two halves that seal and open its frames.
 //!
 //! ```text
-//! HELO, first two:  version 2 B LE | Noise handshake message
-//! every later frame: nonce 8 B LE | Noise transport message of
-//!                    ( index 4 B LE | sequence 4 B LE | kind 2 B LE | flags 2 B LE | body )
+//! nonce 8 B LE | Noise transport message of
+//!                ( index 4 B LE | sequence 4 B LE | kind 2 B LE | flags 2 B LE | body )
 //! ```
 //!
 //! The frame's header travels in the clear, so its meaning is repeated inside and must agree.
 
 use std::sync::Arc;
 
-use snow::{Builder, HandshakeState, StatelessTransportState};
+use snow::StatelessTransportState;
 use zeroize::Zeroizing;
 
-use crate::Instance;
-use crate::frame::{Flags, Frame, HEADER_LEN, Header, Kind};
-use crate::noise::{AwsLc, PROTOCOL, TAG_LEN};
-use crate::window::Window;
+pub use crate::handshake::{Ends, Greeting, VERSION, answer};
 
-/// Version of the protocol; both ends must speak the same.
-pub const VERSION: u16 = 1;
+use crate::frame::{Flags, Frame, HEADER_LEN, Header, Kind};
+use crate::noise::TAG_LEN;
+use crate::window::Window;
+use crate::wipe::wipe;
 
 /// Largest body of a request, response or event: one Noise message of 65,535 bytes, less the tag
 /// and what a frame repeats inside.
@@ -28,121 +26,19 @@ pub const BODY_MAX: usize = 65_535 - TAG_LEN - INNER_LEN;
 const INNER_LEN: usize = 12;
 const NONCE_LEN: usize = 8;
 
-/// Largest HELO message: an X25519 key and a tag.
-const HELO_MAX: usize = 64;
-
-/// Who is at the two ends: what the handshake binds. Uids as the kernel gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
-    /// Uid of the responder.
-    pub responder: u32,
-    /// Uid of the requester.
-    pub requester: u32,
-    /// The requester.
-    pub instance: Instance,
-}
-
-impl Ends {
-    /// `"claviger callout" 16 B | version 2 B LE | responder 4 B LE | requester 4 B LE | instance 16 B`
-    fn prologue(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(42);
-        bytes.extend_from_slice(b"claviger callout");
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&self.responder.to_le_bytes());
-        bytes.extend_from_slice(&self.requester.to_le_bytes());
-        bytes.extend_from_slice(self.instance.bytes());
-        bytes
-    }
-
-    fn noise<'a>(&self, prologue: &'a [u8]) -> Result<Builder<'a>, SessionError> {
-        let protocol = PROTOCOL.parse().map_err(|_| SessionError::Handshake)?;
-        Builder::with_resolver(protocol, Box::new(AwsLc))
-            .prologue(prologue)
-            .map_err(|_| SessionError::Handshake)
-    }
-}
-
-/// A responder's handshake between its HELO and the requester's answer.
-///
-/// The responder is Noise's *initiator*: it speaks first.
-pub struct Greeting(Box<HandshakeState>);
-
-impl Greeting {
-    /// Starts a handshake and gives the body of the HELO to send.
-    ///
-    /// # Errors
-    /// [`SessionError::Handshake`] if the kernel gives no random bytes.
-    pub fn start(ends: &Ends) -> Result<(Self, Vec<u8>), SessionError> {
-        let prologue = ends.prologue();
-        let mut noise = ends
-            .noise(&prologue)?
-            .build_initiator()
-            .map_err(|_| SessionError::Handshake)?;
-        let helo = write_helo(&mut noise)?;
-        Ok((Self(Box::new(noise)), helo))
-    }
-
-    /// Takes the body of the requester's answer.
-    ///
-    /// # Errors
-    /// [`SessionError`] if it is of another version, or not made for these ends and this HELO.
-    pub fn finish(mut self, answer: &[u8]) -> Result<(Sealer, Opener), SessionError> {
-        read_helo(&mut self.0, answer)?;
-        split(*self.0)
-    }
-}
-
-/// Answers a responder's HELO: gives the body of the answer and the session it opens.
-///
-/// # Errors
-/// [`SessionError`] if `helo` is of another version or no handshake message.
-pub fn answer(ends: &Ends, helo: &[u8]) -> Result<(Vec<u8>, Sealer, Opener), SessionError> {
-    let prologue = ends.prologue();
-    let mut noise = ends
-        .noise(&prologue)?
-        .build_responder()
-        .map_err(|_| SessionError::Handshake)?;
-    read_helo(&mut noise, helo)?;
-    let answer = write_helo(&mut noise)?;
-    let (sealer, opener) = split(noise)?;
-    Ok((answer, sealer, opener))
-}
-
-fn write_helo(noise: &mut HandshakeState) -> Result<Vec<u8>, SessionError> {
-    let mut message = [0; HELO_MAX];
-    let len = noise
-        .write_message(&[], &mut message)
-        .map_err(|_| SessionError::Handshake)?;
-    let mut body = VERSION.to_le_bytes().to_vec();
-    body.extend(message.iter().take(len));
-    Ok(body)
-}
-
-fn read_helo(noise: &mut HandshakeState, body: &[u8]) -> Result<(), SessionError> {
-    let (version, message) = body
-        .split_first_chunk::<2>()
-        .ok_or(SessionError::Handshake)?;
-    match u16::from_le_bytes(*version) {
-        VERSION => {}
-        other => return Err(SessionError::Version(other)),
-    }
-    // HELO carries no payload; one that does is not ours.
-    match noise.read_message(message, &mut [0; HELO_MAX]) {
-        Ok(0) => Ok(()),
-        Ok(_) | Err(_) => Err(SessionError::Handshake),
-    }
-}
-
-fn split(noise: HandshakeState) -> Result<(Sealer, Opener), SessionError> {
-    let noise = noise
-        .into_stateless_transport_mode()
-        .map_err(|_| SessionError::Handshake)?;
+/// Both halves of a session whose handshake is done.
+pub(crate) fn halves(noise: StatelessTransportState) -> (Sealer, Opener) {
     let noise = Arc::new(noise);
     let opener = Opener {
         noise: Arc::clone(&noise),
         window: Window::default(),
     };
-    Ok((Sealer { noise, next: 0 }, opener))
+    let sealer = Sealer {
+        noise,
+        next: 0,
+        inner: Zeroizing::new(Vec::new()),
+    };
+    (sealer, opener)
 }
 
 /// What one frame says, apart from its body.
@@ -162,6 +58,8 @@ pub struct Subject {
 pub struct Sealer {
     noise: Arc<StatelessTransportState>,
     next: u64,
+    /// What is being sealed; empty in between.
+    inner: Zeroizing<Vec<u8>>,
 }
 
 impl Sealer {
@@ -180,14 +78,18 @@ impl Sealer {
             return Err(SessionError::TooLarge(body.len()));
         }
         let nonce = self.next;
-        let mut inner = Zeroizing::new(Vec::with_capacity(INNER_LEN + body.len()));
-        inner.extend_from_slice(&subject.index.to_le_bytes());
-        inner.extend_from_slice(&subject.sequence.to_le_bytes());
-        inner.extend_from_slice(&subject.kind.wire().to_le_bytes());
-        inner.extend_from_slice(&subject.flags.wire().to_le_bytes());
-        inner.extend_from_slice(body);
+        // Empty, so that growing it copies no plaintext to where nobody wipes it.
+        self.inner.reserve_exact(INNER_LEN + body.len());
+        self.inner.extend_from_slice(&subject.index.to_le_bytes());
+        self.inner
+            .extend_from_slice(&subject.sequence.to_le_bytes());
+        self.inner
+            .extend_from_slice(&subject.kind.wire().to_le_bytes());
+        self.inner
+            .extend_from_slice(&subject.flags.wire().to_le_bytes());
+        self.inner.extend_from_slice(body);
 
-        let sealed_len = inner.len() + TAG_LEN;
+        let sealed_len = self.inner.len() + TAG_LEN;
         let mut frame = Vec::with_capacity(HEADER_LEN + NONCE_LEN + sealed_len);
         Header {
             kind: subject.kind,
@@ -200,9 +102,9 @@ impl Sealer {
         let head_len = frame.len();
         frame.resize(head_len + sealed_len, 0);
         let (_, sealed) = frame.split_at_mut(head_len);
-        self.noise
-            .write_message(nonce, &inner, sealed)
-            .map_err(|_| SessionError::Exhausted)?;
+        let written = self.noise.write_message(nonce, &self.inner, sealed);
+        wipe(&mut self.inner);
+        written.map_err(|_| SessionError::Exhausted)?;
         self.next = nonce.checked_add(1).ok_or(SessionError::Exhausted)?;
         Ok(frame)
     }
@@ -298,6 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Instance;
 
     const ENDS: Ends = Ends {
         responder: 1000,
@@ -334,41 +237,6 @@ mod tests {
         assert_eq!((subject, body.as_slice()), (SUBJECT, &b"question"[..]));
         let frame = from_responder.seal(SUBJECT, 0, b"").unwrap();
         assert_eq!(open(&mut at_requester, &frame).unwrap().1.len(), 0);
-    }
-
-    #[test]
-    fn a_handshake_between_other_ends_fails() {
-        let others = [
-            Ends {
-                responder: 1001,
-                ..ENDS
-            },
-            Ends {
-                requester: 1000,
-                ..ENDS
-            },
-            Ends {
-                instance: Instance::from_bytes([8; 16]),
-                ..ENDS
-            },
-        ];
-        for other in others {
-            let (greeting, helo) = Greeting::start(&ENDS).unwrap();
-            let (reply, ..) = answer(&other, &helo).unwrap();
-            assert_eq!(
-                greeting.finish(&reply).err(),
-                Some(SessionError::Handshake),
-                "{other:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn another_version_is_told_from_an_attack() {
-        let (greeting, mut helo) = Greeting::start(&ENDS).unwrap();
-        helo[0] = 2;
-        assert_eq!(answer(&ENDS, &helo).err(), Some(SessionError::Version(2)));
-        assert_eq!(greeting.finish(&helo).err(), Some(SessionError::Version(2)));
     }
 
     #[test]
@@ -414,13 +282,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn no_helo_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = answer(&ENDS, &bytes);
-            let (greeting, _) = Greeting::start(&ENDS).unwrap();
-            let _ = greeting.finish(&bytes);
-        }
-
         #[test]
         fn no_sealed_body_panics(body in proptest::collection::vec(any::<u8>(), 0..80)) {
             let ((_, mut opener), _) = pair();

@@ -13,7 +13,7 @@ use claviger_protocol::control::{
     Command, Conversation, ConversationError, FromDaemon, ToDaemon, VERSION,
 };
 use claviger_protocol::failure::ExitCode;
-use claviger_protocol::keys::{KeyReply, KeyRequest};
+use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::paths;
 use nix::unistd::Uid;
 use zeroize::Zeroizing;
@@ -59,7 +59,7 @@ impl Asking {
             .stream()
             .try_clone()
             .map_err(|error| cannot(error.to_string()))?;
-        let mut config = RequesterConfig::new(paths::own_requesters(), "claviger-cli");
+        let mut config = RequesterConfig::new(paths::own_requesters(), SERVICE);
         config.about = about;
         let requester =
             Requester::start(config, Arc::new(())).map_err(|error| cannot(error.to_string()))?;
@@ -118,7 +118,6 @@ impl Drop for Asking {
 fn answer(mut conversation: Conversation, mut prompter: Prompter) {
     while let Ok(message) = conversation.receive() {
         match message {
-            FromDaemon::Attached => {}
             FromDaemon::Notice(text) => eprintln!("{text}"),
             FromDaemon::Attached => {}
             FromDaemon::Prompt(prompt) => {

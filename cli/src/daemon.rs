@@ -30,6 +30,28 @@ pub enum OnDemand {
 /// [`Failed`]: the daemon's failure, or that it cannot be reached.
 pub fn run(command: Command, prompter: &mut Prompter) -> Result<Reply, Failed> {
     let mut conversation = connect(OnDemand::Start)?;
+    converse(&mut conversation, command, prompter)
+}
+
+/// Has the daemon end, and waits until it has: the next command starts a new one.
+///
+/// # Errors
+/// As [`run`].
+pub fn stop(prompter: &mut Prompter) -> Result<(), Failed> {
+    let mut conversation = connect(OnDemand::Refuse)?;
+    converse(&mut conversation, Command::Stop, prompter)?;
+    // It keeps its end open as long as it lives, and says nothing more.
+    match conversation.receive::<FromDaemon>() {
+        Ok(_) => Err(broken(ConversationError::Malformed)),
+        Err(_its_end) => Ok(()),
+    }
+}
+
+fn converse(
+    conversation: &mut Conversation,
+    command: Command,
+    prompter: &mut Prompter,
+) -> Result<Reply, Failed> {
     let prompt_place = prompt_place();
     conversation
         .send(&ToDaemon::Command {
@@ -41,12 +63,10 @@ pub fn run(command: Command, prompter: &mut Prompter) -> Result<Reply, Failed> {
     loop {
         match conversation.receive().map_err(broken)? {
             FromDaemon::Notice(text) => eprintln!("{text}"),
-            FromDaemon::Attached => {}
             FromDaemon::Prompt(prompt) => {
                 let answer = prompter.ask(&prompt);
-                conversation
-                    .send(&ToDaemon::Answer(answer))
-                    .map_err(broken)?;
+                // It may have given up waiting, and then has said so: that is what is read next.
+                let _ = conversation.send(&ToDaemon::Answer(answer));
             }
             FromDaemon::Done(outcome) => return outcome.map_err(Failed::from),
             FromDaemon::Attached => return Err(broken(ConversationError::Malformed)),

@@ -20,6 +20,8 @@ pub fn parse(text: &str) -> Result<KeyRef, Failed> {
     }
     let path = Path::new(text);
     match path.canonicalize() {
+        // A label may well be the name of a folder here.
+        Ok(path) if path.is_dir() => Ok(KeyRef::Id(text.into())),
         Ok(path) => Ok(KeyRef::File(path)),
         Err(error) if text.contains('/') => Err(Failed::file(path, &error)),
         Err(_) => Ok(KeyRef::Id(text.into())),

@@ -40,8 +40,14 @@ impl Prompter {
             (Self::Lines(lines), PromptKind::Pin | PromptKind::Passphrase) => read_line(lines),
             (Self::Terminal, PromptKind::Confirm) => confirm(&prompt.text),
             (Self::Terminal, PromptKind::Pin | PromptKind::Passphrase) => {
-                let answer = rpassword::prompt_password(format!("{}: ", prompt.text)).ok()?;
-                Some(Secret::new(answer.into_bytes()))
+                match rpassword::prompt_password(format!("{}: ", prompt.text)) {
+                    Ok(answer) => Some(Secret::new(answer.into_bytes())),
+                    Err(error) => {
+                        eprintln!("claviger: no terminal to ask on ({error}): {}", prompt.text);
+                        eprintln!("  Run 'claviger unlock' on one, or give the answer by --pin-fd");
+                        None
+                    }
+                }
             }
         }
     }

@@ -2,10 +2,11 @@
 //! the environment.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -130,7 +131,7 @@ enum Start {
     Silent,
 }
 
-fn spawn(log: &File, ready: &std::path::Path) -> io::Result<std::process::Child> {
+fn spawn(log: &File, ready: &Path) -> io::Result<Child> {
     let kept = ENVIRONMENT
         .iter()
         .filter_map(|name| Some((name, env::var_os(name)?)));
@@ -154,7 +155,7 @@ fn wait_for_socket() -> io::Result<()> {
     let socket = paths::control_socket();
     let deadline = Instant::now() + START_TIME;
     loop {
-        match std::os::unix::net::UnixStream::connect(&socket) {
+        match UnixStream::connect(&socket) {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() >= deadline => return Err(error),
             Err(_) => thread::sleep(Duration::from_millis(20)),
@@ -162,7 +163,7 @@ fn wait_for_socket() -> io::Result<()> {
     }
 }
 
-fn open_log(path: &std::path::Path) -> io::Result<File> {
+fn open_log(path: &Path) -> io::Result<File> {
     /// Begun anew above this size.
     const FULL: u64 = 4 << 20;
 
@@ -176,9 +177,7 @@ fn open_log(path: &std::path::Path) -> io::Result<File> {
     options.open(path)
 }
 
-fn said_since(path: &std::path::Path, offset: u64) -> io::Result<String> {
-    use std::io::{Seek, SeekFrom};
-
+fn said_since(path: &Path, offset: u64) -> io::Result<String> {
     let mut log = File::open(path)?;
     log.seek(SeekFrom::Start(offset))?;
     let mut said = String::new();

@@ -1,5 +1,6 @@
 //! The control socket: one thread a connection, one command a connection.
 
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use claviger_pki::cancel;
 use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Command, Conversation, ConversationError, LockTarget, Reply, ToDaemon, VERSION,
+    Command, Conversation, ConversationError, Reply, ToDaemon, VERSION,
 };
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
@@ -18,6 +19,7 @@ use crate::daemon::{Caller, Daemon};
 use crate::errand::Program;
 use crate::process;
 use crate::prompt::{Asker, Terminal};
+use crate::residue::wipe_stack;
 use crate::volumes::NewVolume;
 use crate::wait::Wait;
 
@@ -34,7 +36,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// If no thread can be started.
-pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> std::io::Result<()> {
+pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> io::Result<()> {
     let daemon = daemon.clone();
     let connections = Arc::new(AtomicUsize::new(0));
     let accept = move || {
@@ -61,6 +63,7 @@ pub fn serve(daemon: &Arc<Daemon>, listener: UnixListener) -> std::io::Result<()
                     Ok(()) | Err(ConversationError::Closed) => {}
                     Err(error) => tracing::warn!(%error, "control connection dropped"),
                 }
+                wipe_stack();
             };
             if let Err(error) = thread::Builder::new().name("control".into()).spawn(serve) {
                 tracing::error!(%error, "cannot start a thread");
@@ -96,7 +99,7 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
     // Whose process it is, as the kernel says: checked before a byte is read.
     let mut conversation = Conversation::new(stream)?;
     conversation.stream().set_read_timeout(Some(COMMAND_TIME))?;
-    let peer = getsockopt(conversation.stream(), PeerCredentials).map_err(std::io::Error::from)?;
+    let peer = getsockopt(conversation.stream(), PeerCredentials).map_err(io::Error::from)?;
     let socket = conversation.stream().try_clone()?;
     let (version, place, command) = match conversation.receive()? {
         ToDaemon::Command {
@@ -127,6 +130,8 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
             terminal.done(result);
             if ends {
                 process::end()?;
+                // The CLI takes the end of the connection for the end of this process.
+                terminal.wait_closed()?;
             }
         }
     }
@@ -199,7 +204,8 @@ fn run(daemon: &Daemon, command: Command, caller: &Caller) -> Result<Reply, Fail
             daemon.recipient_remove(&dir, &recipient, caller)
         }
         Command::Stop => {
-            daemon.lock(&LockTarget::All, caller)?;
+            // Before the answer: whoever has it may start the next daemon.
+            daemon.shut_down();
             Ok(Reply::Done)
         }
         Command::Attach => Err(Failure::Internal("an attached CLI runs no command".into())),

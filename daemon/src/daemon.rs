@@ -10,10 +10,12 @@ use claviger_pki::auth_tok::{AuthToks, Place};
 use claviger_protocol::control::{LockTarget, MountStatus, Status, VolumeStatus};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::paths;
+use claviger_vault::ids::VolumeId;
 
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::errand::Program;
+use crate::instance::Instance;
 use crate::key_service::KeyService;
 use crate::modules::Modules;
 use crate::mounts::Mount;
@@ -40,6 +42,8 @@ pub struct Daemon {
     /// Unlocked volumes.
     pub volumes: Volumes,
     responder: Mutex<Option<Responder>>,
+    /// Until it ends.
+    instance: Mutex<Option<Instance>>,
 }
 
 /// Folders of this user.
@@ -77,7 +81,13 @@ impl Places {
 
 impl Daemon {
     /// Puts it together; nothing is served yet.
-    pub fn new(config: Config, places: Places, auth_toks: AuthToks, audit: Audit) -> Self {
+    pub fn new(
+        config: Config,
+        places: Places,
+        auth_toks: AuthToks,
+        audit: Audit,
+        instance: Instance,
+    ) -> Self {
         let own_keys = OwnKeys::new(auth_toks, KeyFolder::new(places.config.join("keys")));
         let modules = Modules::new(&config);
         let tokens = Tokens::new(
@@ -95,6 +105,7 @@ impl Daemon {
             audit,
             volumes: Volumes::default(),
             responder: Mutex::default(),
+            instance: Mutex::new(Some(instance)),
         }
     }
 
@@ -110,7 +121,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Locks everything, leaves all mounts, ends all modules.
+    /// Locks everything, leaves all mounts, ends all modules; then another daemon may take its place.
+    /// Once more, it does nothing.
     pub fn shut_down(&self) {
         let caller = Caller::nobody(Wait::at_most(Duration::from_secs(20)));
         if let Err(failure) = self.lock(&LockTarget::All, &caller) {
@@ -122,6 +134,12 @@ impl Daemon {
             responder.quit();
         }
         self.tokens.modules.stop();
+        let instance = self
+            .instance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(instance);
     }
 
     /// Filesystems that have registered.
@@ -210,7 +228,7 @@ fn shown(volume: &Volume, mounts: &[Mount]) -> VolumeStatus {
     }
 }
 
-fn of_volume(id: claviger_vault::ids::VolumeId, mounts: &[Mount]) -> Vec<MountStatus> {
+fn of_volume(id: VolumeId, mounts: &[Mount]) -> Vec<MountStatus> {
     let of_volume = mounts.iter().filter(|mount| mount.volume == Some(id));
     let shown = of_volume.map(|mount| MountStatus {
         mountpoint: mount.mountpoint.clone(),

@@ -1,21 +1,25 @@
 //! Making, enrolling and listing keys: the commands about tokens and keys.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
+use std::process;
 use std::sync::Arc;
 
 use claviger_pki::auth_tok::enrolled::EnrolledKey;
 use claviger_pki::key::{Kem, PublicKey};
-use claviger_pki::module::{Generate, Key, Locator, Provenance};
+use claviger_pki::module::{Generate, Key, Provenance};
 use claviger_protocol::Failure;
 use claviger_protocol::control::{GenerateKey, KeyInfo, KeyRef, TokenInfo};
 use zeroize::Zeroizing;
 
 use crate::daemon::{Caller, Daemon};
-use crate::errand::Errand;
+use crate::errand::{Errand, Program, VolumeName};
 use crate::failure;
 use crate::modules::{OPENSSL, PKCS11, TPM};
 use crate::own_keys::shown;
 use crate::pin_source::Located;
+use crate::prompt::Asker;
 use crate::tokens::Request;
 use crate::wait::Wait;
 
@@ -55,12 +59,7 @@ impl Daemon {
     /// # Errors
     /// [`Failure`].
     pub fn key_generate(&self, order: &GenerateKey, caller: &Caller) -> Result<KeyInfo, Failure> {
-        if !self.tokens.modules.knows(&order.module) {
-            return Err(Failure::Usage(format!(
-                "there is no module '{}'",
-                order.module
-            )));
-        }
+        self.tokens.modules.check(&order.module)?;
         let key_type = order.key_type.as_deref().map(str::parse).transpose();
         let key_type = key_type.map_err(|_| {
             Failure::Usage("key types are ec-p256, ec-p384, rsa2048, rsa3072, rsa4096".into())
@@ -98,7 +97,7 @@ impl Daemon {
         label: Option<String>,
         caller: &Caller,
     ) -> Result<KeyInfo, Failure> {
-        let mut enrolled = match self.name(key, caller)? {
+        let mut enrolled = match self.name(key, &caller.request(None))? {
             Named::Private(enrolled) => *enrolled,
             Named::Public(..) => {
                 return Err(Failure::Usage(format!(
@@ -135,7 +134,7 @@ impl Daemon {
     ///
     /// # Errors
     /// [`Failure`].
-    pub fn name(&self, key: &KeyRef, caller: &Caller) -> Result<Named, Failure> {
+    pub fn name(&self, key: &KeyRef, request: &Arc<Request>) -> Result<Named, Failure> {
         let (module, selector) = match key {
             KeyRef::Id(_) => {
                 let enrolled = self.own_keys.find(key)?;
@@ -160,11 +159,11 @@ impl Daemon {
             },
         };
         // What is enrolled already needs no token.
-        if let Some(enrolled) = self.own_keys.find(key)? {
+        if let Some(mut enrolled) = self.own_keys.find(key)? {
+            enrolled.locator = selector.over(&enrolled.locator)?;
             return Ok(Named::Private(Box::new(enrolled)));
         }
-        let request = caller.request(None);
-        let mut keys = self.tokens.keys(module, &selector, &request)?;
+        let mut keys = self.tokens.keys(module, &selector, request)?;
         let Some(found) = keys.pop() else {
             return Err(no_such_key(key));
         };
@@ -199,11 +198,7 @@ impl Daemon {
             ))
         })?;
         enrolled.label = label.unwrap_or(enrolled.label);
-        let located = Located {
-            locator: enrolled.locator.clone(),
-            pin_file: selector.pin_file.clone(),
-        };
-        enrolled.locator = Locator(located.to_text());
+        enrolled.locator = selector.over(&enrolled.locator)?;
         Ok(enrolled)
     }
 
@@ -232,7 +227,7 @@ impl Daemon {
 
 impl Caller {
     /// A request for a token, on behalf of this caller.
-    pub fn request(&self, volume: Option<crate::errand::VolumeName>) -> Arc<Request> {
+    pub fn request(&self, volume: Option<VolumeName>) -> Arc<Request> {
         Arc::new(Request {
             errand: Errand {
                 volume,
@@ -248,8 +243,8 @@ impl Caller {
     /// Someone who can neither be asked nor wait long: the daemon itself.
     pub fn nobody(wait: Wait) -> Self {
         Self {
-            asker: crate::prompt::Asker::Nobody,
-            program: crate::errand::Program::of_pid(std::process::id()),
+            asker: Asker::Nobody,
+            program: Program::of_pid(process::id()),
             wait,
         }
     }
@@ -265,16 +260,14 @@ enum InFile {
 
 /// Looks at the PEM labels only: what is in a private key is the module's business.
 fn in_file(path: &Path) -> Result<InFile, Failure> {
-    use std::io::Read;
-
-    let failed = |error: std::io::Error| {
+    let failed = |error: io::Error| {
         let text = format!("{}: {error}", path.display());
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Failure::Permission(text),
+            io::ErrorKind::PermissionDenied => Failure::Permission(text),
             _ => Failure::NotFound(text),
         }
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = File::open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Failure::Usage(format!("{} is not a file", path.display())));
     }

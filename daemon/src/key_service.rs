@@ -6,20 +6,32 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use claviger_callout::{Call, PeerInfo, Service};
-use claviger_protocol::Failure;
 use claviger_protocol::keys::{KeyReply, KeyRequest};
+use claviger_protocol::{Failure, Secret};
+use claviger_vault::ids::VolumeId;
+use claviger_vault::secret::NamesKey;
 use postcard::ser_flavors::Size;
 use zeroize::Zeroizing;
 
+use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
+use crate::errand::{Errand, Program};
+use crate::tokens::Request;
 use crate::workers::{Full, Workers};
 
 mod fresh;
+mod stream;
+mod token_job;
 mod unwrap;
 
-use unwrap::{TokenJob, Unwrap};
+use token_job::{TokenJob, Work};
+use unwrap::Unwrap;
+
+/// Threads for what needs no token, at least.
+const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 
 /// Requests that wait for tokens or people at a time; SoftHSM-like stores stand many.
 const TOKEN_THREADS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
@@ -51,8 +63,6 @@ impl KeyService {
         }
     }
 }
-
-const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 
 impl Service for KeyService {
     fn call(&self, call: Call) {
@@ -96,6 +106,18 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
                 .done(event, &instance, lost.collect());
             Ok(KeyReply::Done)
         }
+        KeyRequest::SealStream { recipients, pid } => {
+            let work = move |daemon: &Daemon, _: &mut UsedKey, request: &Arc<Request>| {
+                stream::seal(daemon, &recipients, request)
+            };
+            return submit_stream(tokens, call, (Event::Seal, pid), Box::new(work));
+        }
+        KeyRequest::UnsealStream { header, pid } => {
+            let work = move |daemon: &Daemon, used: &mut UsedKey, request: &Arc<Request>| {
+                stream::unseal(daemon, &header, used, request)
+            };
+            return submit_stream(tokens, call, (Event::Unseal, pid), Box::new(work));
+        }
         KeyRequest::UnwrapFek {
             volume,
             header,
@@ -117,13 +139,23 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
     reply(call, result);
 }
 
-fn names(daemon: &Daemon, volume: claviger_vault::ids::VolumeId) -> Result<KeyReply, Failure> {
+fn submit_stream(tokens: &Workers<TokenJob>, call: Call, (event, pid): (Event, u32), work: Work) {
+    let errand = Errand {
+        volume: None,
+        lower_path: None,
+        program: Program::of_pid(pid),
+    };
+    let job = TokenJob::new((event, errand), Instant::now(), call, work);
+    if let Err(Full(job)) = tokens.submit(job) {
+        job.refuse(busy());
+    }
+}
+
+fn names(daemon: &Daemon, volume: VolumeId) -> Result<KeyReply, Failure> {
     daemon.volumes.get(volume)?.with_keys(|keys| {
         let minimum = keys.manifest.minimum();
         let names_keys = keys.epochs.names_keys(volume, minimum);
-        let secret = |key: &claviger_vault::secret::NamesKey| {
-            claviger_protocol::Secret::new(key.expose().to_vec())
-        };
+        let secret = |key: &NamesKey| Secret::new(key.expose().to_vec());
         KeyReply::Names {
             current: keys.epochs.current_epoch(),
             minimum,

@@ -25,6 +25,7 @@ pub mod own_keys;
 pub mod pin_source;
 pub mod process;
 pub mod prompt;
+pub mod residue;
 pub mod single_flight;
 pub mod tokens;
 pub mod touch;

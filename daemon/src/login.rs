@@ -5,6 +5,7 @@
 //! told and agreed, nothing is sent when one more wrong PIN would block the token.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use claviger_pki::host::ModuleHost;
 use claviger_pki::module::{Locator, PinState};
@@ -22,23 +23,24 @@ use crate::tokens::{Request, Tokens, WaitsFor};
 use crate::wait::Wait;
 
 impl Tokens {
-    /// Logs in, or waits for whoever is at it for the same token.
+    /// Logs in, or waits for whoever is at it for the same token, which was found locked at `since`.
     pub(crate) fn log_in(
         &self,
         host: &Arc<ModuleHost>,
         located: &Located,
         token: &str,
         state: PinState,
+        mut since: Instant,
         request: &Arc<Request>,
     ) -> Result<(), Failure> {
         let place = (host.name().to_owned(), token.to_owned());
         loop {
             let work = || self.log_in_now(host, located, token, state, request);
-            match self.logins.run(&place, &request.wait, work) {
+            match self.logins.run(&place, since, &request.wait, work) {
                 Outcome::Led(result) => return result,
-                // That was about the one who asked, not about the token.
-                Outcome::Joined(Err(Failure::Cancelled | Failure::TimedOut { .. })) => {
+                Outcome::Joined(Err(failure)) if is_about_who_led(&failure, &request.asker) => {
                     request.wait.check(&format!("PIN of {token}"))?;
+                    since = Instant::now();
                 }
                 Outcome::Joined(result) => return result,
                 Outcome::GaveUp(failure) => return Err(failure),
@@ -145,6 +147,18 @@ impl Tokens {
 enum LastTry {
     Yes,
     No,
+}
+
+/// Whether another's failure says nothing of how this request would fare: he gave up, or had nobody to
+/// ask where this one has a person at a terminal.
+fn is_about_who_led(failure: &Failure, asker: &Asker) -> bool {
+    match failure {
+        Failure::Cancelled | Failure::TimedOut { .. } => true,
+        Failure::NobodyToAsk { .. } | Failure::PinBlocked { .. } => {
+            matches!(asker, Asker::Terminal(_))
+        }
+        _ => false,
+    }
 }
 
 /// Tells the PKCS#11 module that the person was told and wants it; it refuses by itself otherwise.

@@ -1,6 +1,6 @@
 //! `clavigerd`: arguments, order of starting and ending; everything else is in the library.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -67,14 +67,16 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_env("CLAVIGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     let places = Places::of_user().context("neither HOME nor XDG_CONFIG_HOME is set")?;
     let config = match Config::load(&places.system_config, Some(&places.config)) {
         Ok(config) => config,
         Err(error) => return Ok(ended(&error, USAGE)),
     };
-    let (_instance, listener) = match Instance::acquire(&paths::control_socket()) {
+    let (instance, listener) = match Instance::acquire(&paths::control_socket()) {
         Err(error @ InstanceError::Running) => {
             return Ok(ended(&error, background::ALREADY_RUNNING));
         }
@@ -83,7 +85,7 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     private_folder(&places.state)?;
     let audit = Audit::open(&places.state).context("audit log")?;
 
-    let daemon = Arc::new(Daemon::new(config, places, auth_toks, audit));
+    let daemon = Arc::new(Daemon::new(config, places, auth_toks, audit, instance));
     daemon.own_keys.load();
     daemon.serve_mounts()?;
     control::serve(&daemon, listener)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use claviger_pki::host::{HostConfig, ModuleHost};
@@ -55,10 +55,15 @@ impl Modules {
         let mut add = |name: &str, settings: BTreeMap<String, String>| {
             let (program, more) = match config.modules.get(name) {
                 Some(section) => (section.program.clone(), section.settings.clone()),
-                None => (
-                    paths::program(&format!("claviger-pki-{name}")),
-                    BTreeMap::new(),
-                ),
+                None => {
+                    let program = paths::program(&format!("claviger-pki-{name}"));
+                    if !program.is_file() {
+                        // A package of its own, perhaps: not everybody has a TPM.
+                        tracing::info!(program = %program.display(), "module not installed");
+                        return;
+                    }
+                    (program, BTreeMap::new())
+                }
             };
             let host = ModuleHost::new(HostConfig {
                 name: name.into(),
@@ -174,9 +179,15 @@ impl Modules {
         })
     }
 
-    /// Whether there is a module of that name.
-    pub fn knows(&self, module: &str) -> bool {
-        self.hosts.contains_key(module)
+    /// Checks that there is a module of that name.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`].
+    pub fn check(&self, module: &str) -> Result<(), Failure> {
+        match self.hosts.contains_key(module) {
+            true => Ok(()),
+            false => Err(Failure::Usage(absence(module))),
+        }
     }
 
     /// Has all running modules forget logins and secrets; one that does not is ended.
@@ -217,7 +228,7 @@ impl Modules {
             .ok_or_else(|| no_host(module))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ModuleHost>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<ModuleHost>>> {
         self.had.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -242,13 +253,16 @@ fn passed_over(error: &ModuleError) -> Option<u8> {
 }
 
 fn no_host(module: &str) -> HostError {
-    let what = match module {
-        PKCS11 => "no PKCS#11 library is installed or configured".into(),
-        other => format!("no module '{other}' is configured"),
-    };
     HostError {
         host: None,
-        error: ModuleError::Process(what),
+        error: ModuleError::Process(absence(module)),
+    }
+}
+
+fn absence(module: &str) -> String {
+    match module {
+        PKCS11 => "no PKCS#11 library is installed or configured".into(),
+        other => format!("module '{other}' is not installed"),
     }
 }
 

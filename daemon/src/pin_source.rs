@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use claviger_pki::module::Locator;
 use claviger_protocol::Failure;
@@ -66,6 +66,17 @@ impl Located {
             locator: Locator(locator),
             pin_file,
         })
+    }
+
+    /// What is known of a key under `locator`, with the `pin-source` that the person named now.
+    ///
+    /// # Errors
+    /// As [`Located::parse`].
+    pub fn over(&self, locator: &Locator) -> Result<Locator, Failure> {
+        let known = Self::parse(&locator.0)?;
+        let pin_file = self.pin_file.clone().or(known.pin_file);
+        let locator = known.locator;
+        Ok(Locator(Self { locator, pin_file }.to_text()))
     }
 
     /// Puts it together again.
@@ -145,7 +156,7 @@ impl RefusedFiles {
         self.lock().insert(path.into(), state);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, State>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

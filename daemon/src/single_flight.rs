@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use claviger_protocol::Failure;
 
@@ -11,7 +12,14 @@ use crate::wait::Wait;
 /// Work in progress, by what it is about.
 #[derive(Debug)]
 pub struct SingleFlight<K, V> {
-    flights: Mutex<HashMap<K, Arc<Flight<V>>>>,
+    slots: Mutex<HashMap<K, Slot<V>>>,
+}
+
+#[derive(Debug)]
+enum Slot<V> {
+    Flying(Arc<Flight<V>>),
+    /// The last result, for those who began to want it before it was there.
+    Landed(Instant, V),
 }
 
 /// How a caller came by its result.
@@ -43,27 +51,35 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
     /// Nothing in progress.
     pub fn new() -> Self {
         Self {
-            flights: Mutex::new(HashMap::new()),
+            slots: Mutex::new(HashMap::new()),
         }
     }
 
     /// Does `work` for `key`, unless that is being done: then waits for its result as long as `wait`
-    /// allows.
-    ///
-    /// A result is not kept: the next caller after it does the work anew.
-    pub fn run(&self, key: &K, wait: &Wait, work: impl FnOnce() -> V) -> Outcome<V> {
+    /// allows. A result that came after `since` is taken too: whoever found at `since` that the work
+    /// is needed, and was slow to say so, must not have it done twice.
+    pub fn run(
+        &self,
+        key: &K,
+        since: Instant,
+        wait: &Wait,
+        work: impl FnOnce() -> V,
+    ) -> Outcome<V> {
         loop {
             let flight = {
-                let mut flights = lock(&self.flights);
-                match flights.get(key) {
-                    Some(flight) => flight.clone(),
-                    None => {
+                let mut slots = lock(&self.slots);
+                match slots.get(key) {
+                    Some(Slot::Flying(flight)) => flight.clone(),
+                    Some(Slot::Landed(at, value)) if *at > since => {
+                        return Outcome::Joined(value.clone());
+                    }
+                    Some(Slot::Landed(..)) | None => {
                         let flight = Arc::new(Flight {
                             landed: Mutex::new(Landing::Flying),
                             changed: Condvar::new(),
                         });
-                        flights.insert(key.clone(), flight.clone());
-                        drop(flights);
+                        slots.insert(key.clone(), Slot::Flying(flight.clone()));
+                        drop(slots);
                         return Outcome::Led(self.lead(key, &flight, work));
                     }
                 }
@@ -78,28 +94,39 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
 
     fn lead(&self, key: &K, flight: &Flight<V>, work: impl FnOnce() -> V) -> V {
         // Also when `work` panics: nobody may wait for a result that will not come.
-        struct Land<'a, K: Eq + Hash, V> {
-            flights: &'a Mutex<HashMap<K, Arc<Flight<V>>>>,
+        struct Land<'a, K: Clone + Eq + Hash, V: Clone> {
+            slots: &'a Mutex<HashMap<K, Slot<V>>>,
             key: &'a K,
             flight: &'a Flight<V>,
-            landing: Option<V>,
+            value: Option<V>,
         }
-        impl<K: Eq + Hash, V> Drop for Land<'_, K, V> {
+        impl<K: Clone + Eq + Hash, V: Clone> Drop for Land<'_, K, V> {
             fn drop(&mut self) {
-                lock(self.flights).remove(self.key);
-                *lock(&self.flight.landed) =
-                    self.landing.take().map_or(Landing::Lost, Landing::Landed);
+                let mut slots = lock(self.slots);
+                let landing = match self.value.take() {
+                    Some(value) => {
+                        let landed = Slot::Landed(Instant::now(), value.clone());
+                        slots.insert(self.key.clone(), landed);
+                        Landing::Landed(value)
+                    }
+                    None => {
+                        slots.remove(self.key);
+                        Landing::Lost
+                    }
+                };
+                drop(slots);
+                *lock(&self.flight.landed) = landing;
                 self.flight.changed.notify_all();
             }
         }
         let mut land = Land {
-            flights: &self.flights,
+            slots: &self.slots,
             key,
             flight,
-            landing: None,
+            value: None,
         };
         let value = work();
-        land.landing = Some(value.clone());
+        land.value = Some(value.clone());
         value
     }
 }
@@ -126,7 +153,7 @@ impl<V: Clone> Flight<V> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -151,7 +178,7 @@ mod tests {
         let runs = AtomicU32::new(0);
         thread::scope(|scope| {
             let leader = scope.spawn(|| {
-                flights.run(&"volume", &soon(), || {
+                flights.run(&"volume", Instant::now(), &soon(), || {
                     started.wait();
                     held.recv().unwrap();
                     runs.fetch_add(1, Ordering::SeqCst)
@@ -159,10 +186,17 @@ mod tests {
             });
             started.wait();
             let followers: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| flights.run(&"volume", &soon(), || unreachable!())))
+                .map(|_| {
+                    scope.spawn(|| {
+                        flights.run(&"volume", Instant::now(), &soon(), || unreachable!())
+                    })
+                })
                 .collect();
             // Each follower holds a share of the flight: the map one, the leader one.
-            let flight = lock(&flights.flights).get("volume").unwrap().clone();
+            let flight = match lock(&flights.slots).get("volume") {
+                Some(Slot::Flying(flight)) => flight.clone(),
+                other => panic!("{other:?}"),
+            };
             while Arc::strong_count(&flight) < 2 + 1 + 8 {
                 thread::yield_now();
             }
@@ -178,15 +212,30 @@ mod tests {
     #[test]
     fn a_result_is_not_kept_for_those_who_come_later() {
         let flights = SingleFlight::new();
-        assert_eq!(flights.run(&1, &soon(), || 'a'), Outcome::Led('a'));
-        assert_eq!(flights.run(&1, &soon(), || 'b'), Outcome::Led('b'));
+        assert_eq!(
+            flights.run(&1, Instant::now(), &soon(), || 'a'),
+            Outcome::Led('a')
+        );
+        assert_eq!(
+            flights.run(&1, Instant::now(), &soon(), || 'b'),
+            Outcome::Led('b')
+        );
+    }
+
+    #[test]
+    fn who_wanted_a_result_before_it_was_there_gets_it_however_slow_he_was() {
+        let flights = SingleFlight::new();
+        let since = Instant::now();
+        assert_eq!(flights.run(&1, since, &soon(), || 'a'), Outcome::Led('a'));
+        let late = flights.run(&1, since, &soon(), || unreachable!());
+        assert_eq!(late, Outcome::Joined('a'));
     }
 
     #[test]
     fn a_follower_waits_no_longer_than_its_deadline() {
         let flights = SingleFlight::new();
-        let outcome = flights.run(&1, &soon(), || {
-            match flights.run(&1, &Wait::at_most(Duration::ZERO), || 0) {
+        let outcome = flights.run(&1, Instant::now(), &soon(), || {
+            match flights.run(&1, Instant::now(), &Wait::at_most(Duration::ZERO), || 0) {
                 Outcome::GaveUp(_) => -1,
                 Outcome::Led(value) | Outcome::Joined(value) => value,
             }
@@ -198,9 +247,13 @@ mod tests {
     fn work_that_panics_leaves_nobody_waiting() {
         let flights = SingleFlight::new();
         thread::scope(|scope| {
-            let lost = scope.spawn(|| flights.run(&1, &soon(), || panic!("planted")));
+            let lost =
+                scope.spawn(|| flights.run(&1, Instant::now(), &soon(), || panic!("planted")));
             lost.join().unwrap_err();
         });
-        assert_eq!(flights.run(&1, &soon(), || 7), Outcome::Led(7));
+        assert_eq!(
+            flights.run(&1, Instant::now(), &soon(), || 7),
+            Outcome::Led(7)
+        );
     }
 }

@@ -5,14 +5,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_pki::module::{Decapsulate, ModuleError};
+use claviger_pki::module::{Decapsulate, Generate, Key, ModuleError};
 use claviger_protocol::Failure;
 use zeroize::Zeroizing;
 
 use crate::config::FinalTry;
 use crate::errand::Errand;
 use crate::failure;
-use crate::modules::{HostError, Modules, PKCS11};
+use crate::modules::{HostError, Modules, OPENSSL, TPM};
 use crate::pin_source::{Located, RefusedFiles};
 use crate::prompt::Asker;
 use crate::single_flight::SingleFlight;
@@ -129,7 +129,7 @@ impl Tokens {
         module: &str,
         selector: &Located,
         request: &Arc<Request>,
-    ) -> Result<Vec<claviger_pki::module::Key>, Failure> {
+    ) -> Result<Vec<Key>, Failure> {
         let attempt = || {
             let wait = request.wait.shortened(self.operation_time);
             self.modules.keys(module, &selector.locator.0, &wait)
@@ -146,9 +146,9 @@ impl Tokens {
         &self,
         module: &str,
         token: &Located,
-        order: impl Fn() -> claviger_pki::module::Generate,
+        order: impl Fn() -> Generate,
         request: &Arc<Request>,
-    ) -> Result<claviger_pki::module::Key, Failure> {
+    ) -> Result<Key, Failure> {
         let attempt = || {
             // RSA-4096 in a card takes minutes.
             let wait = request.wait.shortened(Duration::from_secs(300));
@@ -170,6 +170,7 @@ impl Tokens {
     ) -> Result<T, TokenError> {
         // Twice: between the login and the second attempt the token may be pulled and put back.
         for _ in 0..2 {
+            let since = Instant::now();
             let (host, token, state) = match attempt() {
                 Ok(done) => return Ok(done),
                 Err(HostError {
@@ -183,14 +184,15 @@ impl Tokens {
             if login == Login::Never {
                 return Err(TokenError::PinNeeded);
             }
-            self.log_in(&host, located, &token, state, request)
+            self.log_in(&host, located, &token, state, since, request)
                 .map_err(TokenError::Failed)?;
         }
         attempt().map_err(|other| TokenError::Failed(failure::of_module(module, other.error)))
     }
 
     fn watch_for_touch(&self, module: &str, request: &Arc<Request>) -> Option<InProgress> {
-        if module != PKCS11 {
+        // Neither a TPM nor a file has anything to touch.
+        if [TPM, OPENSSL].contains(&module) {
             return None;
         }
         let request = request.clone();
@@ -202,9 +204,10 @@ impl Tokens {
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.is_none_or(|told| now - told > HINT_INTERVAL) {
                 *told = Some(now);
+                let errand = &request.errand;
                 request
                     .asker
-                    .tell(&format!("Touch the token if it blinks: {}", request.errand));
+                    .tell(&format!("The token may be waiting for a touch\n{errand}"));
             }
         }))
     }

@@ -7,6 +7,8 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
+use crate::residue::wipe_stack;
+
 /// A bounded number of threads that do jobs of one kind, and a bounded queue before them.
 pub struct Workers<Job> {
     shared: Arc<Shared<Job>>,
@@ -92,6 +94,7 @@ impl<Job: Send + 'static> Shared<Job> {
         while let Ok(job) = self.jobs.recv() {
             // The panic hook has told of it; the request was answered when the job was dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.work)(job)));
+            wipe_stack();
             self.count().jobs -= 1;
         }
     }

@@ -79,24 +79,19 @@ pub(crate) fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
     }
 }
 
-/// The other way round, for utimensat(2).
+/// A time of a request, for utimensat(2). `fuser` 0.18 takes seconds and nanoseconds of a time before
+/// 1970 both as before it (`system_time_from_time`); in the kernel's timespec only the seconds are.
 pub(crate) fn timespec(time: SystemTime) -> libc::timespec {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => libc::timespec {
-            tv_sec: signed(after.as_secs()),
-            tv_nsec: i64::from(after.subsec_nanos()),
-        },
+    let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (signed(after.as_secs()), after.subsec_nanos()),
         Err(before) => {
             let before = before.duration();
-            let (borrow, nanoseconds) = match before.subsec_nanos() {
-                0 => (0, 0),
-                n => (1, 1_000_000_000 - i64::from(n)),
-            };
-            libc::timespec {
-                tv_sec: -signed(before.as_secs()) - borrow,
-                tv_nsec: nanoseconds,
-            }
+            (-signed(before.as_secs()), before.subsec_nanos())
         }
+    };
+    libc::timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::from(nanoseconds),
     }
 }
 
@@ -114,16 +109,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_before_and_after_1970_survive_the_way_up_and_down() {
-        for (seconds, nanoseconds) in [
-            (0, 0),
-            (1, 999_999_999),
-            (-1, 1),
-            (-2, 0),
-            (-1, 999_999_999),
-        ] {
-            let back = timespec(time(seconds, nanoseconds));
-            assert_eq!((back.tv_sec, back.tv_nsec), (seconds, nanoseconds));
-        }
+    fn a_time_before_1970_is_told_as_seconds_before_it_and_nanoseconds_after_those() {
+        assert_eq!(
+            time(-2, 750_000_000),
+            UNIX_EPOCH - Duration::from_millis(1250)
+        );
+        assert_eq!(time(2, 1), UNIX_EPOCH + Duration::new(2, 1));
+    }
+
+    #[test]
+    fn a_time_before_1970_is_set_as_the_kernel_sent_it_to_fuser() {
+        let as_fuser_reads_it = UNIX_EPOCH - Duration::new(2, 750_000_000);
+        let set = timespec(as_fuser_reads_it);
+        assert_eq!((set.tv_sec, set.tv_nsec), (-2, 750_000_000));
     }
 }

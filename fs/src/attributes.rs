@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{FileAttr, FileHandle};
+use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, Mode, fstat, futimens};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::attr::timespec;
@@ -162,6 +164,11 @@ impl VolumeFs {
             None => self.stat(inode),
         }
     }
+}
+
+/// Sets the modification time to now.
+pub(crate) fn touch(lower: BorrowedFd<'_>) -> Result<(), Errno> {
+    futimens(lower, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)
 }
 
 /// The mode that a change of content leaves; `None` if it stays. As Linux does it: set-group-id

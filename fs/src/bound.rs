@@ -4,13 +4,14 @@
 //! rename, and let the old one go once the rename is known to be durable. What never was synced needs
 //! none of that. What has several links is bound to none of its names.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::ids::{Epoch, FileId};
 use claviger_vault::names::{NamesKeys, RECORD};
-use claviger_vault::native::{self, FileError, PlaceSeal, Synced};
+use claviger_vault::native::{self, FileError, Links, PlaceSeal, Synced};
 use claviger_vault::secret::NamesKey;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -24,15 +25,20 @@ use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
 use crate::lower::{open_dir, open_regular, open_whatever_its_mode};
+use crate::openfile::{OpenFile, keeping_time};
 use crate::tree::location;
 
 /// Renamed inodes that are remembered until the next sync of everything. One beyond that also opens
 /// at its old place, if somebody puts it back there.
 const MOVED_AT_MOST: usize = 4096;
 
-/// Inodes that are bound to an old place besides the one they are at.
+/// Inodes that are bound to an old place besides the one they are at, by number.
 #[derive(Default)]
-pub(crate) struct Moved(Mutex<Vec<Arc<Inode>>>);
+pub(crate) struct Moved {
+    inodes: Mutex<HashMap<u64, Arc<Inode>>>,
+    /// Locked for writing while one is bound to its new place alone.
+    settling: RwLock<()>,
+}
 
 /// What binds something that is being renamed.
 pub(crate) enum Bound {
@@ -41,14 +47,84 @@ pub(crate) enum Bound {
         record: Record,
         synced: Synced,
     },
-    File {
-        fd: OwnedFd,
-        file: FileId,
-        epoch: Epoch,
-        synced: Synced,
-    },
+    File(BoundFile),
     /// Symlinks, pipes, sockets and devices; files with several links; what never reached the disk.
     Nowhere,
+}
+
+/// A file that is bound to its name.
+pub(crate) struct BoundFile {
+    fd: OwnedFd,
+    file: FileId,
+    epoch: Epoch,
+    synced: Synced,
+    open: Option<Arc<OpenFile>>,
+}
+
+impl BoundFile {
+    /// Lets it be at `at` as well, or, with several links, anywhere.
+    fn prepare(&self, names: &NamesKeys, at: Location<'_>, links: Links) -> Result<(), OpError> {
+        let seal = self.seal(names, at, links)?;
+        let lower = self.fd.as_fd();
+        keeping_time(lower, self.open.as_deref(), || {
+            Ok(native::prepare_move(
+                lower,
+                key_of(names),
+                &seal,
+                self.synced,
+            )?)
+        })
+    }
+
+    /// Lets it be at `at` only.
+    fn finish(&self, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
+        let seal = self.seal(names, at, Links::One)?;
+        let lower = self.fd.as_fd();
+        keeping_time(lower, self.open.as_deref(), || {
+            Ok(native::finish_move(
+                lower,
+                key_of(names),
+                &seal,
+                self.synced,
+            )?)
+        })
+    }
+
+    /// Under the names key that its record was made with.
+    fn seal(
+        &self,
+        names: &NamesKeys,
+        at: Location<'_>,
+        links: Links,
+    ) -> Result<PlaceSeal, OpError> {
+        let key = (self.epoch, names.names_key(self.epoch)?);
+        Ok(PlaceSeal::new(
+            key,
+            &self.file.0,
+            &at.parent,
+            at.lower_name,
+            links,
+        ))
+    }
+}
+
+impl Bound {
+    fn synced(&self) -> Option<Synced> {
+        match self {
+            Self::Dir { synced, .. } | Self::File(BoundFile { synced, .. }) => Some(*synced),
+            Self::Nowhere => None,
+        }
+    }
+
+    /// Lets it be at `at` only.
+    fn settle(&mut self, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
+        match self {
+            Self::Dir { fd, record, synced } => record.finish_move(&*fd, names, at, *synced)?,
+            Self::File(file) => file.finish(names, at)?,
+            Self::Nowhere => {}
+        }
+        Ok(())
+    }
 }
 
 impl VolumeFs {
@@ -60,14 +136,14 @@ impl VolumeFs {
         stat: &FileStat,
     ) -> Result<Bound, OpError> {
         let names = self.names()?;
-        let ino = self.inodes.number(stat.st_ino);
-        let inode = self.inodes.find(ino);
-        let synced = match Kind::of(stat) {
-            Kind::DIRECTORY if self.unsynced.has(ino, RECORD) => Synced::Never,
-            Kind::REGULAR => inode.map_or(Synced::Maybe, |inode| inode.synced()),
-            _ => Synced::Maybe,
-        };
-        let mut bound = self.bound(&names, &from.dir, from.name.as_str(), stat, synced)?;
+        let inode = self.inodes.find(self.inodes.number(stat.st_ino));
+        let mut bound = self.bound(
+            &names,
+            &from.dir,
+            from.name.as_str(),
+            stat,
+            inode.as_deref(),
+        )?;
         match &mut bound {
             Bound::Dir {
                 fd,
@@ -77,15 +153,7 @@ impl VolumeFs {
                 let places = (from.location(), to.location());
                 record.prepare_move(&*fd, &names, places, Synced::Maybe)?;
             }
-            Bound::File {
-                fd,
-                file,
-                epoch,
-                synced,
-            } => {
-                let seal = file_seal(&names, (*file, *epoch), to.location())?;
-                native::prepare_move(fd.as_fd(), key_of(&names), &seal, *synced)?;
-            }
+            Bound::File(file) => file.prepare(&names, to.location(), Links::One)?,
             Bound::Dir { .. } | Bound::Nowhere => {}
         }
         Ok(bound)
@@ -95,41 +163,66 @@ impl VolumeFs {
     pub(crate) fn unannounce(&self, bound: &mut Bound, at: &Spot) {
         let settled = self
             .names()
-            .and_then(|names| settle(bound, &names, at.location()));
+            .and_then(|names| bound.settle(&names, at.location()));
         if let Err(error) = settled {
             tracing::warn!(%error, "what was not renamed also opens where it would have gone");
         }
     }
 
-    /// The rename is done: `bound`, which is `inode`, is at `at`.
-    pub(crate) fn moved(&self, mut bound: Bound, inode: Option<Arc<Inode>>, at: &Spot) {
-        let synced = match &bound {
-            Bound::Dir { synced, .. } | Bound::File { synced, .. } => *synced,
-            Bound::Nowhere => return,
-        };
-        if synced == Synced::Never {
-            let settled = self
-                .names()
-                .and_then(|names| settle(&mut bound, &names, at.location()));
-            if let Err(error) = settled {
-                tracing::warn!(%error, "what was renamed is not bound to its new place");
-            }
-        } else if let Some(inode) = inode {
-            let mut moved = self.moved.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if moved.len() < MOVED_AT_MOST && !moved.iter().any(|known| Arc::ptr_eq(known, &inode))
-            {
-                moved.push(inode);
-            }
+    /// The rename is done, and nobody has seen it yet: what never was synced belongs at `at` only.
+    pub(crate) fn rebind_unsynced(&self, bound: &mut Bound, at: &Spot) {
+        if bound.synced() != Some(Synced::Never) {
+            return;
+        }
+        let settled = self
+            .names()
+            .and_then(|names| bound.settle(&names, at.location()));
+        if let Err(error) = settled {
+            tracing::warn!(%error, "what was renamed is not bound to its new place");
         }
     }
 
-    /// Lets all old places go: every rename is durable.
+    /// The rename of `inode` is done: what may have been synced belongs at both places for now.
+    pub(crate) fn moved(&self, bound: &Bound, inode: Option<Arc<Inode>>) {
+        let (Some(Synced::Maybe), Some(inode)) = (bound.synced(), inode) else {
+            return;
+        };
+        let mut moved = self
+            .moved
+            .inodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if moved.len() < MOVED_AT_MOST {
+            moved.insert(inode.ino, inode);
+        }
+    }
+
+    /// Keeps old places from being let go while a place is changed.
+    pub(crate) fn changing_places(&self) -> RwLockReadGuard<'_, ()> {
+        self.moved
+            .settling
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets all old places go: every rename so far is durable.
     pub(crate) fn settle_moved(&self) {
-        let moved =
-            std::mem::take(&mut *self.moved.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for inode in moved {
+        // Not while it is locked: whoever renames locks it last.
+        let moved = std::mem::take(
+            &mut *self
+                .moved
+                .inodes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for inode in moved.into_values().filter(|inode| !inode.is_gone()) {
+            let _settling = self
+                .moved
+                .settling
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = self.settle_inode(&inode) {
-                let lower = self.shown_path(&inode);
+                let lower = inode.shown_path();
                 tracing::debug!(lower, %error, "still bound to its old place as well");
             }
         }
@@ -141,26 +234,10 @@ impl VolumeFs {
         let place = inode.place().ok_or(Errno::ESTALE)?;
         let dir = self.dir_of(&place.parent)?;
         let stat = self.stat(inode)?;
-        let bound = self.bound(&names, &dir, &place.name, &stat, inode.synced())?;
-        let Bound::File {
-            fd,
-            file,
-            epoch,
-            synced,
-        } = bound
-        else {
-            return Ok(());
-        };
-        let key = (epoch, names.names_key(epoch)?);
-        let at = location(&dir, &place.name);
-        let links = native::Links::Several;
-        let seal = PlaceSeal::new(key, &file.0, &at.parent, at.lower_name, links);
-        Ok(native::prepare_move(
-            fd.as_fd(),
-            key_of(&names),
-            &seal,
-            synced,
-        )?)
+        match self.bound(&names, &dir, &place.name, &stat, Some(inode))? {
+            Bound::File(file) => file.prepare(&names, location(&dir, &place.name), Links::Several),
+            Bound::Dir { .. } | Bound::Nowhere => Ok(()),
+        }
     }
 
     fn settle_inode(&self, inode: &Arc<Inode>) -> Result<(), OpError> {
@@ -168,8 +245,8 @@ impl VolumeFs {
         let dir = self.dir_of(&place.parent)?;
         let names = self.names()?;
         let stat = self.stat(inode)?;
-        let mut bound = self.bound(&names, &dir, &place.name, &stat, Synced::Maybe)?;
-        settle(&mut bound, &names, location(&dir, &place.name))
+        let mut bound = self.bound(&names, &dir, &place.name, &stat, Some(inode))?;
+        bound.settle(&names, location(&dir, &place.name))
     }
 
     /// What binds `name` in `dir`. A rename before that has not been settled is made durable: a crash
@@ -180,7 +257,7 @@ impl VolumeFs {
         dir: &Dir,
         name: &str,
         stat: &FileStat,
-        synced: Synced,
+        inode: Option<&Inode>,
     ) -> Result<Bound, OpError> {
         let at = location(dir, name);
         match Kind::of(stat) {
@@ -190,6 +267,13 @@ impl VolumeFs {
                     Ok(record) => record,
                     Err(DirError::NeverReachedDisk) => return Ok(Bound::Nowhere),
                     Err(error) => return Err(error.into()),
+                };
+                let ino = self.inodes.number(stat.st_ino);
+                let unsynced = self.unsynced.has(ino, RECORD);
+                let synced = if unsynced {
+                    Synced::Never
+                } else {
+                    Synced::Maybe
                 };
                 if record.is_moving() {
                     syncfs(&self.lower)?;
@@ -211,61 +295,31 @@ impl VolumeFs {
                     Err(error) => return Err(error.into()),
                 };
                 let epoch = place.names_epoch;
-                let here =
-                    native::binding(names.names_key(epoch)?, &file.0, &at.parent, at.lower_name);
+                let key = names.names_key(epoch)?;
+                let here = native::binding(key, &file.0, &at.parent, at.lower_name);
+                let synced = inode.map_or(Synced::Maybe, Inode::synced);
+                let open = inode.and_then(|inode| inode.open.file());
+                let bound = BoundFile {
+                    fd,
+                    file,
+                    epoch,
+                    synced,
+                    open,
+                };
                 match place.bound {
                     native::Bound::Linked => return Ok(Bound::Nowhere),
                     bound if !bound.allows(&here) => return Err(FileError::Misplaced.into()),
                     native::Bound::Here(_) => {}
                     native::Bound::Moving { .. } => {
                         syncfs(&self.lower)?;
-                        let seal = file_seal(names, (file, epoch), at)?;
-                        native::finish_move(fd.as_fd(), key_of(names), &seal, Synced::Maybe)?;
+                        bound.finish(names, at)?;
                     }
                 }
-                Ok(Bound::File {
-                    fd,
-                    file,
-                    epoch,
-                    synced,
-                })
+                Ok(Bound::File(bound))
             }
             _ => Ok(Bound::Nowhere),
         }
     }
-}
-
-fn settle(bound: &mut Bound, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
-    match bound {
-        Bound::Dir { fd, record, synced } => record.finish_move(&*fd, names, at, *synced)?,
-        Bound::File {
-            fd,
-            file,
-            epoch,
-            synced,
-        } => {
-            let seal = file_seal(names, (*file, *epoch), at)?;
-            native::finish_move(fd.as_fd(), key_of(names), &seal, *synced)?;
-        }
-        Bound::Nowhere => {}
-    }
-    Ok(())
-}
-
-/// What binds a file to `at`, under the names key that its record was made with.
-fn file_seal(
-    names: &NamesKeys,
-    (file, epoch): (FileId, Epoch),
-    at: Location<'_>,
-) -> Result<PlaceSeal, OpError> {
-    let key = (epoch, names.names_key(epoch)?);
-    Ok(PlaceSeal::new(
-        key,
-        &file.0,
-        &at.parent,
-        at.lower_name,
-        native::Links::One,
-    ))
 }
 
 /// The names keys, as `native` asks for them.

@@ -1,6 +1,7 @@
 //! Making things: files, directories, symlinks, pipes and sockets, and further names.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use claviger_vault::dir::{DirError, Location, Record};
@@ -12,7 +13,7 @@ use fuser::{FileHandle, OpenFlags};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
 use crate::attr::Kind;
 use crate::caller::Caller;
@@ -23,6 +24,7 @@ use crate::inode::Inode;
 use crate::lower::{Pinned, drop_sidecar, open_dir, remove, rename, temporary_name};
 use crate::open::{Access, OpenUse};
 use crate::opening::access_of;
+use crate::sys::set_times;
 use crate::tree::location;
 
 /// Where something is about to be made.
@@ -128,7 +130,6 @@ impl VolumeFs {
         let dir = self.dir_of(&place.parent)?;
         let pinned = self.pin(&inode)?;
         let lower = readlinkat(&pinned.fd, "")?;
-        use std::os::unix::ffi::OsStrExt;
         Ok(symlink::open(&dir.names, lower.as_bytes())?)
     }
 
@@ -199,6 +200,7 @@ impl VolumeFs {
 
     /// Gives `ino` another name.
     pub(crate) fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Entry, OpError> {
+        let _changing = self.changing_places();
         let inode = self.inode(ino)?;
         let spot = self.spot(parent, name)?;
         match inode.kind {
@@ -219,35 +221,20 @@ impl VolumeFs {
     /// sealed for one directory.
     fn copy_symlink(&self, inode: &Arc<Inode>, spot: &Spot) -> Result<Entry, OpError> {
         let place = inode.place().ok_or(Errno::ESTALE)?;
-        if place.parent.ino == spot.parent.ino {
-            self.make(spot, |lower| {
-                self.at(inode, |dir, old| {
-                    Ok(linkat(dir, old, dir, lower, AtFlags::empty())?)
-                })
-            })?;
-            return self.entry(&spot.parent, &spot.dir, &spot.name);
-        }
-        self.make(spot, |lower| self.reseal_symlink(inode, &spot.dir, lower))?;
+        let old = self.dir_of(&place.parent)?;
+        self.make(spot, |lower| {
+            if place.parent.ino == spot.parent.ino {
+                return Ok(linkat(
+                    &old.fd,
+                    &*place.name,
+                    &old.fd,
+                    lower,
+                    AtFlags::empty(),
+                )?);
+            }
+            reseal_symlink((&old, &place.name), (&spot.dir, lower))
+        })?;
         self.entry(&spot.parent, &spot.dir, &spot.name)
-    }
-
-    /// Makes a symlink `lower` in `dir` with the target, owner and times of `inode`.
-    pub(crate) fn reseal_symlink(
-        &self,
-        inode: &Arc<Inode>,
-        dir: &Dir,
-        lower: &str,
-    ) -> Result<(), OpError> {
-        let target = symlink::seal(&dir.names, &self.readlink(inode.ino)?)?;
-        let stat = self.stat(inode)?;
-        symlinkat(target.as_str(), &dir.fd, lower)?;
-        let Pinned { fd, .. } = Pinned::new(dir.fd.as_fd(), lower)?;
-        let (uid, gid) = (stat.st_uid.into(), stat.st_gid.into());
-        nix::unistd::fchownat(&fd, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
-        let time = |tv_sec, tv_nsec| libc::timespec { tv_sec, tv_nsec };
-        let accessed = time(stat.st_atime, stat.st_atime_nsec);
-        let modified = time(stat.st_mtime, stat.st_mtime_nsec);
-        Ok(crate::sys::set_times(fd.as_fd(), accessed, modified)?)
     }
 
     /// Makes a regular file and opens it for who made it.
@@ -273,9 +260,12 @@ impl VolumeFs {
                 let entry = self.known(&spot.parent, lower, &stat)?;
                 let inode = self.inodes.find(entry.attr.ino.0).ok_or(Errno::ESTALE)?;
                 inode.is_made();
-                let open = inode
-                    .open
-                    .grant(&inode, caller.uid, Access::Write, || Ok(content))?;
+                let open =
+                    inode
+                        .open
+                        .grant(&inode, caller.uid, Access::Write, &self.linger, || {
+                            Ok(content)
+                        })?;
                 // Known before it was open: as long as its header, and empty.
                 let attr = self.attributes_of(&inode, &stat);
                 Ok((Entry { attr, ..entry }, open))
@@ -286,6 +276,22 @@ impl VolumeFs {
             made
         })
     }
+}
+
+/// Makes a symlink `to` with the target, owner and times of the one `from`.
+pub(crate) fn reseal_symlink(from: (&Dir, &str), to: (&Dir, &str)) -> Result<(), OpError> {
+    let old = Pinned::new(from.0.fd.as_fd(), from.1)?;
+    let target = readlinkat(&old.fd, "")?;
+    let target = symlink::open(&from.0.names, target.as_bytes())?;
+    let target = symlink::seal(&to.0.names, &target)?;
+    symlinkat(target.as_str(), &to.0.fd, to.1)?;
+    let new = Pinned::new(to.0.fd.as_fd(), to.1)?;
+    let (uid, gid) = (old.stat.st_uid.into(), old.stat.st_gid.into());
+    fchownat(&new.fd, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+    let time = |tv_sec, tv_nsec| libc::timespec { tv_sec, tv_nsec };
+    let accessed = time(old.stat.st_atime, old.stat.st_atime_nsec);
+    let modified = time(old.stat.st_mtime, old.stat.st_mtime_nsec);
+    Ok(set_times(new.fd.as_fd(), accessed, modified)?)
 }
 
 /// Removes a directory that was not to be, or no longer is.

@@ -38,7 +38,7 @@ impl OpError {
 impl From<FileError> for OpError {
     fn from(error: FileError) -> Self {
         match error {
-            FileError::Io(error) => io_errno(&error).into(),
+            FileError::Io(error) => io_errno(error).into(),
             FileError::TooLarge => Errno::EFBIG.into(),
             FileError::ReadOnly => Errno::EBADF.into(),
             FileError::Unsupported(what) => what.into(),
@@ -66,7 +66,7 @@ impl From<Unsupported> for OpError {
 impl From<DirError> for OpError {
     fn from(error: DirError) -> Self {
         match error {
-            DirError::Io(error) => io_errno(&error).into(),
+            DirError::Io(error) => io_errno(error).into(),
             DirError::Version(_) => Failure::Unsupported(error.to_string()).into(),
             DirError::NeverReachedDisk
             | DirError::NotAuthentic
@@ -102,6 +102,6 @@ impl From<EpochRefused> for OpError {
 }
 
 /// The errno of an I/O error; one without was never the kernel's.
-fn io_errno(error: &std::io::Error) -> Errno {
+pub(crate) fn io_errno(error: std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

@@ -19,10 +19,11 @@ use nix::unistd::syncfs;
 use crate::bound::Moved;
 use crate::caller::Ownership;
 use crate::dircache::DirCache;
-use crate::failure::OpError;
+use crate::failure::{OpError, io_errno};
 use crate::handles::Handles;
 use crate::inode::{Inode, Inodes, Place};
 use crate::keys::KeySource;
+use crate::linger::Linger;
 use crate::open::Handle;
 use crate::options::Caching;
 use crate::park::Park;
@@ -49,6 +50,7 @@ pub struct VolumeFs {
     pub(crate) park: Arc<Park>,
     pub(crate) unsynced: Unsynced,
     pub(crate) moved: Moved,
+    pub(crate) linger: Arc<Linger>,
     opens: RwLock<Opens>,
 }
 
@@ -70,7 +72,7 @@ impl VolumeFs {
     /// decrypted pages in its page cache.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Those of fstat(2); `EAGAIN` if there can be no further thread.
     pub fn new(
         lower: OwnedFd,
         volume: VolumeId,
@@ -92,6 +94,10 @@ impl VolumeFs {
         caching: Caching,
     ) -> Result<Arc<Self>, Errno> {
         let stat = fstat(&lower)?;
+        let linger = lower
+            .try_clone()
+            .and_then(Linger::start)
+            .map_err(io_errno)?;
         Ok(Arc::new(Self {
             lower,
             lower_device: stat.st_dev,
@@ -107,6 +113,7 @@ impl VolumeFs {
             park: Park::new(),
             unsynced: Unsynced::default(),
             moved: Moved::default(),
+            linger,
             opens: RwLock::new(Opens::Accepted),
         }))
     }
@@ -123,12 +130,12 @@ impl VolumeFs {
         opened.map(|inode| inode.ino).collect()
     }
 
-    /// Lower paths of all files that are open.
+    /// Lower paths of all files that are open, or are being closed by a lock: what is lost if it
+    /// cannot wait.
     pub fn open_paths(&self) -> Vec<Vec<u8>> {
-        self.open_files()
-            .iter()
-            .map(|inode| self.lower_path(inode))
-            .collect()
+        let mut inodes = self.inodes.all();
+        inodes.retain(|inode| inode.open.is_open() || inode.open.is_closing());
+        inodes.iter().map(|inode| inode.lower_path()).collect()
     }
 
     /// Every name that the kernel may have cached, as its directory's number and the plain name.
@@ -181,11 +188,11 @@ impl VolumeFs {
 
     /// Makes everything durable. Returns the lower paths of files whose last writes are lost.
     pub fn sync_all(&self) -> Vec<Vec<u8>> {
-        let mut lost = Vec::new();
+        let mut lost = self.linger.settle_all();
         for inode in self.open_files() {
             if let Err(error) = inode.open.sync() {
-                tracing::error!(lower = %self.shown_path(&inode), %error, "sync failed");
-                lost.push(self.lower_path(&inode));
+                tracing::error!(lower = inode.shown_path(), %error, "sync failed");
+                lost.push(inode);
             }
         }
         match syncfs(&self.lower) {
@@ -196,12 +203,29 @@ impl VolumeFs {
             }
             Err(errno) => tracing::error!(%errno, "the lower filesystem does not sync"),
         }
+        lost.iter().map(|inode| inode.lower_path()).collect()
+    }
+
+    /// Closes every open file for everyone: what is still open answers `ENOKEY` from now on. Whatever
+    /// succeeded before is durable then, but for what [`VolumeFs::sync_all`] does besides. Returns the
+    /// lower paths of files whose last writes are lost.
+    pub fn close_all(&self) -> Vec<Vec<u8>> {
+        let settled = self.linger.settle_all();
+        let mut lost: Vec<_> = settled.iter().map(|inode| inode.lower_path()).collect();
+        for inode in self.open_files() {
+            if let Err(error) = inode.open.close() {
+                tracing::error!(lower = %inode.shown_path(), %error, "closing lost data");
+                lost.push(inode.lower_path());
+            }
+        }
         lost
     }
 
-    /// Forgets all content keys and names: what is still open answers `ENOKEY` from now on.
+    /// Forgets all content keys and names, without waiting for anybody: what [`VolumeFs::close_all`]
+    /// did not come to is lost.
     pub fn wipe(&self) {
-        for inode in self.open_files() {
+        self.linger.clear();
+        for inode in self.inodes.all() {
             inode.open.wipe();
         }
         self.dirs.clear();
@@ -211,7 +235,7 @@ impl VolumeFs {
     pub(crate) fn report(&self, op: &'static str, ino: u64, error: &OpError) -> fuser::Errno {
         if error.errno() == libc::EIO {
             let lower = match self.inodes.find(ino) {
-                Some(inode) => self.shown_path(&inode),
+                Some(inode) => inode.shown_path(),
                 None => format!("inode {ino}"),
             };
             tracing::warn!(op, lower, %error, "refused with EIO");
@@ -245,5 +269,11 @@ impl VolumeFs {
         let mut inodes = self.inodes.all();
         inodes.retain(|inode| inode.open.is_open());
         inodes
+    }
+}
+
+impl Drop for VolumeFs {
+    fn drop(&mut self) {
+        self.linger.end();
     }
 }

@@ -85,6 +85,27 @@ impl Inode {
         self.places().first().cloned()
     }
 
+    /// The lower path from the lower root: for log lines, audit lines and prompts.
+    pub(crate) fn lower_path(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut place = self.place();
+        while let Some(Place { parent, name }) = place {
+            names.push(name);
+            place = parent.place();
+        }
+        names.reverse();
+        names.join("/").into_bytes()
+    }
+
+    /// The same, to be printed.
+    pub(crate) fn shown_path(&self) -> String {
+        if self.ino == ROOT {
+            ".".into()
+        } else {
+            self.lower_path().escape_ascii().to_string()
+        }
+    }
+
     /// Keeps its places from changing. Locked child before parent, and renames take no more locks
     /// while they hold theirs.
     pub(crate) fn places(&self) -> RwLockReadGuard<'_, Vec<Place>> {

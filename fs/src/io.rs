@@ -7,6 +7,7 @@ use fuser::FileHandle;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use crate::attributes::touch;
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
@@ -63,7 +64,7 @@ impl VolumeFs {
         let handle = self.handle(handle)?;
         match handle.access {
             Access::Read => Ok(()),
-            Access::Write => handle.file()?.maintain(|content| Ok(content.flush()?)),
+            Access::Write => handle.file()?.flush(),
         }
     }
 
@@ -96,23 +97,22 @@ impl VolumeFs {
             match mode {
                 0 => {
                     reserve(content, offset, end)?;
-                    Ok(content.allocate(offset, length)?)
+                    content.allocate(offset, length)?;
                 }
-                libc::FALLOC_FL_KEEP_SIZE => Ok(reserve(content, offset, end)?),
-                PUNCH_HOLE => Ok(content.punch(offset, within)?),
-                ZERO_RANGE_KEEPING_SIZE => Ok(content.punch(offset, within)?),
+                libc::FALLOC_FL_KEEP_SIZE => reserve(content, offset, end)?,
+                PUNCH_HOLE | ZERO_RANGE_KEEPING_SIZE => content.punch(offset, within)?,
                 libc::FALLOC_FL_ZERO_RANGE => {
                     content.punch(offset, within)?;
                     if end > content.size() {
                         reserve(content, offset, end)?;
                         content.allocate(offset, length)?;
                     }
-                    Ok(())
                 }
-                _ => Err(Errno::EOPNOTSUPP.into()),
+                _ => return Err(Errno::EOPNOTSUPP.into()),
             }
-        })?;
-        Ok(())
+            // Below, it may have changed nothing yet.
+            Ok(touch(content.lower())?)
+        })
     }
 
     pub(crate) fn lseek(

@@ -67,13 +67,20 @@ impl Kernel {
     /// Has the kernel look up every name anew; with [`Expiry::NameByName`], those in `known`.
     ///
     /// # Errors
-    /// If the mount is gone.
+    /// If the mount is gone, or one of `known` stays.
     pub fn forget_names(&self, known: &[KnownName]) -> io::Result<()> {
         match self.expiry {
             Expiry::AtOnce => increment_epoch(self.device.as_fd()),
-            Expiry::NameByName => known
-                .iter()
-                .try_for_each(|(dir, name)| self.notifier.inval_entry(INodeNo(*dir), name)),
+            Expiry::NameByName => {
+                let mut outcome = Ok(());
+                for (dir, name) in known {
+                    // One that cannot be dropped, a mountpoint say, must not keep the others.
+                    if let Err(error) = self.notifier.inval_entry(INodeNo(*dir), name) {
+                        outcome = Err(error);
+                    }
+                }
+                outcome
+            }
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! 1. New opens are refused, and whoever waits for a key is answered.
 //! 2. Every open inode has its pages written out and dropped, while its FEKs still serve that.
-//! 3. All of it is made durable.
+//! 3. Every open file is closed for good: uses of it are refused, those under way are waited for, and
+//!    what they wrote is made durable. So no write that succeeded is lost between a sync and a wipe.
 //! 4. FEKs, names keys and fresh files are wiped.
-//! 5. Pages are dropped once more: reads that came between 2 and 4 had brought some back. Then
+//! 5. Pages are dropped once more: reads that came between 2 and 3 had brought some back. Then
 //!    names expire.
 //!
 //! Steps 2 and 3 wait for the lower filesystem, so they run in a thread of their own, and get
@@ -115,7 +116,9 @@ impl Lockable {
         let mount = self.clone();
         let lost = in_thread(move || {
             mount.forget_open_pages();
-            mount.volume.sync_all()
+            let mut lost = mount.volume.close_all();
+            lost.extend(mount.volume.sync_all());
+            lost
         });
         let left = deadline.saturating_duration_since(Instant::now());
         match lost.recv_timeout(left) {

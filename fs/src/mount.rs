@@ -328,6 +328,9 @@ fn take_failure(lower: &Path, error: TakeError) -> Failure {
         TakeError::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
             Failure::Permission(text)
         }
+        TakeError::Io(source) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Failure::Permission(format!("{text}\nmount it read-only: -o ro"))
+        }
         TakeError::Io(_) => Failure::Internal(text),
     }
 }

@@ -2,16 +2,18 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
+use claviger_protocol::Failure;
 use claviger_vault::native::{FixedPart, NativeFile};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 
 use crate::failure::OpError;
 use crate::inode::Inode;
-use crate::sys;
+use crate::linger::Linger;
+use crate::openfile::OpenFile;
 
 /// What a lower file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,19 +40,18 @@ impl Want {
     }
 }
 
-/// The content of one open file.
-pub(crate) struct OpenFile {
-    /// `None` once the volume has been locked.
-    content: RwLock<Option<NativeFile>>,
-    /// Changes of content begun and ended: what is written for other reasons keeps the file's time.
-    begun: AtomicU64,
-    ended: AtomicU64,
+/// Content that is open and used by nobody, as of some moment.
+pub(crate) struct Idle {
+    file: Arc<OpenFile>,
+    changes: u64,
 }
 
 /// Where an inode keeps its open content.
 #[derive(Default)]
 pub(crate) struct OpenSlot {
     opened: Mutex<Option<Opened>>,
+    /// What a lock has closed, or is about to: nobody may open the lower file a second time before.
+    closing: Mutex<Weak<OpenFile>>,
     has_been_open: AtomicBool,
 }
 
@@ -102,75 +103,6 @@ impl Handle {
     }
 }
 
-impl OpenFile {
-    fn new(content: NativeFile) -> Self {
-        Self {
-            content: RwLock::new(Some(content)),
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-        }
-    }
-
-    fn replace(&self, content: NativeFile) {
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(content);
-    }
-
-    fn forget(&self) {
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Uses the content. Many may at once; a lock of the volume waits for them.
-    pub(crate) fn with<T>(
-        &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
-        work(content.as_ref().ok_or(OpError::LOCKED)?)
-    }
-
-    /// Changes the content on behalf of an application.
-    pub(crate) fn change<T>(
-        &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        self.begun.fetch_add(1, Ordering::AcqRel);
-        let done = self.with(work);
-        self.ended.fetch_add(1, Ordering::AcqRel);
-        done
-    }
-
-    /// Writes what is to be written anyway. An application that has set the file's time, or has gone
-    /// on and compares it, must not see it move: it is put back unless content changed meanwhile.
-    pub(crate) fn maintain<T>(
-        &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        self.with(|content| {
-            let begun = self.begun.load(Ordering::Acquire);
-            let idle = begun == self.ended.load(Ordering::Acquire);
-            let before = fstat(content.lower())?;
-            let done = work(content)?;
-            let after = fstat(content.lower())?;
-            let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-            let unchanged = idle && begun == self.begun.load(Ordering::Acquire);
-            if unchanged && modified(&before) != modified(&after) {
-                let omit = libc::timespec {
-                    tv_sec: 0,
-                    tv_nsec: libc::UTIME_OMIT,
-                };
-                let (tv_sec, tv_nsec) = modified(&before);
-                sys::set_times(content.lower(), omit, libc::timespec { tv_sec, tv_nsec })?;
-            }
-            Ok(done)
-        })
-    }
-
-    /// Makes everything durable.
-    pub(crate) fn sync(&self) -> Result<(), OpError> {
-        self.maintain(|content| Ok(content.sync()?))
-    }
-}
-
 impl OpenUse {
     /// Another use of the same.
     pub(crate) fn again(&self) -> Self {
@@ -212,10 +144,17 @@ impl Drop for OpenUse {
             return;
         }
         // With the slot locked, so that nobody opens the lower file a second time meanwhile.
-        if let Err(error) = self.file.maintain(|content| Ok(content.flush()?)) {
-            tracing::warn!(ino = self.inode.ino, %error, "closing lost data");
+        if let Err(error) = self.file.flush() {
+            let lower = self.inode.shown_path();
+            tracing::error!(lower, %error, "last writes could not be written out");
         }
-        *slot = None;
+        if self.file.is_settled() || self.inode.is_gone() {
+            *slot = None;
+            return;
+        }
+        opened.granted.clear();
+        drop(slot);
+        self.file.linger.closed(Arc::clone(&self.inode));
     }
 }
 
@@ -240,6 +179,7 @@ impl OpenSlot {
         inode: &Arc<Inode>,
         uid: u32,
         access: Access,
+        linger: &Arc<Linger>,
         open: impl FnOnce() -> Result<NativeFile, OpError>,
     ) -> Result<OpenUse, OpError> {
         let mut slot = self.lock();
@@ -255,7 +195,11 @@ impl OpenSlot {
                 opened
             }
             None => {
-                let file = Arc::new(OpenFile::new(open()?));
+                if self.is_closing() {
+                    let text = "the file is still being written out, for a lock";
+                    return Err(Failure::Busy(text.into()).into());
+                }
+                let file = Arc::new(OpenFile::new(open()?, Arc::clone(linger)));
                 slot.insert(Opened {
                     file,
                     access,
@@ -272,8 +216,55 @@ impl OpenSlot {
         })
     }
 
+    /// Whether somebody uses the content, or it is being opened or closed. Waits for nobody.
     pub(crate) fn is_open(&self) -> bool {
-        self.lock().is_some()
+        let is_used = |opened: &Option<Opened>| opened.as_ref().is_some_and(|o| o.uses > 0);
+        match self.opened.try_lock() {
+            Ok(opened) => is_used(&opened),
+            Err(TryLockError::Poisoned(opened)) => is_used(&opened.into_inner()),
+            Err(TryLockError::WouldBlock) => true,
+        }
+    }
+
+    /// The content, if it waits to be settled and nobody uses it.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        let slot = self.lock();
+        let opened = slot.as_ref().filter(|opened| opened.uses == 0)?;
+        let file = Arc::clone(&opened.file);
+        let changes = file.changes();
+        Some(Idle { file, changes })
+    }
+
+    /// Closes content that has been idle since: what was written to it has been made durable.
+    pub(crate) fn settle(&self, idle: &Idle) -> Result<(), OpError> {
+        let mut slot = self.lock();
+        let is_idle = |opened: &&mut Opened| {
+            opened.uses == 0
+                && Arc::ptr_eq(&opened.file, &idle.file)
+                && opened.file.changes() == idle.changes
+        };
+        let Some(opened) = slot.as_mut().filter(is_idle) else {
+            return Ok(());
+        };
+        let settled = opened.file.maintain(|content| {
+            content.made_durable()?;
+            Ok(content.flush()?)
+        });
+        *slot = None;
+        settled
+    }
+
+    /// Closes content that nobody uses: its file is gone.
+    pub(crate) fn discard_idle(&self) {
+        let mut slot = self.lock();
+        if slot.as_ref().is_some_and(|opened| opened.uses == 0) {
+            *slot = None;
+        }
+    }
+
+    /// Whether a lock has begun to close it, and is not done.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing().upgrade().is_some_and(|file| file.lingers())
     }
 
     /// Takes back what `uid` was granted.
@@ -293,11 +284,35 @@ impl OpenSlot {
         self.file().map_or(Ok(()), |file| file.sync())
     }
 
-    /// Forgets the keys: whoever has it open gets `ENOKEY` from now on.
+    /// Closes it for everyone, whose handles answer `ENOKEY` from now on; all that was written before
+    /// is durable then. Waits for whatever is under way.
+    ///
+    /// # Errors
+    /// If writes are lost.
+    pub(crate) fn close(&self) -> Result<(), OpError> {
+        let file = self.lock().take().map(|opened| self.hand_to_lock(opened));
+        file.map_or(Ok(()), |file| file.close())
+    }
+
+    /// The same without waiting, and without writing: what [`OpenSlot::close`] did not come to is lost.
     pub(crate) fn wipe(&self) {
-        if let Some(opened) = self.lock().take() {
-            opened.file.forget();
+        if let Ok(mut opened) = self.opened.try_lock()
+            && let Some(opened) = opened.take()
+        {
+            self.hand_to_lock(opened);
         }
+        if let Some(file) = self.closing().upgrade() {
+            file.wipe();
+        }
+    }
+
+    fn hand_to_lock(&self, opened: Opened) -> Arc<OpenFile> {
+        *self.closing() = Arc::downgrade(&opened.file);
+        opened.file
+    }
+
+    fn closing(&self) -> MutexGuard<'_, Weak<OpenFile>> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Size of the content, if it is open.
@@ -327,7 +342,8 @@ impl OpenSlot {
         self.file().map(|file| file.with(clone)).transpose()
     }
 
-    fn file(&self) -> Option<Arc<OpenFile>> {
+    /// The content, if it is open.
+    pub(crate) fn file(&self) -> Option<Arc<OpenFile>> {
         self.lock().as_ref().map(|opened| Arc::clone(&opened.file))
     }
 

@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
 use crate::attr::Kind;
+use crate::attributes::touch;
 use crate::bound::key_of;
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
@@ -130,7 +131,7 @@ impl VolumeFs {
             return;
         };
 
-        let lower_path = self.lower_path(&inode);
+        let lower_path = inode.lower_path();
         let request = Unwrap {
             uid,
             pid,
@@ -174,7 +175,7 @@ impl VolumeFs {
                     "sealed under epoch {epoch}, which is over"
                 )));
             }
-            inode.open.grant(inode, uid, access, || {
+            inode.open.grant(inode, uid, access, &self.linger, || {
                 self.check_place(&names, inode, &lower)?;
                 Ok(NativeFile::open(lower, head, feks, access.into())?)
             })
@@ -240,10 +241,12 @@ impl VolumeFs {
             place.name.as_bytes(),
             links,
         )?;
-        inode.open.grant(inode, caller.uid, Access::Write, || {
-            nix::unistd::ftruncate(&lower, 0)?;
-            Ok(NativeFile::create(lower, &fresh.head, fresh.feks, seal)?)
-        })
+        inode
+            .open
+            .grant(inode, caller.uid, Access::Write, &self.linger, || {
+                nix::unistd::ftruncate(&lower, 0)?;
+                Ok(NativeFile::create(lower, &fresh.head, fresh.feks, seal)?)
+            })
     }
 
     /// What binds a file of `head` to its place.
@@ -276,11 +279,7 @@ impl VolumeFs {
                 self.clear_suid(content.lower())?;
             }
             // The time is set even where there was nothing to cut.
-            Ok(nix::sys::stat::futimens(
-                content.lower(),
-                &nix::sys::time::TimeSpec::UTIME_OMIT,
-                &nix::sys::time::TimeSpec::UTIME_NOW,
-            )?)
+            Ok(touch(content.lower())?)
         })
     }
 

@@ -152,7 +152,7 @@ impl VolumeFs {
             Ok(name) => Some(name),
             Err(_) if is_temporary(lower) => None,
             Err(error) => {
-                let dir = self.shown_path(inode);
+                let dir = inode.shown_path();
                 tracing::warn!(dir, lower = %lower.escape_ascii(), %error, "entry left out");
                 None
             }

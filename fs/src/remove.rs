@@ -32,6 +32,9 @@ impl Leaving {
     pub(crate) fn gone(self) {
         if let Some(inode) = self.inode {
             drop_place(&mut inode.places_mut(), &self.place);
+            if inode.is_gone() {
+                inode.open.discard_idle();
+            }
         }
     }
 

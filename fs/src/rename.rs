@@ -1,6 +1,6 @@
 //! Renames: names are sealed for one directory, and what they name is bound to its place.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLockWriteGuard};
 
 use claviger_vault::dir::DirError;
 use claviger_vault::tree;
@@ -10,12 +10,16 @@ use nix::sys::stat::FileStat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::attr::Kind;
-use crate::create::Spot;
+use crate::bound::Bound;
+use crate::create::{Spot, reseal_symlink};
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
-use crate::inode::Place;
+use crate::inode::{Inode, Place, drop_place};
 use crate::lower::{drop_sidecar, remove, rename, stat_at, temporary_name};
 use crate::remove::{check_empty, clear_away};
+
+/// The places of an inode, to be changed.
+type Places<'a> = RwLockWriteGuard<'a, Vec<Place>>;
 
 /// A parent, and an upper name in it.
 type Named<'a> = (u64, &'a [u8]);
@@ -27,6 +31,7 @@ impl VolumeFs {
         to: Named<'_>,
         flags: fuser::RenameFlags,
     ) -> Result<(), OpError> {
+        let _changing = self.changing_places();
         let from = self.spot(from.0, from.1)?;
         let to = self.spot(to.0, to.1)?;
         let exchange = fuser::RenameFlags::RENAME_EXCHANGE;
@@ -97,8 +102,11 @@ impl VolumeFs {
                 None => rename(lower(from), lower(to), flags),
                 Some(_) => replace_empty_dir(from, to),
             };
-            if let (Ok(()), Some(places)) = (&done, &mut places) {
-                move_place(places, from, to);
+            if done.is_ok() {
+                self.rebind_unsynced(&mut bound, to);
+                if let Some(places) = &mut places {
+                    move_place(places, from, to);
+                }
             }
             done
         };
@@ -111,7 +119,7 @@ impl VolumeFs {
         if let Some(dir) = empty_dir {
             self.unsynced.forget(self.inodes.number(dir.st_ino));
         }
-        self.moved(bound, moved, to);
+        self.moved(&bound, moved);
         Ok(())
     }
 
@@ -124,28 +132,11 @@ impl VolumeFs {
         stat: &FileStat,
         replaced: Option<&FileStat>,
     ) -> Result<(), OpError> {
-        let place = Place {
-            parent: Arc::clone(&from.parent),
-            name: from.name.as_str().into(),
-        };
-        let inode = self
-            .inodes
-            .looked_up(stat.st_ino, Kind::SYMLINK, place, several(stat));
-        let temporary = temporary_name();
-        let made = self.reseal_symlink(&inode, &to.dir, &temporary);
-        self.inodes.forget(inode.ino, 1);
+        let resealed = Resealed::new(from, to)?;
         let leaving = replaced.map(|replaced| self.leaving(to, replaced));
-        let put = made.and_then(|()| {
-            Ok(rename(
-                (&*to.dir, temporary.as_str()),
-                lower(to),
-                RenameFlags::empty(),
-            )?)
-        });
-        if let Err(error) = put {
+        if let Err(error) = resealed.put() {
             leaving.into_iter().for_each(|leaving| leaving.stays());
-            remove(&to.dir, &temporary);
-            return Err(error);
+            return Err(error.into());
         }
         leaving.into_iter().for_each(|leaving| leaving.gone());
         let old = self.leaving(from, stat);
@@ -161,54 +152,171 @@ impl VolumeFs {
         if one_stat.st_ino == other_stat.st_ino {
             return Ok(());
         }
-        let symlink = [&one_stat, &other_stat]
-            .iter()
-            .any(|stat| Kind::of(stat) == Kind::SYMLINK);
-        if symlink && one.parent.ino != other.parent.ino {
-            // It would have to be made anew, which no single step below does.
-            return Err(Errno::EINVAL.into());
-        }
-        let mut one_bound = self.announce(one, other, &one_stat)?;
-        let mut other_bound = self.announce(other, one, &other_stat).inspect_err(|_| {
-            self.unannounce(&mut one_bound, one);
-        })?;
-        let find = |stat: &FileStat| self.inodes.find(self.inodes.number(stat.st_ino));
-        let (one_inode, other_inode) = (find(&one_stat), find(&other_stat));
+        let one = self.exchanged(one, other, &one_stat)?;
+        let other = self.exchanged(other, one.from, &other_stat);
+        let (mut one, mut other) = match other {
+            Ok(other) => (one, other),
+            Err(error) => {
+                self.take_back(one);
+                return Err(error);
+            }
+        };
         let done = {
-            // In the order of their numbers, as every exchange locks them.
-            let mut inodes = [one_inode.as_ref(), other_inode.as_ref()];
-            inodes.sort_by_key(|inode| inode.map(|inode| inode.ino));
-            let mut places = inodes.map(|inode| inode.map(|inode| inode.places_mut()));
-            let done = rename(lower(one), lower(other), RenameFlags::RENAME_EXCHANGE);
+            let inodes = [one.inode.clone(), other.inode.clone()];
+            let [mut one_places, mut other_places] = lock_places(&inodes);
+            let done = exchange_lower(&one, &other);
             if done.is_ok() {
-                for (inode, places) in inodes.iter().zip(&mut places) {
-                    let Some(places) = places else { continue };
-                    let is_one = inode.is_some_and(|inode| {
-                        one_inode
-                            .as_ref()
-                            .is_some_and(|one| Arc::ptr_eq(one, inode))
-                    });
-                    let (from, to) = if is_one { (one, other) } else { (other, one) };
-                    move_place(places, from, to);
+                for (side, places) in [(&mut one, &mut one_places), (&mut other, &mut other_places)]
+                {
+                    self.rebind_unsynced(&mut side.bound, side.to);
+                    if let Some(places) = places {
+                        side.move_places(places);
+                    }
                 }
             }
             done
         };
         if let Err(errno) = done {
-            self.unannounce(&mut one_bound, one);
-            self.unannounce(&mut other_bound, other);
+            self.take_back(one);
+            self.take_back(other);
             return Err(errno.into());
         }
-        self.moved(one_bound, one_inode, other);
-        self.moved(other_bound, other_inode, one);
+        for side in [one, other] {
+            self.moved(&side.bound, side.inode);
+        }
         Ok(())
+    }
+
+    /// Prepares one side of an exchange.
+    fn exchanged<'a>(
+        &self,
+        from: &'a Spot,
+        to: &'a Spot,
+        stat: &FileStat,
+    ) -> Result<Exchanged<'a>, OpError> {
+        let inode = self.inodes.find(self.inodes.number(stat.st_ino));
+        let bound = self.announce(from, to, stat)?;
+        let elsewhere = from.parent.ino != to.parent.ino;
+        let resealed = match Kind::of(stat) == Kind::SYMLINK && elsewhere {
+            true => Some(Resealed::new(from, to)?),
+            false => None,
+        };
+        let last = resealed.is_some() && stat.st_nlink == 1;
+        if let Some(inode) = inode.as_ref().filter(|_| last) {
+            inode.leaving();
+        }
+        Ok(Exchanged {
+            from,
+            to,
+            inode,
+            bound,
+            resealed,
+        })
+    }
+
+    /// The exchange failed.
+    fn take_back(&self, mut side: Exchanged<'_>) {
+        self.unannounce(&mut side.bound, side.from);
+        if let Some(inode) = &side.inode {
+            inode.stays();
+        }
     }
 }
 
-fn several(stat: &FileStat) -> crate::inode::Links {
-    match stat.st_nlink {
-        0 | 1 => crate::inode::Links::One,
-        _ => crate::inode::Links::Several,
+/// Locks the places of both, in the order of their numbers, as every exchange does.
+fn lock_places(inodes: &[Option<Arc<Inode>>; 2]) -> [Option<Places<'_>>; 2] {
+    fn lock(inode: Option<&Arc<Inode>>) -> Option<Places<'_>> {
+        inode.map(|inode| inode.places_mut())
+    }
+    let [one, other] = inodes.each_ref().map(Option::as_ref);
+    if one.map(|inode| inode.ino) <= other.map(|inode| inode.ino) {
+        let one = lock(one);
+        [one, lock(other)]
+    } else {
+        let other = lock(other);
+        [lock(one), other]
+    }
+}
+
+/// One side of an exchange.
+struct Exchanged<'a> {
+    from: &'a Spot,
+    to: &'a Spot,
+    inode: Option<Arc<Inode>>,
+    bound: Bound,
+    /// What takes its place, of a symlink that goes to another directory.
+    resealed: Option<Resealed<'a>>,
+}
+
+impl Exchanged<'_> {
+    fn move_places(&self, places: &mut Vec<Place>) {
+        match self.resealed {
+            Some(_) => drop_place(places, &place_at(self.from)),
+            None => move_place(places, self.from, self.to),
+        }
+    }
+}
+
+/// A symlink, sealed for the directory that it goes to, under a temporary name there.
+struct Resealed<'a> {
+    to: &'a Spot,
+    temporary: String,
+}
+
+impl<'a> Resealed<'a> {
+    fn new(from: &Spot, to: &'a Spot) -> Result<Self, OpError> {
+        let resealed = Self {
+            to,
+            temporary: temporary_name(),
+        };
+        reseal_symlink(lower(from), (&to.dir, &resealed.temporary))?;
+        Ok(resealed)
+    }
+
+    /// Puts it to its place, over what is there.
+    fn put(&self) -> Result<(), Errno> {
+        rename(
+            (&self.to.dir, &self.temporary),
+            lower(self.to),
+            RenameFlags::empty(),
+        )
+    }
+}
+
+impl Drop for Resealed<'_> {
+    fn drop(&mut self) {
+        // Not there any more if it was put to its place.
+        remove(&self.to.dir, &self.temporary);
+    }
+}
+
+/// Exchanges both below. A symlink that goes to another directory arrives sealed for the one it
+/// comes from, and is replaced at once; its inode's places are locked, so nobody reads it meanwhile.
+fn exchange_lower(one: &Exchanged<'_>, other: &Exchanged<'_>) -> Result<(), Errno> {
+    let exchange = || {
+        rename(
+            lower(one.from),
+            lower(other.from),
+            RenameFlags::RENAME_EXCHANGE,
+        )
+    };
+    exchange()?;
+    let resealed = [one, other]
+        .into_iter()
+        .filter_map(|side| side.resealed.as_ref());
+    for resealed in resealed {
+        if let Err(errno) = resealed.put() {
+            exchange()?;
+            return Err(errno);
+        }
+    }
+    Ok(())
+}
+
+fn place_at(spot: &Spot) -> Place {
+    Place {
+        parent: Arc::clone(&spot.parent),
+        name: spot.name.as_str().into(),
     }
 }
 
@@ -243,14 +351,8 @@ fn replace_empty_dir(from: &Spot, to: &Spot) -> Result<(), Errno> {
 }
 
 fn move_place(places: &mut [Place], from: &Spot, to: &Spot) {
-    let old = Place {
-        parent: Arc::clone(&from.parent),
-        name: from.name.as_str().into(),
-    };
+    let old = place_at(from);
     for place in places.iter_mut().filter(|place| place.is(&old)) {
-        *place = Place {
-            parent: Arc::clone(&to.parent),
-            name: to.name.as_str().into(),
-        };
+        *place = place_at(to);
     }
 }

@@ -178,27 +178,6 @@ impl VolumeFs {
         attr
     }
 
-    /// The lower path from the lower root: for log lines, audit lines and prompts.
-    pub(crate) fn lower_path(&self, inode: &Inode) -> Vec<u8> {
-        let mut names = Vec::new();
-        let mut place = inode.place();
-        while let Some(Place { parent, name }) = place {
-            names.push(name);
-            place = parent.place();
-        }
-        names.reverse();
-        names.join("/").into_bytes()
-    }
-
-    /// The same, to be printed.
-    pub(crate) fn shown_path(&self, inode: &Inode) -> String {
-        if inode.ino == ROOT {
-            ".".into()
-        } else {
-            self.lower_path(inode).escape_ascii().to_string()
-        }
-    }
-
     fn open_root(&self) -> Result<Arc<Dir>, OpError> {
         let fd = open_dir(self.lower.as_fd(), ".")?;
         let names = self.names()?;

@@ -20,6 +20,9 @@ use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
 use crate::lower::{open_dir_to_read, open_regular};
 
+/// Beyond this many directories nothing more is noted: the next fsync syncs everything.
+const NOTED_AT_MOST: usize = 16 * AT_MOST;
+
 /// Beyond this many the lower filesystem is synced as a whole: cheaper, and the table stays small.
 const AT_MOST: usize = 256;
 
@@ -35,7 +38,9 @@ impl Unsynced {
     /// Notes that `name` has been written in directory `ino`.
     pub(crate) fn wrote(&self, ino: u64, name: &str) {
         let mut files = self.files();
-        files.entry(ino).or_default().push(name.into());
+        if files.len() < NOTED_AT_MOST {
+            files.entry(ino).or_default().push(name.into());
+        }
         self.directories.store(files.len(), Ordering::Release);
     }
 

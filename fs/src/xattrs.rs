@@ -155,7 +155,7 @@ impl VolumeFs {
                         Ok(Some(attribute)) => attribute.name,
                         Ok(None) => continue,
                         Err(error) => {
-                            let file = self.shown_path(&inode);
+                            let file = inode.shown_path();
                             let lower = lower.escape_ascii();
                             tracing::warn!(file, %lower, %error, "attribute left out");
                             continue;

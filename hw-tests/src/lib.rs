@@ -6,7 +6,10 @@
 //! test.
 
 mod isolation;
+mod observed;
+mod process;
 mod run;
+mod shell;
 mod softhsm;
 mod swtpm;
 mod user;
@@ -14,7 +17,9 @@ mod wait;
 mod world;
 
 pub use isolation::{Entered, enter, tell};
+pub use process::{Process, Searched};
 pub use run::{Finished, Run};
+pub use shell::{Said, Shell};
 pub use softhsm::{PIN, SoftHsm};
 pub use swtpm::Swtpm;
 pub use user::User;

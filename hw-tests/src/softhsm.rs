@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::User;
 
-/// The user PIN of every token made here.
+/// The user PIN of a token for which no other is chosen.
 pub const PIN: &str = "123456";
 
 /// A smartcard of one user: tokens in their home, `SOFTHSM2_CONF` in their environment.
@@ -28,13 +28,13 @@ impl SoftHsm {
         Self { tokens }
     }
 
-    /// The user PIN of every token made here.
-    pub fn pin(&self) -> &'static str {
-        PIN
+    /// Initialises a token with the PIN [`PIN`], and returns its URI.
+    pub fn token(&self, user: &User, label: &str) -> String {
+        self.token_with_pin(user, label, PIN)
     }
 
     /// Initialises a token, and returns its URI.
-    pub fn token(&self, user: &User, label: &str) -> String {
+    pub fn token_with_pin(&self, user: &User, label: &str, pin: &str) -> String {
         user.run(
             "softhsm2-util",
             [
@@ -45,11 +45,29 @@ impl SoftHsm {
                 "--so-pin",
                 "12345678",
                 "--pin",
-                PIN,
+                pin,
             ],
         )
         .ok();
         format!("pkcs11:token={label}")
+    }
+
+    /// The PIN of [`Self::token`].
+    pub fn pin(&self) -> &'static str {
+        PIN
+    }
+
+    /// Names this library in `user`'s configuration: no other is loaded, whatever is installed.
+    pub fn alone(&self, user: &User) {
+        let library = [
+            "/usr/lib/softhsm/libsofthsm2.so",
+            "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+            "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+        ]
+        .into_iter()
+        .find(|path| Path::new(path).is_file())
+        .expect("SoftHSM is installed");
+        user.configure(&format!("[pkcs11]\nlibraries = [\"{library}\"]\n"));
     }
 
     /// Takes the card out: its folder is moved away, while daemon and module run.

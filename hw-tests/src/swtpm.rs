@@ -30,16 +30,26 @@ impl Swtpm {
         let state = user.home().join("tpm");
         user.run("mkdir", [&state]).ok();
         let tpm = Self::start_in(&state);
-        let file = user.home().join(".config/claviger/config.toml");
-        let mut config = std::fs::read_to_string(file).unwrap_or_default();
-        config.push_str(&format!("[tpm]\ntcti = \"{}\"\n", tpm.tcti()));
-        user.write(".config/claviger/config.toml", config);
+        user.configure(&format!("[tpm]\ntcti = \"{}\"\n", tpm.tcti()));
         tpm
     }
 
     /// How to reach it.
     pub fn tcti(&self) -> String {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// Runs one of tpm2-tools on it and expects success; what it prints. The TPM serves one connection:
+    /// a daemon must not hold one.
+    pub fn tool(&self, name: &str, args: &[&str]) -> String {
+        let output = Command::new(name)
+            .args(args)
+            .env("TPM2TOOLS_TCTI", self.tcti())
+            .output()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name} {args:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Switches the machine off.
@@ -51,6 +61,20 @@ impl Swtpm {
     /// Switches it on again, with its state.
     pub fn put_back(&mut self) {
         self.process = start(&self.state, self.port);
+    }
+
+    /// Puts another TPM in its place: the disk is in another machine now.
+    pub fn replace(&mut self) {
+        self.take_out();
+        let other = self.state.with_extension("of-another-machine");
+        std::fs::create_dir(&other).expect("its parent is ours");
+        self.process = start(&other, self.port);
+    }
+
+    /// Goes back to the first TPM after [`Self::replace`].
+    pub fn return_home(&mut self) {
+        self.take_out();
+        self.put_back();
     }
 }
 

@@ -12,7 +12,6 @@ use crate::world::program;
 /// A person.
 #[derive(Debug)]
 pub struct User {
-    name: String,
     uid: u32,
     home: PathBuf,
     environment: BTreeMap<String, String>,
@@ -31,7 +30,6 @@ impl User {
             ("CLAVIGER_LOG".into(), "debug".into()),
         ]);
         Self {
-            name: name.into(),
             uid,
             home,
             environment,
@@ -78,6 +76,14 @@ impl User {
         file
     }
 
+    /// Adds to their configuration. A daemon that already runs does not see it.
+    pub fn configure(&self, section: &str) {
+        const FILE: &str = ".config/claviger/config.toml";
+        let mut config = fs::read_to_string(self.home.join(FILE)).unwrap_or_default();
+        config.push_str(section);
+        self.write(FILE, config);
+    }
+
     /// Makes what is at `path` theirs.
     pub fn own(&self, path: &Path) {
         chown(path, Some(self.uid), Some(self.uid)).expect("root may");
@@ -86,6 +92,15 @@ impl User {
     /// `claviger ARGS`.
     pub fn claviger<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
         self.run(program("claviger"), args)
+    }
+
+    /// Starts their daemon where the kernel refuses `what`: `keyctl`, as in a container, or
+    /// `memfd_secret`, as kernels do that do not know it.
+    #[track_caller]
+    pub fn start_daemon_without(&self, what: &str) {
+        let daemon = program("clavigerd");
+        let words = [what.as_ref(), daemon.as_os_str(), "--background".as_ref()];
+        self.run(program("examples/refusing"), words).ok();
     }
 
     /// Any program, run by them in their home.
@@ -111,8 +126,9 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // The keyring outlives the namespaces.
-        let _ = self.run("keyctl", ["clear", "@u"]).finish();
-        let _ = &self.name;
+        // The keyring outlives the namespaces. Root's is not a story's own.
+        if self.uid != 0 {
+            let _ = self.run("keyctl", ["clear", "@u"]).finish();
+        }
     }
 }

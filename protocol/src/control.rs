@@ -30,6 +30,10 @@ pub const VERSION: u16 = 1;
 pub const MESSAGE_MAX: usize = 1 << 20;
 
 /// What the CLI sends.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one exists at a time, and for a moment"
+)]
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToDaemon {
     /// First, and once.

@@ -66,12 +66,20 @@ pub(crate) trait Carrier: Send + Sync {
 
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// Sends one datagram: [`io::ErrorKind::WouldBlock`] if the peer has no room now, any other
-    /// error if it is gone.
+    /// Sends one datagram: [`io::ErrorKind::WouldBlock`] if there is no room for it now, `EMSGSIZE` if
+    /// there never is, any other error if the peer is gone.
     fn send(&self, datagram: &[u8]) -> io::Result<()>;
 
     /// Takes one datagram: [`io::ErrorKind::WouldBlock`] if there is none.
     fn receive<'a>(&self, inbox: &'a mut Inbox) -> io::Result<Reception<'a>>;
+}
+
+/// A send's error, with the kernel's want of memory as what it is: no room now.
+fn send_error(error: Errno) -> io::Error {
+    match error {
+        Errno::ENOBUFS | Errno::ENOMEM => io::ErrorKind::WouldBlock.into(),
+        error => error.into(),
+    }
 }
 
 /// What a receive found.

@@ -13,7 +13,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-use super::{Carrier, CarrierKind, Inbox, Reception};
+use super::{Carrier, CarrierKind, Inbox, Reception, send_error};
 
 /// An open socket: anyone may write to it.
 pub(crate) struct Port {
@@ -45,7 +45,8 @@ impl Port {
             datagram,
             &NetlinkAddr::new(to, 0),
             MsgFlags::MSG_DONTWAIT,
-        )?;
+        )
+        .map_err(send_error)?;
         Ok(())
     }
 
@@ -97,7 +98,7 @@ impl Carrier for Netlink {
 
     fn send(&self, datagram: &[u8]) -> io::Result<()> {
         let peer = NetlinkAddr::new(self.peer, 0);
-        sendto(self.fd.as_raw_fd(), datagram, &peer, MsgFlags::MSG_DONTWAIT)?;
+        sendto(self.fd.as_raw_fd(), datagram, &peer, MsgFlags::MSG_DONTWAIT).map_err(send_error)?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     listen, send, setsockopt, socket, sockopt,
 };
 
-use super::{Carrier, CarrierKind, Inbox, Reception};
+use super::{Carrier, CarrierKind, Inbox, Reception, send_error};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -70,7 +70,7 @@ impl Carrier for Unix {
 
     fn send(&self, datagram: &[u8]) -> io::Result<()> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        send(self.0.as_raw_fd(), datagram, flags)?;
+        send(self.0.as_raw_fd(), datagram, flags).map_err(send_error)?;
         Ok(())
     }
 

@@ -85,10 +85,7 @@ pub(crate) fn prepare_folder(folder: &Path, serves: Serves, uids: &Uids) -> io::
         Serves::Owner => 0o700,
         Serves::AnyUid => 0o755,
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(folder)?;
+    make_folder(folder, mode)?;
     let metadata = fs::metadata(folder)?;
     if !metadata.is_dir() || !uids.trusts(metadata.uid()) || metadata.mode() & 0o022 != 0 {
         return Err(io::Error::new(
@@ -98,6 +95,25 @@ pub(crate) fn prepare_folder(folder: &Path, serves: Serves, uids: &Uids) -> io::
     }
     sweep(folder, uids);
     Ok(())
+}
+
+/// Makes what is missing of the way to `folder`, whatever the umask.
+fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        make_folder(parent, mode)?;
+    }
+    match DirBuilder::new().mode(mode).create(folder) {
+        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(mode)),
+        // Another requester was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A requester that was killed leaves its entry behind, and no lock on it.

@@ -1,16 +1,11 @@
 //! Connections a requester accepted, from the first HELO on.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use zeroize::Zeroizing;
-
-use crate::carrier::{Carrier, Inbox, Reception, netlink, unix};
+use crate::carrier::{Carrier, Inbox, netlink, unix};
+use crate::ear::{self, Ear, Heard, Received};
 use crate::frame::{Flags, Frame, Kind};
-use crate::link::Link;
-use crate::session::{Opener, Subject};
 
 /// Where HELOs come in.
 pub(super) struct Listeners {
@@ -20,7 +15,7 @@ pub(super) struct Listeners {
 
 /// One responder, or what wants to be one.
 pub(super) struct Conn {
-    /// Whose it is. Frames of any other uid are dropped unread.
+    /// Whose it is.
     pub(super) uid: u32,
     pub(super) since: Instant,
     pub(super) phase: Phase,
@@ -32,72 +27,36 @@ pub(super) enum Phase {
     /// Connected, and said nothing yet.
     Accepted(unix::Unix),
     /// Has our answer; must show that it holds the session's keys.
-    Answered(Arc<Link>, Opener),
+    Answered(Ear),
     /// Has the seat of its uid.
-    Registered(Arc<Link>, Opener),
+    Registered(Ear),
 }
 
 /// What a connection had to say.
-pub(super) enum Heard {
-    /// Nothing more now.
-    Nothing,
-    /// Something that is not for us.
-    Dropped,
+pub(super) enum Said {
     /// The first HELO, in the clear.
     Helo(Vec<u8>),
-    /// A frame that the peer sealed, and its pid.
-    Sealed(Subject, Zeroizing<Vec<u8>>, i32),
-    /// Its end.
-    Closed,
+    /// Anything after the handshake's beginning.
+    Heard(Heard),
 }
 
 impl Conn {
     pub(super) fn is_registered(&self) -> bool {
-        matches!(self.phase, Phase::Registered(..))
+        matches!(self.phase, Phase::Registered(_))
     }
 
-    pub(super) fn carrier(&self) -> &dyn Carrier {
-        match &self.phase {
-            Phase::Accepted(unix) => unix,
-            Phase::Answered(link, _) | Phase::Registered(link, _) => link.carrier(),
-        }
-    }
-
-    /// Takes one frame. The sender's uid is checked before a byte of it is looked at.
-    pub(super) fn hear(&mut self, inbox: &mut Inbox) -> Heard {
-        let (sender, datagram) = match self.carrier().receive(inbox) {
-            Ok(Reception::Datagram(sender, datagram)) => (sender, datagram),
-            Ok(Reception::Foreign(why)) => {
-                tracing::debug!(uid = self.uid, why, "message dropped");
-                return Heard::Dropped;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
-            Ok(Reception::Closed) | Err(_) => return Heard::Closed,
-        };
-        if sender.uid != self.uid {
-            tracing::warn!(
-                uid = self.uid,
-                sender = sender.uid,
-                "message of another uid dropped"
-            );
-            return Heard::Dropped;
-        }
-        let frame = match Frame::parse(datagram) {
-            Ok(frame) if frame.header.port == sender.port => frame,
-            Ok(_) | Err(_) => return Heard::Dropped,
-        };
+    /// Takes one frame.
+    pub(super) fn hear(&mut self, inbox: &mut Inbox) -> Said {
         match &mut self.phase {
-            Phase::Accepted(_) if is_first_helo(&frame) => Heard::Helo(frame.body.to_vec()),
-            Phase::Accepted(_) => Heard::Dropped,
-            Phase::Answered(_, opener) | Phase::Registered(_, opener) => {
-                match opener.open(&frame) {
-                    Ok((subject, body)) => Heard::Sealed(subject, body, sender.pid),
-                    Err(error) => {
-                        tracing::debug!(uid = self.uid, %error, "frame dropped");
-                        Heard::Dropped
-                    }
+            Phase::Answered(ear) | Phase::Registered(ear) => Said::Heard(ear.hear(inbox)),
+            Phase::Accepted(unix) => match ear::receive(unix, self.uid, inbox) {
+                Received::Frame(frame, _) if is_first_helo(&frame) => {
+                    Said::Helo(frame.body.to_vec())
                 }
-            }
+                Received::Frame(..) | Received::Dropped => Said::Heard(Heard::Dropped),
+                Received::Nothing => Said::Heard(Heard::Nothing),
+                Received::Closed => Said::Heard(Heard::Closed),
+            },
         }
     }
 }
@@ -108,7 +67,10 @@ pub(super) fn is_first_helo(frame: &Frame<'_>) -> bool {
 }
 
 impl AsFd for Conn {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.carrier().fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.phase {
+            Phase::Accepted(unix) => unix.fd(),
+            Phase::Answered(ear) | Phase::Registered(ear) => ear.fd(),
+        }
     }
 }

@@ -32,7 +32,7 @@ pub struct RequesterConfig {
     pub transport: Transport,
     /// What is asked: told to responders before anything else.
     pub service: String,
-    /// More of the same, for people and policy.
+    /// More of the same, for people and policy. Every user may read it under [`Serves::AnyUid`].
     pub about: BTreeMap<String, String>,
     /// Whose responders are taken.
     pub serves: Serves,

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,8 @@ use crate::link::{Link, LinkId, Recalled, SendError, Sent};
 use crate::poll::Bell;
 use crate::session::Subject;
 use crate::table::{Abandoned, Body, Completion, Place, Table};
-use crate::{CallError, Ticket};
+use crate::wipe::Kept;
+use crate::{CallError, Ticket, foreign};
 
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -85,7 +85,7 @@ impl Shared {
         deadline: Instant,
         completion: Completion,
     ) -> Result<Ticket, Refused> {
-        let body = Arc::new(body);
+        let body = Arc::new(Kept::new(body));
         let mut state = self.state();
         if state.run == Run::Stopping {
             return Err(Refused {
@@ -134,15 +134,15 @@ impl Shared {
         match link.send(subject, body) {
             Ok(sent) => self.note(link, sent),
             Err(SendError::Lost) => self.report_lost(link.id()),
-            Err(error @ (SendError::Full | SendError::TooLarge(_))) => {
-                let error = match error {
-                    SendError::TooLarge(len) => CallError::TooLarge(len),
-                    SendError::Full | SendError::Lost => CallError::TableFull,
-                };
-                self.state().table.abandon(ticket, error);
-                self.bell.ring();
-            }
+            Err(SendError::Full) => self.refuse(ticket, CallError::TableFull),
+            Err(SendError::TooLarge(len)) => self.refuse(ticket, CallError::TooLarge(len)),
         }
+    }
+
+    /// Settles a request that never left.
+    fn refuse(&self, ticket: Ticket, error: CallError) {
+        self.state().table.abandon(ticket, error);
+        self.bell.ring();
     }
 
     pub(super) fn cancel(&self, ticket: Ticket) {
@@ -194,9 +194,7 @@ impl Shared {
         let result = change(&mut state);
         while let Some((completion, outcome)) = state.table.collect() {
             drop(state);
-            if catch_unwind(AssertUnwindSafe(|| completion(outcome))).is_err() {
-                tracing::error!("a completion panicked");
-            }
+            foreign::run("a completion", || completion(outcome));
             state = self.state();
         }
         result

@@ -10,7 +10,8 @@ use super::PeerInfo;
 use super::peer::{Peer, Shared};
 use crate::frame::{Flags, Kind};
 use crate::session::Subject;
-use crate::{BODY_MAX, Pending, Ticket};
+use crate::wipe::{Kept, wipe};
+use crate::{BODY_MAX, Pending, Ticket, foreign};
 
 /// One request. Dropped without an answer, it tells the requester so at once.
 pub struct Call {
@@ -27,6 +28,7 @@ impl Call {
     /// Answers. A body above [`BODY_MAX`] is an error of this program: it is logged, and the
     /// requester gets no answer.
     pub fn reply(self, body: Zeroizing<Vec<u8>>) {
+        let body = Kept::new(body);
         if body.len() > BODY_MAX {
             tracing::error!(len = body.len(), "answer is too large to send");
             return;
@@ -79,6 +81,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        wipe(&mut self.body);
         self.respond(Flags::UNANSWERED, &[]);
     }
 }
@@ -136,13 +139,15 @@ impl Calls {
     /// Nobody waits for this one any more.
     pub(super) fn cancel(&self, ticket: Ticket) {
         let hook = self.lock().remove(&ticket).flatten();
-        hook.into_iter().for_each(|hook| hook());
+        hook.into_iter()
+            .for_each(|hook| foreign::run("a cancel hook", hook));
     }
 
     /// Nobody waits for any of them any more.
     pub(super) fn cancel_all(&self) {
         let calls = std::mem::take(&mut *self.lock());
-        calls.into_values().flatten().for_each(|hook| hook());
+        let hooks = calls.into_values().flatten();
+        hooks.for_each(|hook| foreign::run("a cancel hook", hook));
     }
 
     fn is_open(&self, ticket: Ticket) -> bool {

@@ -29,7 +29,11 @@ pub(crate) fn play(role: &str) {
     let words: Vec<_> = role.split(' ').collect();
     match words[..] {
         ["responder", uid, carriers] => respond(uid.parse().unwrap(), carriers),
-        ["requester", carriers] => publish(carriers),
+        ["requester", carriers] => publish(carriers, Serves::AnyUid),
+        ["own-requester", uid, carriers] => {
+            become_uid(uid.parse().unwrap());
+            publish(carriers, Serves::Owner);
+        }
         ["attack", name, ref rest @ ..] => attacks::play(name, rest),
         _ => panic!("no role {role:?}"),
     }
@@ -93,9 +97,9 @@ impl Observer for Says {
     }
 }
 
-fn publish(carriers: &str) {
+fn publish(carriers: &str, serves: Serves) {
     let mut config = RequesterConfig::new(folder(), "test/1");
-    config.serves = Serves::AnyUid;
+    config.serves = serves;
     config.transport = transport(carriers);
     let _requester = Requester::start(config, Arc::new(Says)).unwrap();
     say!("published");

@@ -30,6 +30,7 @@ crate::over_both_carriers! {
     a_request_that_is_dropped_or_panics_is_answered_as_unanswered
     a_killed_responder_fails_its_requests_when_no_successor_comes
     a_request_that_kills_two_responders_kills_no_third
+    a_requester_that_is_gone_leaves_no_socket_open_though_calls_are
     a_hung_responder_costs_no_more_than_the_deadline
     a_responder_restarted_under_load_loses_no_request
     a_second_responder_of_the_same_uid_takes_over
@@ -37,6 +38,8 @@ crate::over_both_carriers! {
     a_requester_that_stops_fails_what_is_pending_and_leaves_nothing_behind
     a_restarted_requester_is_found_again
     a_full_table_refuses_at_once_and_only_the_uid_that_filled_it
+    responders_beyond_the_limit_are_sent_away
+    an_ordinary_users_requester_finds_its_own_responder
     a_responder_that_does_not_read_blocks_nobody
     replies_that_do_not_match_are_dropped
     malformed_frames_are_dropped_and_the_connection_lives
@@ -197,6 +200,29 @@ fn a_request_that_kills_two_responders_kills_no_third(kind: CarrierKind) {
     );
 }
 
+/// An open socket whose peer is gone is always readable: the responder would spin on it.
+fn a_requester_that_is_gone_leaves_no_socket_open_though_calls_are(kind: CarrierKind) {
+    let child = Child::play(&format!("responder {} {kind}", user()));
+    child.expect("started");
+    let open = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", child.pid())).unwrap();
+        let links = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        links
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    let before = open();
+    let (requester, _) = requester(kind);
+    child.expect("connected");
+    assert!(requester.wait_registered(user(), PATIENCE));
+    submit(&requester, user(), "hold", PATIENCE);
+    child.expect("held");
+    assert_eq!(open(), before + 1);
+    drop(requester);
+    child.expect("gone");
+    until(|| open() == before);
+}
+
 fn a_hung_responder_costs_no_more_than_the_deadline(kind: CarrierKind) {
     let (requester, heard) = requester(kind);
     let child = registered(&requester, user(), kind);
@@ -355,6 +381,31 @@ fn a_full_table_refuses_at_once_and_only_the_uid_that_filled_it(kind: CarrierKin
         ask(&requester, user(), "echo room again"),
         Ok("room again".to_owned())
     );
+}
+
+fn responders_beyond_the_limit_are_sent_away(kind: CarrierKind) {
+    let (requester, _) = requester_with(kind, |config| config.limits.responders = 1);
+    let _child = registered(&requester, user(), kind);
+    let other = Child::play(&format!("responder {} {kind}", user() + 1));
+    other.expect("connected");
+    other.expect("gone");
+    assert_eq!(requester.registered(user() + 1), None);
+    assert_eq!(ask(&requester, user(), "echo mine"), Ok("mine".to_owned()));
+}
+
+fn an_ordinary_users_requester_finds_its_own_responder(kind: CarrierKind) {
+    let owner = Some(nix::unistd::Uid::from_raw(user()));
+    std::fs::create_dir(folder()).unwrap();
+    nix::unistd::chown(&folder(), owner, None).unwrap();
+    let requester = Child::play(&format!("own-requester {} {kind}", user()));
+    requester.expect("published");
+    // Root trusts its own entries only: this one is left alone, and the user's is not.
+    let root = Child::play(&format!("responder 0 {kind}"));
+    root.expect("started");
+    let child = Child::play(&format!("responder {} {kind}", user()));
+    assert_eq!(child.expect("connected"), format!("{kind} {}", user()));
+    assert_eq!(requester.expect("registered"), format!("{} {kind}", user()));
+    assert_eq!(root.said(), Vec::<String>::new());
 }
 
 fn a_responder_that_does_not_read_blocks_nobody(kind: CarrierKind) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use claviger_protocol::control::{Command, NewRecipient, Reply};
+use claviger_protocol::control::{Command, KeyRef, NewRecipient, Reply};
 use claviger_protocol::failure::ExitCode;
 use serde_json::json;
 
@@ -51,6 +51,11 @@ pub(super) fn run(recipient: Recipient, prompter: &mut Prompter) -> Result<ExitC
             )
         }
         Recipient::Remove { place, key } => {
+            // The daemon does not know from which folder it was named.
+            let key = match key_ref::parse(&key)? {
+                KeyRef::File(path) => path.to_string_lossy().into_owned(),
+                KeyRef::Uri(text) | KeyRef::Id(text) => text,
+            };
             let outcome = change(
                 &place,
                 |dir| Command::RecipientRemove {

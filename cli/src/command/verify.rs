@@ -1,12 +1,15 @@
 //! `claviger verify`: decrypts every block and checks every directory of a volume.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use claviger_protocol::control::UnlockWith;
 use claviger_protocol::failure::ExitCode;
+use claviger_vault::symlink;
 use claviger_vault::tree::{Folder, Kind, TreeError};
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::fcntl::readlinkat;
 use serde::Serialize;
 
 use super::lock;
@@ -122,10 +125,22 @@ impl Walk<'_> {
                     Err(error) => self.damaged(&lower, None, &error),
                 },
                 Kind::File => self.file(folder, &entry.lower, &lower)?,
-                Kind::Symlink | Kind::Special => {}
+                Kind::Symlink => self.symlink(folder, &entry.lower, &lower),
+                Kind::Special => {}
             }
         }
         Ok(())
+    }
+
+    fn symlink(&mut self, folder: &Folder, lower: &[u8], path: &str) {
+        match readlinkat(folder, lower) {
+            Ok(target) => {
+                if let Err(error) = symlink::open(folder.names(), target.as_bytes()) {
+                    self.damaged(path, None, &error);
+                }
+            }
+            Err(errno) => self.damaged(path, None, &errno.desc()),
+        }
     }
 
     fn file(&mut self, folder: &Folder, lower: &[u8], path: &str) -> Result<(), Failed> {

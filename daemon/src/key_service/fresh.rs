@@ -5,7 +5,7 @@ use claviger_pki::wrap::{Context, PublicKeyRecipient, Purpose, Recipient as _};
 use claviger_protocol::keys::{FreshFile, KeyReply};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::{FileId, Scope, VolumeId};
-use claviger_vault::manifest::Manifest;
+use claviger_vault::manifest::{Enrolled, Manifest};
 use claviger_vault::native::Packet;
 use claviger_vault::native::head::{self, Layer};
 use claviger_vault::secret::FileKey;
@@ -92,7 +92,7 @@ pub(super) fn file_key_context(volume: VolumeId, file: FileId) -> Context {
 
 /// All recipients, by the KEM that their tokens can do: the one their epoch key is wrapped with.
 fn recipients(manifest: &Manifest) -> Result<Vec<PublicKeyRecipient>, Failure> {
-    let recipient = |enrolled: &claviger_vault::manifest::Enrolled| {
+    let recipient = |enrolled: &Enrolled| {
         let key = public_key(&enrolled.recipient)?;
         let kem = Kem::from_number(enrolled.wrap.algorithm).ok_or_else(|| {
             let key_id = KeyId(enrolled.recipient.key_id().0);

@@ -6,7 +6,7 @@
 //! did not name.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use claviger_protocol::Failure;
@@ -97,8 +97,14 @@ impl Prompts {
         if place.tty.is_none() && place.display.is_none() && place.wayland_display.is_none() {
             return;
         }
-        let pinentry = Pinentry::new(self.program.clone(), place);
-        *lock(&self.pinentry) = Some(Arc::new(pinentry));
+        let mut pinentry = lock(&self.pinentry);
+        // The same place stays one: two dialogues on one terminal would be in each other's way.
+        if pinentry
+            .as_ref()
+            .is_none_or(|known| *known.place() != place)
+        {
+            *pinentry = Some(Arc::new(Pinentry::new(self.program.clone(), place)));
+        }
     }
 
     /// Lets questions that no command waits for go to `terminal`, while it lives.
@@ -127,6 +133,6 @@ fn nobody(question: &Question) -> Failure {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,6 +35,11 @@ impl Pinentry {
         }
     }
 
+    /// Where it appears.
+    pub fn place(&self) -> &PromptPlace {
+        &self.place
+    }
+
     /// Asks; a dialogue nobody wants any more is taken off the screen.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ impl Daemon {
         let begun = Instant::now();
         let mut newcomers = Vec::new();
         for key in new.recipients {
-            newcomers.push(self.newcomer(self.name(key, caller)?)?);
+            newcomers.push(self.newcomer(self.name(key, &caller.request(None))?)?);
         }
         if let Some(passphrase) = new.passphrase {
             newcomers.push(Newcomer::of_passphrase(passphrase.expose())?);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -144,10 +145,10 @@ impl Volume {
 
 /// Opens a lower folder, and says what it is really called.
 fn open_lower(dir: &Path) -> Result<(File, PathBuf), Failure> {
-    let failed = |error: std::io::Error| {
+    let failed = |error: io::Error| {
         let text = format!("{}: {error}", dir.display());
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Failure::Permission(text),
+            io::ErrorKind::PermissionDenied => Failure::Permission(text),
             _ => Failure::NotFound(text),
         }
     };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use claviger_pki::auth_tok::enrolled::EnrolledKey;
 use claviger_pki::key::{KeyId, PublicKey};
 use claviger_pki::seed::{RecoveryKey, SeededKey};
 use claviger_pki::wrap::{Context, Identity, Purpose, Wrapped};
@@ -13,9 +14,9 @@ use zeroize::Zeroizing;
 
 use crate::audit::UsedKey;
 use crate::daemon::Daemon;
+use crate::enrol::Named;
 use crate::failure;
 use crate::opener::{Candidate, OpenError};
-use crate::own_keys::shown;
 use crate::prompt::Question;
 use crate::tokens::Request;
 
@@ -51,15 +52,18 @@ pub(super) fn open<'a>(
     match with {
         UnlockWith::AnyKey => by_any(daemon, claims, request),
         UnlockWith::Key(key) => {
-            let own = daemon.own_keys.find(key)?.ok_or_else(|| {
-                Failure::NotFound(format!("there is no enrolled key {}", shown(key)))
-            })?;
-            let opened = by_tokens(daemon, claims, Which::Only(own.key_id()), request);
+            let no_recipient = |label: &str| {
+                Failure::NotARecipient(format!("key {label} does not open this volume"))
+            };
+            let own = match daemon.name(key, request)? {
+                Named::Private(own) => *own,
+                Named::Public(_, _, label) => return Err(no_recipient(&label)),
+            };
+            let label = own.label.clone();
+            let opened = by_tokens(daemon, claims, &Which::Only(own), request);
             opened.map_err(|error| match error {
                 OpenError::Failed(failure) => failure,
-                OpenError::NoCandidate => {
-                    Failure::NotARecipient(format!("key {} does not open this volume", own.label))
-                }
+                OpenError::NoCandidate => no_recipient(&label),
             })
         }
         UnlockWith::RecoveryKey(text) => by_recovery_key(claims, text),
@@ -73,7 +77,7 @@ fn by_any<'a>(
     claims: &'a Manifest,
     request: &Arc<Request>,
 ) -> Result<Opened<'a>, Failure> {
-    let worst = match by_tokens(daemon, claims, Which::Any, request) {
+    let worst = match by_tokens(daemon, claims, &Which::Any, request) {
         Ok(opened) => return Ok(opened),
         // Said by a person, or of what a person said: no reason to ask him for something else.
         Err(OpenError::Failed(
@@ -101,28 +105,30 @@ fn by_any<'a>(
 }
 
 /// Which of this user's keys are tried.
-#[derive(Clone, Copy)]
 enum Which {
     Any,
-    Only(KeyId),
+    /// With the locator that the person gave.
+    Only(EnrolledKey),
 }
 
 fn by_tokens<'a>(
     daemon: &Daemon,
     claims: &'a Manifest,
-    which: Which,
+    which: &Which,
     request: &Arc<Request>,
 ) -> Result<Opened<'a>, OpenError> {
     let mut recipients = Vec::new();
     let mut candidates = Vec::new();
     for by in claims.recipients() {
         let key_id = KeyId(by.recipient.key_id().0);
-        if matches!(which, Which::Only(only) if only != key_id) {
-            continue;
-        }
-        let Some(own) = daemon.own_keys.usable(key_id)? else {
+        let Some(mut own) = daemon.own_keys.usable(key_id)? else {
             continue;
         };
+        match which {
+            Which::Any => {}
+            Which::Only(only) if only.key_id() == key_id => own.locator = only.locator.clone(),
+            Which::Only(_) => continue,
+        }
         let public_key = public_key(&by.recipient)?;
         let wrapped = wrapped(by, &public_key)?;
         recipients.push((by, own.module.clone()));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use claviger_pki::module::Provenance;
 use claviger_pki::seed::RecoveryKey;
-use claviger_protocol::control::{NewRecipient, Reply};
+use claviger_protocol::control::{KeyRef, NewRecipient, Reply};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::epoch::{EpochKey, EpochKeys};
@@ -51,7 +51,7 @@ impl Daemon {
     ) -> Result<Reply, Failure> {
         let mut told = None;
         let newcomer = match newcomer {
-            NewRecipient::Key(key) => self.newcomer(self.name(key, caller)?)?,
+            NewRecipient::Key(key) => self.newcomer(self.name(key, &caller.request(None))?)?,
             NewRecipient::Passphrase(passphrase) => Newcomer::of_passphrase(passphrase.expose())?,
             NewRecipient::Recovery => {
                 let (newcomer, text) = new_recovery_key();
@@ -82,8 +82,9 @@ impl Daemon {
         who: &str,
         caller: &Caller,
     ) -> Result<Reply, Failure> {
+        let named = self.named_key(who, caller)?;
         let volume = self.change(dir, caller, |manifest, epochs| {
-            let key_id = find(manifest, who)?;
+            let key_id = named.map_or_else(|| find(manifest, who), Ok)?;
             let before = manifest.clone();
             let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {
                 let kem = kem_of(&before, recipient.key_id())?;
@@ -110,12 +111,29 @@ impl Daemon {
         volume.with_keys(|keys| recipients(&keys.manifest, None))
     }
 
+    /// The key that `who` names by a URI or a file; `None` for an id or label, which the manifest knows.
+    fn named_key(&self, who: &str, caller: &Caller) -> Result<Option<KeyId>, Failure> {
+        let key = if who.starts_with("pkcs11:") {
+            KeyRef::Uri(who.into())
+        } else if who.starts_with('/') {
+            KeyRef::File(who.into())
+        } else {
+            return Ok(None);
+        };
+        let key_id = match self.name(&key, &caller.request(None))? {
+            Named::Private(key) => key.key_id(),
+            Named::Public(key, ..) => key.key_id(),
+        };
+        Ok(Some(KeyId(key_id.0)))
+    }
+
     /// What a key reference names, as a recipient. A key of one's own is enrolled on the way: a
     /// recipient that could not be used afterwards would be a surprise.
     pub(super) fn newcomer(&self, named: Named) -> Result<Newcomer, Failure> {
         match named {
             Named::Private(key) => {
-                if self.own_keys.usable(key.key_id())?.is_none() {
+                let known = self.own_keys.usable(key.key_id())?;
+                if known.is_none_or(|known| known.locator != key.locator) {
                     self.own_keys.add(&key)?;
                 }
                 let kind = match key.provenance {

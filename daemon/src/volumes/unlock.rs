@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use claviger_protocol::Failure;
@@ -44,6 +44,7 @@ impl Daemon {
         caller: &Caller,
     ) -> Result<Unlocked, Failure> {
         loop {
+            let since = Instant::now();
             let (lower, dir) = open_lower(dir)?;
             let manifest = self.load_manifest(&lower, caller)?;
             let id = manifest.claims().volume();
@@ -57,7 +58,7 @@ impl Daemon {
                 standing,
             }));
             let work = || self.unlock_now(&dir, manifest, with, &request);
-            match self.volumes.unlocking.run(&id, &caller.wait, work) {
+            match self.volumes.unlocking.run(&id, since, &caller.wait, work) {
                 Outcome::Led(result) => return result,
                 Outcome::Joined(Ok(unlocked)) => return Ok(unlocked),
                 Outcome::GaveUp(failure) => return Err(failure),
@@ -121,7 +122,7 @@ impl Daemon {
             dir: dir.into(),
             scope: keys.manifest.scope(),
             opened_by: by.clone(),
-            keys: std::sync::RwLock::new(Some(keys)),
+            keys: RwLock::new(Some(keys)),
         });
         tracing::info!(volume = %id, by = %by.label, "volume unlocked");
         self.tell_mounts(KeyEvent::Unlocked { volume: id });

@@ -61,13 +61,13 @@ user_test! {
             for pid in modules.into_iter().chain([daemon.pid()]) {
                 let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
                 for (what, secret) in planted {
-                    let found = Daemon::memory_holds(pid, secret);
-                    assert!(!found, "{what} is in the memory of {program}");
+                    let found = Daemon::find_in_memory(pid, secret);
+                    assert!(found.is_none(), "{what} is in the memory of {program}: {found:?}");
                 }
             }
             // That the search finds what is there: the daemon knows its user's home.
             let home = user.home.to_str().unwrap().as_bytes();
-            assert!(Daemon::memory_holds(daemon.pid(), home));
+            assert!(Daemon::find_in_memory(daemon.pid(), home).is_some());
         });
     }
 }

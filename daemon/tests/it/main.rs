@@ -6,6 +6,7 @@
 #![allow(unreachable_pub)] // The harness is shared by the modules below, and nothing else.
 #![allow(clippy::unwrap_used)] // The exception for tests does not reach functions that tests call.
 
+mod cards;
 mod harness;
 mod keyring;
 mod locking;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Command, FromDaemon, KeyRef, PromptPlace, Recovery, Reply, UnlockWith,
+    Command, FromDaemon, KeyRef, LockTarget, PromptPlace, Recovery, Reply, UnlockWith,
 };
 use claviger_vault::ids::{Scope, VolumeId};
 
@@ -159,6 +159,31 @@ user_test! {
         let not_sent = silent.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
         assert!(not_sent.to_string().contains("has not changed since"), "{not_sent}");
         write_pin(PIN);
+        silent.unlock(&dir, UnlockWith::AnyKey).unwrap();
+    }
+}
+
+user_test! {
+    fn a_key_may_be_named_by_any_uri_that_fits_it_and_with_a_pin_source(user) {
+        let _daemon = user.start();
+        user.make_token("card");
+        let key = user.cli().generate_in_token("card");
+        let (dir, _, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        pull_and_put_back(&user.cli());
+        let pin_file = user.home.join("pin");
+        fs::write(&pin_file, PIN).unwrap();
+        fs::set_permissions(&pin_file, fs::Permissions::from_mode(0o600)).unwrap();
+
+        let silent = user.cli().answering(|prompt| panic!("asked: {}", prompt.text));
+        let uri = |path: &str| KeyRef::Uri(format!("{path}?pin-source={}", pin_file.display()));
+        silent.unlock(&dir, UnlockWith::Key(uri("pkcs11:token=card;object=card%20key"))).unwrap();
+
+        // Enrolled once more, the key keeps the pin-source.
+        pull_and_put_back(&silent);
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+        let add = Command::KeyAdd { key: uri(&key.locator), label: None };
+        let Reply::Key(enrolled) = silent.run(add).unwrap() else { panic!() };
+        assert_eq!(enrolled.key_id, key.key_id);
         silent.unlock(&dir, UnlockWith::AnyKey).unwrap();
     }
 }

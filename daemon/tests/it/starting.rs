@@ -50,10 +50,15 @@ user_test! {
 }
 
 user_test! {
-    fn stop_locks_and_ends_it(user) {
+    fn once_stop_is_answered_the_next_daemon_can_start(user) {
         let mut daemon = user.start();
+        user.software_key();
         let Reply::Done = user.cli().run(Command::Stop).unwrap() else { panic!() };
+        assert!(!user.control_socket().exists());
+        let _next = user.start();
+        user.cli().run(Command::Status).unwrap();
         assert!(daemon.child.wait().unwrap().success());
+        user.cli().run(Command::Status).unwrap();
     }
 }
 

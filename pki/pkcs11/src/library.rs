@@ -48,7 +48,7 @@ impl Library {
         };
         let context = Pkcs11::new(path).map_err(no_pkcs11)?;
         let functions = Functions::load(path).map_err(no_pkcs11)?;
-        let threads = initialize(&context).map_err(|error| refused(describe(&error)))?;
+        let threads = initialize(&context).map_err(|error| no_tokens(path, &error))?;
         // A library whose C_GetInfo fails (or has flags, which cryptoki refuses) may work all the same.
         let (manufacturer, description, version) = match context.get_library_info() {
             Ok(info) => (
@@ -84,14 +84,18 @@ impl Library {
     /// C_Finalize, then C_Initialize: the library looks for its tokens anew.
     ///
     /// Every session and handle is void afterwards: nobody may hold one.
-    pub(crate) fn start_anew(&self) {
+    ///
+    /// # Errors
+    /// [`ModuleError::Absent`] if it does not start, which may be tried again: SoftHSM does not while
+    /// the folder of its tokens is away.
+    pub(crate) fn start_anew(&self) -> Result<(), ModuleError> {
         tracing::info!(library = %self.path.display(), "starting the library anew");
         if let Err(error) = self.context.clone().finalize() {
             tracing::warn!(error = describe(&error), "C_Finalize");
         }
-        if let Err(error) = initialize(&self.context) {
-            self.give_up(&describe(&error));
-        }
+        initialize(&self.context)
+            .map(drop)
+            .map_err(|error| no_tokens(&self.path, &error))
     }
 
     /// Ends the process, since only a new one can use the library again.
@@ -140,6 +144,13 @@ fn initialize(context: &Pkcs11) -> Result<Threads, Error> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// What it means to a user that C_Initialize fails. It is a PKCS#11 library, and cannot reach its
+/// tokens: SoftHSM's folder is gone, pcscd does not run.
+fn no_tokens(path: &Path, error: &Error) -> ModuleError {
+    let (path, why) = (path.display(), describe(error));
+    ModuleError::Absent(format!("those of {path}, which does not start ({why})"))
 }
 
 /// `C_Decrypt: CKR_GENERAL_ERROR`.

@@ -1,5 +1,6 @@
 //! The module program: `clavigerd` starts it with a socketpair as file descriptor 3.
 
+use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use claviger_pki::serve;
@@ -9,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr)
         .init();
     serve::run(Store::open)
 }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use claviger_pki::module::{ModuleError, PinState};
 use claviger_pki::p11_uri::{TokenFacts, Uri};
-use cryptoki::error::Error;
+use cryptoki::error::{Error, RvError};
 use cryptoki::slot::{Slot, TokenInfo};
 
 pub(crate) use self::lease::Lease;
@@ -61,7 +61,7 @@ impl Tokens {
     /// Tokens that `uri` can mean, looked up just now.
     pub(crate) fn present(&self, uri: &Uri) -> Result<Vec<Seen>, ModuleError> {
         let mut shelf = self.lock();
-        self.refresh(&mut shelf);
+        self.refresh(&mut shelf)?;
         let mut seen = self.scan(&mut shelf)?;
         seen.retain(|token| uri.names_token(&token.facts));
         Ok(seen)
@@ -111,7 +111,7 @@ impl Tokens {
     fn seek(&self, shelf: &mut Shelf, uri: &Uri) -> Result<Seen, ModuleError> {
         let mut seen = self.scan(shelf)?;
         seen.retain(|token| uri.names_token(&token.facts));
-        if seen.is_empty() && self.refresh(shelf) == Refreshed::Yes {
+        if seen.is_empty() && self.refresh(shelf)? == Refreshed::Yes {
             seen = self.scan(shelf)?;
             seen.retain(|token| uri.names_token(&token.facts));
         }
@@ -134,11 +134,17 @@ impl Tokens {
         let slots = match context.get_slots_with_token() {
             Ok(slots) => slots,
             Err(error) if !shelf.is_idle() => return Err(backend(&error)),
+            // The last start failed.
+            Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {
+                self.library.start_anew()?;
+                let listed = context.get_slots_with_token();
+                listed.map_err(|error| backend(&error))?
+            }
             // It worked, and now it does not: nothing short of a new process is known to help.
             Err(error) if shelf.has_seen_tokens() => self.library.give_up(&describe(&error)),
             // It never has: a service may be missing (ykcs11 says so without pcscd).
             Err(_) => {
-                self.library.start_anew();
+                self.library.start_anew()?;
                 let listed = context.get_slots_with_token();
                 listed.map_err(|error| backend(&error))?
             }
@@ -194,13 +200,13 @@ impl Tokens {
     /// looks for its tokens in C_Initialize only; worse, a SoftHSM token whose folder was moved away
     /// and back answers OBJECT_HANDLE_INVALID until then. As long as some token is logged in it stays as
     /// it is: a token that is absent must not cost another one its login.
-    fn refresh(&self, shelf: &mut Shelf) -> Refreshed {
+    fn refresh(&self, shelf: &mut Shelf) -> Result<Refreshed, ModuleError> {
         if !shelf.is_idle() || self.sees_insertions() {
-            return Refreshed::No;
+            return Ok(Refreshed::No);
         }
         shelf.places.iter_mut().for_each(Place::gone);
-        self.library.start_anew();
-        Refreshed::Yes
+        self.library.start_anew()?;
+        Ok(Refreshed::Yes)
     }
 
     fn sees_insertions(&self) -> bool {

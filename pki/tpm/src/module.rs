@@ -97,7 +97,12 @@ impl TpmModule {
             None => Connection::open(&self.tcti)?,
         };
         let outcome = work(&mut connection, &mut state.pins);
-        if !matches!(outcome, Err(ModuleError::Backend { .. })) {
+        // Of the wrong TPM, too: the right one may be behind the same TCTI the next time.
+        let broken = matches!(
+            outcome,
+            Err(ModuleError::Backend { .. } | ModuleError::Absent(_))
+        );
+        if !broken {
             state.connection = Some((connection, Instant::now()));
             self.shared.used.notify_one();
         }

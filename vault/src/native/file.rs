@@ -58,6 +58,9 @@ struct State {
     size: u64,
     /// Blocks below are durable, each named by its slot, with no stale hole record beside (rule W8).
     solid: u64,
+    /// The first of the blocks whose old hole record was wiped since the last barrier: until the next, a
+    /// shape counts no further.
+    wiped_from: u64,
     /// The shape found at opening was unsettled: from `solid` up to here, slots may name blocks that
     /// a crash has kept from the disk.
     doubtful_end: u64,
@@ -147,6 +150,7 @@ impl NativeFile {
                 keys,
                 size: 0,
                 solid: 0,
+                wiped_from: u64::MAX,
                 doubtful_end: 0,
                 shapes: Shapes::of_new_file(shape),
                 segments: Segments::new(),
@@ -238,6 +242,7 @@ impl NativeFile {
                 keys,
                 size,
                 solid,
+                wiped_from: u64::MAX,
                 doubtful_end,
                 shapes,
                 segments,

@@ -6,6 +6,42 @@
 //!
 //! Functions that take bytes from a lower folder ([`head::open`], [`Packet::parse`],
 //! [`FixedPart::parse`], [`Place::parse`], [`fuzzing`]) take any bytes and never panic.
+//!
+//! ```
+//! use std::os::fd::AsFd;
+//!
+//! use claviger_vault::epoch::EpochKey;
+//! use claviger_vault::ids::{DirId, Epoch, FileId, VolumeId};
+//! use claviger_vault::native::head::{self, Layer, Opened};
+//! use claviger_vault::native::{Access, Feks, Links, NativeFile, PlaceSeal};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The daemon has the epoch key and makes the head of a new file.
+//! let (volume, id) = (VolumeId::random(), FileId::random());
+//! let key = EpochKey::random()?;
+//! let (head, fek) = head::fresh(volume, id, (Epoch::FIRST, &key), &Layer::Volume)?;
+//!
+//! // The filesystem has the names key, binds the file to its place, and writes.
+//! let names = (Epoch::FIRST, &key.names_key(volume));
+//! let place = PlaceSeal::new(names, &id.0, &DirId::ROOT, b"lower name", Links::One);
+//! let lower = tempfile::tempfile()?;
+//! let file = NativeFile::create(lower.try_clone()?.into(), &head, Feks::first(fek), place)?;
+//! file.append(b"content")?;
+//! file.sync()?;
+//! drop(file);
+//!
+//! // Later: the filesystem reads the head, the daemon opens it, the filesystem reads on.
+//! let head = NativeFile::read_head(lower.as_fd())?;
+//! let Opened::Feks(feks, _) = head::open(&head, volume, |_| Some(&key))? else {
+//!     return Err("made in volume scope".into());
+//! };
+//! let file = NativeFile::open(lower.into(), &head, feks, Access::ReadOnly)?;
+//! let mut content = [0; 7];
+//! assert_eq!(file.read_at(0, &mut content)?, 7);
+//! assert_eq!(&content, b"content");
+//! # Ok(())
+//! # }
+//! ```
 
 mod aead;
 mod bound;

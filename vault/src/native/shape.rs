@@ -139,6 +139,12 @@ impl Shapes {
         &self.last
     }
 
+    /// Where the newest is.
+    #[cfg(test)]
+    pub(super) fn last_side(&self) -> Side {
+        self.last_side
+    }
+
     /// The copy that may be written now; none before a barrier.
     pub(super) fn writable(&self) -> Option<Side> {
         match self.durable {

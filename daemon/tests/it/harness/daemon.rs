@@ -30,20 +30,14 @@ impl Daemon {
             .collect()
     }
 
-    /// Whether `needle` is anywhere in the memory of `pid` that can be read; to be called as root.
-    pub fn memory_holds(pid: u32, needle: &[u8]) -> bool {
-        let finder = memchr::memmem::Finder::new(needle);
-        Self::memory_of(pid)
-            .iter()
-            .any(|area| finder.find(area).is_some())
-    }
-
-    fn memory_of(pid: u32) -> Vec<Vec<u8>> {
+    /// Where in the memory of `pid` that can be read `needle` is; to be called as root.
+    pub fn find_in_memory(pid: u32, needle: &[u8]) -> Option<String> {
         use std::os::unix::fs::FileExt;
 
+        let finder = memchr::memmem::Finder::new(needle);
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
         let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-        let mut found = Vec::new();
+        let mut searched = 0;
         for line in maps.lines() {
             let (range, rest) = line.split_once(' ').unwrap();
             if !rest.starts_with('r') || line.contains("[v") {
@@ -54,11 +48,14 @@ impl Daemon {
             let mut area = vec![0; usize::try_from(parse(end) - parse(start)).unwrap()];
             // A secret area cannot be read, not even by root: that is its purpose.
             if memory.read_exact_at(&mut area, parse(start)).is_ok() {
-                found.push(area);
+                searched += 1;
+                if let Some(offset) = finder.find(&area) {
+                    return Some(format!("{offset:#x} into {line}"));
+                }
             }
         }
-        assert!(!found.is_empty(), "nothing of process {pid} could be read");
-        found
+        assert!(searched > 0, "nothing of process {pid} could be read");
+        None
     }
 }
 

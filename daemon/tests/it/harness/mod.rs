@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,8 +55,10 @@ pub fn as_user(test: &str, body: impl FnOnce(&User)) {
     );
     build_modules();
     let home = tempfile::tempdir().unwrap();
-    // Of one process at a time, so of one test at a time.
-    let uid = 1_000_000 + std::process::id();
+    // The kernel keyring is the uid's, whatever the namespace: no two tests that run may share one.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let uid = 1_000_000 + std::process::id() * 128 + number % 128;
     for folder in [".", "run", "config", "config/claviger", "state", "tokens"] {
         let path = home.path().join(folder);
         fs::create_dir_all(&path).unwrap();

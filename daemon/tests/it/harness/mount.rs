@@ -1,10 +1,11 @@
 //! A stand-in for a filesystem: the requester's end of callout.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
-use claviger_callout::{Observer, Requester, RequesterConfig};
+use claviger_callout::{Observer, Outcome, Requester, RequesterConfig, Ticket};
 use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::VolumeId;
@@ -12,23 +13,32 @@ use zeroize::Zeroizing;
 
 use super::{SOON, User, until};
 
-/// A stand-in for a filesystem: the requester's end of callout.
+/// It acknowledges what the daemon tells of keys, as filesystems do; a lock is the test's business.
 pub struct Mount {
-    requester: Requester,
+    requester: Arc<Requester>,
     events: Arc<Events>,
     uid: u32,
     pub volume: VolumeId,
 }
 
 #[derive(Default)]
-struct Events(Mutex<Vec<KeyEvent>>);
+struct Events {
+    seen: Mutex<Vec<KeyEvent>>,
+    requester: OnceLock<Weak<Requester>>,
+}
 
 impl Observer for Events {
-    fn event(&self, _uid: u32, body: &[u8]) {
-        self.0
-            .lock()
-            .unwrap()
-            .push(postcard::from_bytes(body).unwrap());
+    fn event(&self, uid: u32, body: &[u8]) {
+        let event = postcard::from_bytes(body).unwrap();
+        self.seen.lock().unwrap().push(event);
+        let requester = self.requester.get().and_then(Weak::upgrade);
+        let (Some(requester), false) = (requester, matches!(event, KeyEvent::Lock { .. })) else {
+            return;
+        };
+        let lost = Vec::new();
+        let acknowledge = KeyRequest::Acknowledge { event, lost };
+        let body = Zeroizing::new(postcard::to_stdvec(&acknowledge).unwrap());
+        requester.submit(uid, body, Instant::now() + SOON, Box::new(|_| ()));
     }
 }
 
@@ -41,7 +51,8 @@ impl Mount {
             ("mountpoint".into(), "/mnt".into()),
             ("lower".into(), "/lower".into()),
         ]);
-        let requester = Requester::start(config, events.clone()).unwrap();
+        let requester = Arc::new(Requester::start(config, events.clone()).unwrap());
+        events.requester.set(Arc::downgrade(&requester)).unwrap();
         assert!(
             requester.wait_registered(user.uid, SOON),
             "the daemon does not register"
@@ -73,22 +84,43 @@ impl Mount {
     }
 
     pub fn unwrap(&self, header: &[u8]) -> Result<Vec<Secret>, Failure> {
-        let request = KeyRequest::UnwrapFek {
-            volume: self.volume,
-            header: header.to_vec(),
-            lower_path: b"lower-name".to_vec(),
-            pid: std::process::id(),
-        };
-        match self.ask(&request) {
+        match self.ask(&self.unwrap_request(header)) {
             KeyReply::Feks { feks, .. } => Ok(feks),
             KeyReply::Failed(failure) => Err(failure),
             other => panic!("{other:?}"),
         }
     }
 
+    fn unwrap_request(&self, header: &[u8]) -> KeyRequest {
+        KeyRequest::UnwrapFek {
+            volume: self.volume,
+            header: header.to_vec(),
+            lower_path: b"lower-name".to_vec(),
+            pid: std::process::id(),
+        }
+    }
+
+    /// Asks without waiting.
+    pub fn begin_unwrap(&self, header: &[u8]) -> (Ticket, Receiver<Outcome>) {
+        let request = self.unwrap_request(header);
+        let body = Zeroizing::new(postcard::to_stdvec(&request).unwrap());
+        let (send, answer) = channel();
+        let done = Box::new(move |outcome| send.send(outcome).unwrap());
+        let deadline = Instant::now() + SOON;
+        let ticket = self
+            .requester
+            .submit(self.uid, body, deadline, done)
+            .unwrap();
+        (ticket, answer)
+    }
+
+    pub fn cancel(&self, ticket: Ticket) {
+        self.requester.cancel(ticket);
+    }
+
     pub fn wait_event(&self, event: KeyEvent) {
         until("an event", || {
-            self.events.0.lock().unwrap().contains(&event)
+            self.events.seen.lock().unwrap().contains(&event)
         });
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::volume::Volume;
-use crate::isolated;
+use crate::namespaces::isolated;
 
 #[test]
 fn keys_for_new_files_are_at_hand_before_the_first_create_and_never_run_out() {

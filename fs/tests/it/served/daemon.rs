@@ -4,6 +4,7 @@
 //! refused. The test tells it what to do by lines on its standard input; what happens to it comes as
 //! lines that begin with [`MARK`] on its standard output.
 
+use std::collections::HashMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -28,7 +29,8 @@ use zeroize::Zeroizing;
 /// Begins the lines that are meant for the test.
 const MARK: &str = "daemon: ";
 
-/// Names the file with the epoch key and the volume's id.
+/// Names the file with volumes' ids and epoch keys. The last one is the one that is tested: it is
+/// unlocked and locked when the test says so, the others are there for it to stand on.
 const KEY_FILE: &str = "CLAVIGER_TEST_KEY_FILE";
 
 /// Longest wait for anything that a test expects.
@@ -163,8 +165,8 @@ pub(crate) fn write_key_file(path: &Path, volume: VolumeId, key: &EpochKey) {
 }
 
 struct Keys {
-    volume: VolumeId,
-    first_key: [u8; 32],
+    first_keys: HashMap<VolumeId, [u8; 32]>,
+    tested: VolumeId,
     state: Mutex<State>,
 }
 
@@ -177,38 +179,52 @@ struct State {
 
 impl Keys {
     /// The key of one epoch: the first one's from the file, the others' made of it.
-    fn epoch_key(&self, epoch: Epoch) -> Box<EpochKey> {
-        let mut key = self.first_key;
+    fn epoch_key(&self, volume: VolumeId, epoch: Epoch) -> Box<EpochKey> {
+        let mut key = self.first_keys[&volume];
         key[0] ^= (epoch.0 - Epoch::FIRST.0) as u8;
         Box::new(EpochKey::new(&mut key).unwrap())
     }
 
     fn answer(&self, request: KeyRequest) -> Result<KeyReply, Failure> {
+        let volume = volume_of(&request);
         let (unlocked, current) = {
             let state = self.state.lock().unwrap();
-            (state.unlocked, state.epoch)
+            match volume == self.tested {
+                true => (state.unlocked, state.epoch),
+                false => (true, Epoch::FIRST),
+            }
+        };
+        let say = |event: &str| {
+            if volume == self.tested {
+                say(event);
+            }
         };
         match request {
-            KeyRequest::LockDone { lost, .. } => {
-                say(&format!("lock done, lost {}", lost.len()));
+            KeyRequest::SealStream { .. } | KeyRequest::UnsealStream { .. } => {
+                unreachable!("a mount seals no streams")
+            }
+            KeyRequest::Acknowledge { event, lost } => {
+                if let KeyEvent::Lock { .. } = event {
+                    say(&format!("lock done, lost {}", lost.len()));
+                }
                 Ok(KeyReply::Done)
             }
             _ if !unlocked => Err(Failure::Locked),
             KeyRequest::Names { .. } => {
                 say("names");
-                Ok(self.names(current))
+                Ok(self.names(volume, current))
             }
             KeyRequest::Fresh { count, .. } => {
                 say(&format!("fresh {count}"));
-                Ok(self.fresh(current, count))
+                Ok(self.fresh(volume, current, count))
             }
-            KeyRequest::UnwrapFek { header, .. } => self.unwrap(&header),
+            KeyRequest::UnwrapFek { header, .. } => self.unwrap(volume, &header),
         }
     }
 
-    fn names(&self, current: Epoch) -> KeyReply {
+    fn names(&self, volume: VolumeId, current: Epoch) -> KeyReply {
         let names_key = |epoch| {
-            let names_key = self.epoch_key(epoch).names_key(self.volume);
+            let names_key = self.epoch_key(volume, epoch).names_key(volume);
             (epoch, Secret::new(names_key.expose().to_vec()))
         };
         KeyReply::Names {
@@ -222,12 +238,11 @@ impl Keys {
         }
     }
 
-    fn fresh(&self, epoch: Epoch, count: u16) -> KeyReply {
-        let key = self.epoch_key(epoch);
+    fn fresh(&self, volume: VolumeId, epoch: Epoch, count: u16) -> KeyReply {
+        let key = self.epoch_key(volume, epoch);
         let fresh = |_| {
             let of = (epoch, &*key);
-            let (header, fek) =
-                head::fresh(self.volume, FileId::random(), of, &Layer::Volume).unwrap();
+            let (header, fek) = head::fresh(volume, FileId::random(), of, &Layer::Volume).unwrap();
             FreshFile {
                 epoch,
                 header,
@@ -237,8 +252,8 @@ impl Keys {
         KeyReply::Fresh((0..count).map(fresh).collect())
     }
 
-    fn unwrap(&self, header: &[u8]) -> Result<KeyReply, Failure> {
-        let opened = head::open(header, self.volume, |epoch| Some(self.epoch_key(epoch)));
+    fn unwrap(&self, volume: VolumeId, header: &[u8]) -> Result<KeyReply, Failure> {
+        let opened = head::open(header, volume, |epoch| Some(self.epoch_key(volume, epoch)));
         match opened.map_err(|error| Failure::Integrity(error.to_string()))? {
             Opened::Feks(feks, epoch) => Ok(KeyReply::Feks {
                 feks: feks.iter().map(secret).collect(),
@@ -258,7 +273,9 @@ impl Keys {
 impl Service for Keys {
     fn call(&self, call: Call) {
         let request: KeyRequest = postcard::from_bytes(&call.body).unwrap();
-        if let KeyRequest::UnwrapFek { pid, .. } = &request {
+        if let KeyRequest::UnwrapFek { pid, volume, .. } = &request
+            && *volume == self.tested
+        {
             let mut state = self.state.lock().unwrap();
             if state.unwraps == Unwraps::Hold {
                 call.on_cancel(|| say("cancelled"));
@@ -268,6 +285,23 @@ impl Service for Keys {
             }
         }
         self.reply(call, request);
+    }
+}
+
+fn volume_of(request: &KeyRequest) -> VolumeId {
+    match request {
+        KeyRequest::Names { volume, .. }
+        | KeyRequest::UnwrapFek { volume, .. }
+        | KeyRequest::Fresh { volume, .. } => *volume,
+        KeyRequest::SealStream { .. } | KeyRequest::UnsealStream { .. } => {
+            unreachable!("a mount seals no streams")
+        }
+        KeyRequest::Acknowledge { event, .. } => {
+            let (KeyEvent::Lock { volume }
+            | KeyEvent::Unlocked { volume }
+            | KeyEvent::NewEpoch { volume, .. }) = event;
+            *volume
+        }
     }
 }
 
@@ -286,11 +320,15 @@ fn is_the_daemon() {
         return;
     };
     let bytes = fs::read(PathBuf::from(key_file)).unwrap();
-    let (volume, key) = bytes.split_first_chunk::<16>().unwrap();
-    let volume = VolumeId(*volume);
+    let (records, _) = bytes.as_chunks::<48>();
+    let parse = |record: &[u8; 48]| {
+        let (volume, key) = record.split_first_chunk::<16>().unwrap();
+        (VolumeId(*volume), key.try_into().unwrap())
+    };
+    let (volume, _) = parse(records.last().unwrap());
     let keys = Arc::new(Keys {
-        volume,
-        first_key: key.try_into().unwrap(),
+        first_keys: records.iter().map(parse).collect(),
+        tested: volume,
         state: Mutex::new(State {
             unlocked: false,
             epoch: Epoch::FIRST,

@@ -5,12 +5,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::daemon::Daemon;
 use super::sys;
 use super::volume::{Volume, wait_until};
-use crate::isolated;
+use crate::namespaces::isolated;
+
+/// 10 seconds until the wipe, 2 for the kernel, and what a busy machine adds.
+const LOCK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Tells the map helper which file.
 const MAPS: &str = "CLAVIGER_TEST_MAPS";
@@ -74,6 +81,95 @@ fn what_was_written_before_a_lock_is_there_after_it() {
         assert_eq!(content.len(), 10_000 * (n + 1));
         assert!(content.iter().all(|byte| usize::from(*byte) == *n));
     }
+}
+
+#[test]
+fn every_write_that_succeeded_is_there_although_the_lock_came_in_between() {
+    isolated!();
+    let volume = Volume::make();
+    let (_mounted, mut daemon) = volume.mount_unlocked();
+    let path = |n: usize| volume.path(&n.to_string());
+    let writers: Vec<_> = (0..4)
+        .map(|n| {
+            let mut file = File::create(path(n)).unwrap();
+            std::thread::spawn(move || {
+                let mut written = 0;
+                while let Ok(n) = file.write(&[b'x'; 1000]) {
+                    written += n as u64;
+                }
+                written
+            })
+        })
+        .collect();
+    wait_until("written to", || {
+        (0..4).all(|n| fs::metadata(path(n)).unwrap().len() > 0)
+    });
+    daemon.lock();
+    let written: Vec<u64> = writers
+        .into_iter()
+        .map(|writer| writer.join().unwrap())
+        .collect();
+    daemon.unlock();
+    volume.wait_unlocked();
+    for (n, written) in written.into_iter().enumerate() {
+        let content = fs::read(path(n)).unwrap();
+        assert_eq!(content.len() as u64, written);
+        assert!(content.iter().all(|byte| *byte == b'x'));
+    }
+}
+
+/// Stops a process, and lets it go on at the end.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn stop(process: &Child) -> Self {
+        let pid = Pid::from_raw(process.id().try_into().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGCONT).unwrap();
+    }
+}
+
+#[test]
+fn a_lower_filesystem_that_hangs_cannot_keep_a_volume_from_being_locked() {
+    isolated!();
+    // A lower filesystem that can be made to hang: the mount of another volume.
+    let below = Volume::make();
+    let (below_mounted, daemon) = below.mount_unlocked();
+    let volume = Volume::make_over(below.path("lower"));
+    drop(daemon);
+    let both = [&below, &volume].map(|volume| fs::read(volume.key_file()).unwrap());
+    fs::write(volume.key_file(), both.concat()).unwrap();
+    let mut daemon = Daemon::start(&volume.key_file());
+    let manifest = volume.lower.join(".claviger/volume.toml");
+    wait_until("served below", || fs::read(&manifest).is_ok());
+    let mounted = volume.mount();
+    daemon.unlock();
+    volume.wait_unlocked();
+    let path = volume.path("file");
+    fs::write(&path, "synced").unwrap();
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.sync_all().unwrap();
+    file.write_all(b", and not synced").unwrap();
+    let stopped = Stopped::stop(&below_mounted.child);
+
+    let begun = Instant::now();
+    assert_eq!(daemon.lock(), 1, "files that lost their last writes");
+    assert!(begun.elapsed() < LOCK_LIMIT, "{:?}", begun.elapsed());
+    assert_eq!(errno(file.write(b"more")), Some(libc::ENOKEY));
+    assert_eq!(errno(fs::metadata(&path)), Some(libc::ENOKEY));
+
+    drop(stopped);
+    daemon.unlock();
+    volume.wait_unlocked();
+    wait_until("let go of", || fs::read(&path).is_ok());
+    assert!(fs::read_to_string(&path).unwrap().starts_with("synced"));
+    drop(mounted);
 }
 
 #[test]

@@ -6,7 +6,6 @@
 
 mod creating;
 mod daemon;
-pub(crate) mod isolated;
 mod locking;
 mod mounting;
 mod parking;

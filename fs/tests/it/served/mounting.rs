@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::daemon::Daemon;
 use super::sys;
 use super::volume::{Volume, refusal, wait_until};
-use crate::isolated;
+use crate::namespaces::isolated;
 
 #[test]
 fn the_command_returns_when_the_mount_answers_and_umount_ends_the_process() {

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::daemon::{Daemon, Unwraps};
 use super::volume::{Mounted, Volume};
-use crate::isolated;
+use crate::namespaces::isolated;
 
 /// The promise: `EINTR` within this.
 const SOON: Duration = Duration::from_millis(200);

@@ -10,7 +10,7 @@ use claviger_vault::epoch::EpochKey;
 
 use super::daemon::{self, Daemon};
 use super::volume::{Mounted, Volume};
-use crate::isolated;
+use crate::namespaces::isolated;
 
 const ANN: u32 = 23_041;
 const BOB: u32 = 23_042;

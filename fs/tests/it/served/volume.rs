@@ -37,11 +37,21 @@ impl Volume {
     /// The same, in a folder whose name begins with `prefix`.
     pub(crate) fn make_in(prefix: &str) -> Self {
         let root = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
-        let base = root.path().canonicalize().unwrap();
+        let lower = root.path().canonicalize().unwrap().join("lower");
+        Self::make_at(root, lower)
+    }
+
+    /// The same, whose ciphertext goes to the new folder `lower`.
+    pub(crate) fn make_over(lower: PathBuf) -> Self {
+        Self::make_at(tempfile::tempdir().unwrap(), lower)
+    }
+
+    fn make_at(root: tempfile::TempDir, lower: PathBuf) -> Self {
+        let mountpoint = root.path().canonicalize().unwrap().join("mnt");
         let volume = Self {
-            lower: base.join("lower"),
-            mountpoint: base.join("mnt"),
             root,
+            lower,
+            mountpoint,
         };
         fs::create_dir(&volume.lower).unwrap();
         fs::create_dir(&volume.mountpoint).unwrap();

@@ -17,7 +17,10 @@ impl State {
             true => Settled::No,
         };
         let Shape { seq, .. } = *self.shapes.last();
-        let solid = self.solid.min(layout::blocks(self.size));
+        let solid = self
+            .solid
+            .min(self.wiped_from)
+            .min(layout::blocks(self.size));
         Shape {
             seq,
             size: self.size,
@@ -69,6 +72,16 @@ impl NativeFile {
         Ok(())
     }
 
+    /// Tells that all that was written is durable: by a syncfs(2) that began when nobody wrote to this
+    /// file any more. What a barrier of its own would do, for the price of one for many files.
+    ///
+    /// # Errors
+    /// [`FileError::ReadOnly`], [`FileError::Poisoned`], [`FileError::Io`].
+    pub fn made_durable(&self) -> Result<(), FileError> {
+        let mut state = self.writable_state()?;
+        self.after_barrier(&mut state)
+    }
+
     /// Makes all that was written durable, and does what waited for that.
     pub(super) fn barrier(&self, state: &mut State) -> Result<(), FileError> {
         self.check_health(state)?;
@@ -76,8 +89,14 @@ impl NativeFile {
             state.health = Health::Poisoned;
             return Err(error.into());
         }
+        self.after_barrier(state)
+    }
+
+    /// What a barrier allows, once there has been one.
+    fn after_barrier(&self, state: &mut State) -> Result<(), FileError> {
         state.shapes.synced();
         state.earlier = Earlier::Durable;
+        state.wiped_from = u64::MAX;
         if let Cut::From(_) = state.cut {
             state.cut = Cut::Durable;
         }
@@ -111,6 +130,7 @@ impl NativeFile {
         *side.of_mut(&mut slot.0) = [0; HALF_LEN];
         segment.set_slot(index, slot);
         state.unsynced.set(block, Mark::Wiped);
+        state.wiped_from = state.wiped_from.min(block);
         Ok(())
     }
 

@@ -242,6 +242,35 @@ fn a_hole_is_vouched_for_and_gives_its_space_back() {
 }
 
 #[test]
+fn a_block_is_solid_only_when_the_wiping_of_its_old_hole_record_is_durable() {
+    let (fixture, file) = Fixture::new();
+    let solid = || {
+        file.sync().unwrap();
+        file.flush().unwrap();
+        file.read_state().shapes.last().solid
+    };
+    file.write_at(0, &pattern(3 * PAGE, 1)).unwrap();
+    assert_eq!(solid(), 3);
+    file.punch(PAGE as u64, PAGE as u64).unwrap();
+    assert_eq!(solid(), 3, "a hole record vouches for a hole");
+    file.write_at(PAGE as u64, &block_of(1, 1)).unwrap();
+    assert_eq!(solid(), 1, "wiped, not yet durably");
+    let halves = fixture.read(slot_offset(1), SLOT_LEN);
+    let in_use = halves
+        .chunks(32)
+        .filter(|half| half.iter().any(|&byte| byte != 0));
+    assert_eq!(in_use.count(), 1);
+    assert_eq!(solid(), 3);
+    drop(file);
+    fixture.write(block_offset(1), &[0; PAGE]);
+    assert_eq!(
+        read(&fixture.open(), 1),
+        Err(1),
+        "no hole record speaks for zeros"
+    );
+}
+
+#[test]
 fn a_file_whose_shapes_are_changed_does_not_open() {
     let (fixture, _) = written_twice();
     fixture.write(512 + 8, &[1]);

@@ -17,16 +17,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use zeroize::Zeroizing;
-
 use crate::link::LinkId;
+use crate::wipe::Kept;
 use crate::{CallError, Outcome, Ticket};
 
 /// Called with the outcome of one request.
 pub(crate) type Completion = Box<dyn FnOnce(Outcome) + Send>;
 
 /// A request's body, kept until it is answered: a successor may need it.
-pub(crate) type Body = Arc<Zeroizing<Vec<u8>>>;
+pub(crate) type Body = Arc<Kept>;
 
 /// The table.
 pub(crate) struct Table {
@@ -109,14 +108,14 @@ impl Table {
         body: Body,
         completion: Completion,
     ) -> Result<Ticket, Completion> {
-        let held = self.allocated.entry(uid).or_insert(0);
-        if *held >= self.quota {
+        let held = self.allocated.get(&uid).copied().unwrap_or(0);
+        if held >= self.quota {
             return Err(completion);
         }
         let Some(index) = self.free.pop_front() else {
             return Err(completion);
         };
-        *held += 1;
+        self.allocated.insert(uid, held + 1);
         // 0 means "no request" in a frame.
         self.last_sequence = self.last_sequence.checked_add(1).unwrap_or(1);
         let sequence = self.last_sequence;
@@ -354,166 +353,4 @@ impl Context {
 pub(crate) struct Mismatch;
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::time::Duration;
-
-    use super::*;
-
-    const FIRST: LinkId = LinkId::new(1);
-    const SECOND: LinkId = LinkId::new(2);
-
-    type Log = Arc<Mutex<Vec<Result<Vec<u8>, CallError>>>>;
-
-    struct Fixture {
-        table: Table,
-        log: Log,
-        start: Instant,
-    }
-
-    impl Fixture {
-        fn new(size: u32, quota: usize) -> Self {
-            let table = Table::new(size, quota);
-            Self {
-                table,
-                log: Log::default(),
-                start: Instant::now(),
-            }
-        }
-
-        fn at(&self, seconds: u64) -> Instant {
-            self.start + Duration::from_secs(seconds)
-        }
-
-        fn ask(&mut self, uid: u32) -> Option<Ticket> {
-            let (log, deadline) = (Arc::clone(&self.log), self.at(30));
-            let completion = Box::new(move |outcome: Outcome| {
-                log.lock().unwrap().push(outcome.map(|body| body.to_vec()));
-            });
-            let body = Arc::new(Zeroizing::new(b"ask".to_vec()));
-            self.table
-                .allocate(uid, Place::Sent(FIRST), deadline, body, completion)
-                .ok()
-        }
-
-        fn outcomes(&mut self) -> Vec<Result<Vec<u8>, CallError>> {
-            while let Some((completion, outcome)) = self.table.collect() {
-                completion(outcome);
-            }
-            std::mem::take(&mut self.log.lock().unwrap())
-        }
-    }
-
-    fn answer() -> Outcome {
-        Ok(Zeroizing::new(b"answer".to_vec()))
-    }
-
-    #[test]
-    fn a_reply_must_match_index_sequence_and_link() {
-        let mut fixture = Fixture::new(4, 4);
-        let ticket = fixture.ask(1000).unwrap();
-        let wrong_index = Ticket {
-            index: ticket.index + 1,
-            ..ticket
-        };
-        let beyond = Ticket { index: 4, ..ticket };
-        let wrong_sequence = Ticket {
-            sequence: ticket.sequence + 1,
-            ..ticket
-        };
-        for wrong in [wrong_index, beyond, wrong_sequence] {
-            assert_eq!(fixture.table.reply(FIRST, wrong, answer()), Err(Mismatch));
-        }
-        assert_eq!(fixture.table.reply(SECOND, ticket, answer()), Err(Mismatch));
-        assert_eq!(fixture.table.reply(FIRST, ticket, answer()), Ok(()));
-        assert_eq!(fixture.table.reply(FIRST, ticket, answer()), Err(Mismatch));
-        assert_eq!(fixture.outcomes(), [Ok(b"answer".to_vec())]);
-        assert_eq!(fixture.table.reply(FIRST, ticket, answer()), Err(Mismatch));
-    }
-
-    #[test]
-    fn a_uid_that_fills_its_quota_leaves_room_for_others() {
-        let mut fixture = Fixture::new(4, 3);
-        for _ in 0..3 {
-            assert!(fixture.ask(1000).is_some());
-        }
-        assert!(fixture.ask(1000).is_none());
-        let ticket = fixture.ask(1001).unwrap();
-        assert!(fixture.ask(1002).is_none(), "the table itself is full");
-        fixture.table.reply(FIRST, ticket, answer()).unwrap();
-        fixture.outcomes();
-        assert!(fixture.ask(1002).is_some());
-    }
-
-    #[test]
-    fn time_that_runs_out_ends_a_request_once_and_tells_the_responder() {
-        let mut fixture = Fixture::new(4, 4);
-        let ticket = fixture.ask(1000).unwrap();
-        assert!(fixture.table.expire(fixture.at(29)).is_empty());
-        let abandoned = fixture.table.expire(fixture.at(30));
-        assert_eq!(
-            abandoned,
-            [Abandoned {
-                ticket,
-                uid: 1000,
-                link: FIRST
-            }]
-        );
-        assert!(fixture.table.expire(fixture.at(31)).is_empty());
-        assert_eq!(fixture.outcomes(), [Err(CallError::Deadline)]);
-        assert_eq!(fixture.table.alarm(), None);
-    }
-
-    #[test]
-    fn a_lost_request_is_sent_to_one_successor_and_no_other() {
-        let mut fixture = Fixture::new(4, 4);
-        let ticket = fixture.ask(1000).unwrap();
-        let until = fixture.at(2);
-        fixture.table.lose(FIRST, until);
-        assert_eq!(fixture.table.reply(FIRST, ticket, answer()), Err(Mismatch));
-        let adopted = fixture.table.adopt(1000, SECOND);
-        assert_eq!(adopted.len(), 1);
-        assert_eq!(adopted[0].0, ticket);
-        fixture.table.lose(SECOND, until);
-        assert!(fixture.table.adopt(1000, LinkId::new(3)).is_empty());
-        assert_eq!(fixture.outcomes(), [Err(CallError::Lost)]);
-    }
-
-    #[test]
-    fn without_a_successor_a_lost_request_fails_when_the_wait_is_over() {
-        let mut fixture = Fixture::new(4, 4);
-        fixture.ask(1000).unwrap();
-        fixture.table.lose(FIRST, fixture.at(2));
-        assert_eq!(fixture.table.alarm(), Some(fixture.at(2)));
-        assert!(
-            fixture.table.adopt(1001, SECOND).is_empty(),
-            "not this uid's"
-        );
-        assert!(
-            fixture.table.expire(fixture.at(2)).is_empty(),
-            "nobody to tell"
-        );
-        assert_eq!(fixture.outcomes(), [Err(CallError::Lost)]);
-    }
-
-    #[test]
-    fn a_cancelled_request_ends_as_cancelled_whatever_comes_later() {
-        let mut fixture = Fixture::new(4, 4);
-        let ticket = fixture.ask(1000).unwrap();
-        assert!(
-            fixture
-                .table
-                .abandon(ticket, CallError::Cancelled)
-                .is_some()
-        );
-        assert!(
-            fixture
-                .table
-                .abandon(ticket, CallError::Cancelled)
-                .is_none()
-        );
-        assert_eq!(fixture.table.reply(FIRST, ticket, answer()), Err(Mismatch));
-        fixture.table.stop();
-        assert_eq!(fixture.outcomes(), [Err(CallError::Cancelled)]);
-    }
-}
+mod tests;

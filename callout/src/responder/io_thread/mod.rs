@@ -1,0 +1,233 @@
+//! The responder's one thread: finds requesters, greets them, hands their requests to the service.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+mod greeting;
+
+use super::Service;
+use super::attempt::Attempt;
+use super::call::Calls;
+use super::peer::{Peer, Run, Shared};
+use crate::carrier::{Inbox, Transport};
+use crate::congestion::Congestion;
+use crate::ear::{Ear, Heard};
+use crate::frame::{Flags, Kind};
+use crate::link::LinkId;
+use crate::peer::Uids;
+use crate::poll::Poll;
+use crate::rendezvous::{Namespaces, Watch};
+use crate::session::Subject;
+use crate::{Instance, Ticket, foreign};
+use greeting::{Known, Standing};
+
+/// Frames taken from one connection before the others have their turn.
+const BURST: usize = 32;
+
+const BELL: u64 = 0;
+const WATCH: u64 = 1;
+/// Then two numbers a link: its frames, its process.
+const LINKS: u64 = 16;
+
+pub(super) struct IoThread {
+    shared: Arc<Shared>,
+    service: Arc<dyn Service>,
+    poll: Poll,
+    inbox: Inbox,
+    watch: Watch,
+    uids: Uids,
+    namespaces: Namespaces,
+    transport: Transport,
+    known: HashMap<Instance, Known>,
+    conns: HashMap<LinkId, Conn>,
+    last_link: u64,
+    congestion: Congestion,
+}
+
+struct Conn {
+    instance: Instance,
+    phase: Phase,
+}
+
+enum Phase {
+    Greeting(Attempt),
+    Up {
+        peer: Arc<Peer>,
+        ear: Ear,
+        /// Netlink only: readable once the requester's process has ended.
+        _process: Option<OwnedFd>,
+    },
+}
+
+impl IoThread {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        watch: Watch,
+        uids: Uids,
+        transport: Transport,
+        service: Arc<dyn Service>,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.watch_bell(&shared.bell, BELL)?;
+        poll.watch(watch.fd(), WATCH)?;
+        Ok(Self {
+            shared,
+            service,
+            poll,
+            inbox: Inbox::new(),
+            watch,
+            uids,
+            namespaces: Namespaces::own()?,
+            transport,
+            known: HashMap::new(),
+            conns: HashMap::new(),
+            last_link: 0,
+            congestion: Congestion::default(),
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        self.look_around();
+        while self.upkeep() == Run::Going {
+            let tokens = match self.poll.wait(self.wake_at()) {
+                Ok(tokens) => tokens,
+                Err(error) => {
+                    tracing::error!(%error, "responder cannot wait for its sockets");
+                    break;
+                }
+            };
+            for token in tokens {
+                match token {
+                    BELL => self.shared.bell.silence(),
+                    WATCH => self.look_around(),
+                    token => {
+                        let id = LinkId::new((token - LINKS) / 2);
+                        self.hear(id);
+                        // What a process sent before it ended was taken first.
+                        if token % 2 == 1 {
+                            self.end(id);
+                        }
+                    }
+                }
+            }
+        }
+        self.leave();
+    }
+
+    fn upkeep(&mut self) -> Run {
+        let now = Instant::now();
+        let chores = self.shared.chores();
+        chores.lost.into_iter().for_each(|id| self.end(id));
+        self.congestion.add(chores.congested, now);
+        self.congestion
+            .retry(now)
+            .into_iter()
+            .for_each(|id| self.end(id));
+        let over = |attempt: &mut Attempt| attempt.is_late(now) || attempt.resend(now).is_err();
+        let late = self
+            .conns
+            .iter_mut()
+            .filter_map(|(id, conn)| match &mut conn.phase {
+                Phase::Greeting(attempt) => over(attempt).then_some(*id),
+                Phase::Up { .. } => None,
+            });
+        let late: Vec<_> = late.collect();
+        late.into_iter().for_each(|id| self.end(id));
+        if self.greet_at().is_some_and(|at| at <= now) {
+            self.look_around();
+        }
+        chores.run
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let attempts = self.conns.values().filter_map(|conn| match &conn.phase {
+            Phase::Greeting(attempt) => Some(attempt.due()),
+            Phase::Up { .. } => None,
+        });
+        attempts
+            .chain(self.greet_at())
+            .chain(self.congestion.retry_at())
+            .min()
+    }
+
+    fn hear(&mut self, id: LinkId) {
+        for _ in 0..BURST {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            match &mut conn.phase {
+                Phase::Greeting(_) => return self.hear_answer(id),
+                Phase::Up { peer, ear, .. } => {
+                    let peer = Arc::clone(peer);
+                    match ear.hear(&mut self.inbox) {
+                        Heard::Nothing => return,
+                        Heard::Dropped => {}
+                        Heard::Sealed(subject, body, _) => self.take(id, &peer, subject, body),
+                        Heard::Closed => return self.end(id),
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, id: LinkId, peer: &Arc<Peer>, subject: Subject, body: Zeroizing<Vec<u8>>) {
+        let ticket = Ticket {
+            index: subject.index,
+            sequence: subject.sequence,
+        };
+        match subject.kind {
+            Kind::Request => {
+                let Some(call) = Calls::open(&self.shared, peer, ticket, body) else {
+                    tracing::warn!(instance = %peer.info.instance, "request refused");
+                    return;
+                };
+                if let Some(known) = self.known.get_mut(&peer.info.instance) {
+                    known.greetings = 0;
+                }
+                // A panic drops the call, which tells the requester.
+                foreign::run("a service", || self.service.call(call));
+            }
+            Kind::Cancel => peer.calls.cancel(ticket),
+            Kind::Quit if subject.flags.contains(Flags::REPLACED) => {
+                self.end(id);
+                self.stand(peer.info.instance, Standing::Dismissed);
+            }
+            Kind::Quit => self.end(id),
+            Kind::Helo | Kind::Response | Kind::Pending | Kind::Event => {}
+        }
+    }
+
+    /// A connection, or an attempt at one, is over.
+    fn end(&mut self, id: LinkId) {
+        let Some(Conn { instance, phase }) = self.conns.remove(&id) else {
+            return;
+        };
+        if let Phase::Up { peer, .. } = phase {
+            tracing::info!(%instance, "requester gone");
+            self.shared.remove(&peer);
+            peer.calls.cancel_all();
+            foreign::run("a service", || self.service.gone(&peer.info));
+        }
+        self.fall_back(id, instance);
+    }
+
+    fn leave(self) {
+        for conn in self.conns.into_values() {
+            if let Phase::Up { peer, .. } = conn.phase {
+                let nothing = Ticket {
+                    index: 0,
+                    sequence: 0,
+                };
+                // Unread, it is as good as sent: the socket closes.
+                let _ = peer.link.signal(Kind::Quit, Flags::NONE, nothing);
+                self.shared.remove(&peer);
+                peer.calls.cancel_all();
+            }
+        }
+    }
+}

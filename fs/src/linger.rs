@@ -1,0 +1,167 @@
+//! Files that were written and closed, until what was written is known to be durable.
+//!
+//! Only then can a shape say so, and only what a shape vouches for cannot be taken away unnoticed. A
+//! barrier for each file would cost more than writing it, so many share one syncfs(2), some seconds
+//! later and in a thread of their own. Whoever opens such a file meanwhile gets it as it is, without
+//! the barrier that opening it anew would owe.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::syncfs;
+
+use crate::failure::OpError;
+use crate::inode::Inode;
+
+/// How long a file waits for others.
+const DELAY: Duration = Duration::from_secs(5);
+
+/// Files that wait at most, each with a descriptor; fewer where descriptors are few.
+const AT_MOST: u64 = 1024;
+
+/// Closed files that are not yet settled.
+pub(crate) struct Linger {
+    lower: OwnedFd,
+    at_most: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    closed: VecDeque<(Instant, Arc<Inode>)>,
+    life: Life,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Life {
+    #[default]
+    Going,
+    Ended,
+}
+
+impl Linger {
+    /// Starts the thread that settles files below `lower`, any directory of that filesystem.
+    pub(crate) fn start(lower: OwnedFd) -> std::io::Result<Arc<Self>> {
+        let linger = Arc::new(Self {
+            lower,
+            at_most: raise_descriptor_limit(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let settling = Arc::clone(&linger);
+        thread::Builder::new()
+            .name("settle".into())
+            .spawn(move || settling.run())?;
+        Ok(linger)
+    }
+
+    /// Ends the thread, without settling anything.
+    pub(crate) fn end(&self) {
+        self.state().life = Life::Ended;
+        self.changed.notify_all();
+    }
+
+    /// Takes on a file that was written and closed. Whoever closes more than are settled settles
+    /// some himself.
+    pub(crate) fn closed(&self, inode: Arc<Inode>) {
+        let mut state = self.state();
+        state.closed.push_back((Instant::now(), inode));
+        if state.closed.len() < self.at_most {
+            drop(state);
+            self.changed.notify_all();
+            return;
+        }
+        let oldest = state.closed.drain(..).map(|(_, inode)| inode).collect();
+        drop(state);
+        self.settle(oldest);
+    }
+
+    /// Settles all files that wait. Returns those whose last writes are lost.
+    pub(crate) fn settle_all(&self) -> Vec<Arc<Inode>> {
+        let waiting = self
+            .state()
+            .closed
+            .drain(..)
+            .map(|(_, inode)| inode)
+            .collect();
+        self.settle(waiting)
+    }
+
+    /// Forgets all files that wait.
+    pub(crate) fn clear(&self) {
+        self.state().closed.clear();
+    }
+
+    fn run(&self) {
+        let mut state = self.state();
+        while state.life == Life::Going {
+            let now = Instant::now();
+            let due = state
+                .closed
+                .iter()
+                .take_while(|(at, _)| now.duration_since(*at) >= DELAY);
+            let due = due.count();
+            if due > 0 {
+                let due = state.closed.drain(..due).map(|(_, inode)| inode).collect();
+                drop(state);
+                self.settle(due);
+                state = self.state();
+                continue;
+            }
+            state = match state.closed.front() {
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some((at, _)) => {
+                    let left = (*at + DELAY).saturating_duration_since(now);
+                    let woken = self.changed.wait_timeout(state, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Settles files that nobody has opened again: what was written before the sync began is durable
+    /// when it has ended.
+    fn settle(&self, inodes: Vec<Arc<Inode>>) -> Vec<Arc<Inode>> {
+        let idle = |inode: Arc<Inode>| Some((inode.open.idle()?, inode));
+        let closed: Vec<_> = inodes.into_iter().filter_map(idle).collect();
+        if closed.is_empty() {
+            return Vec::new();
+        }
+        let synced = syncfs(&self.lower).map_err(OpError::from);
+        let mut lost = Vec::new();
+        for (idle, inode) in closed {
+            let settled = synced.clone().and_then(|()| inode.open.settle(&idle));
+            inode.is_synced();
+            if let Err(error) = settled {
+                let lower = inode.shown_path();
+                tracing::error!(lower, %error, "last writes could not be written out");
+                lost.push(inode);
+            }
+        }
+        lost
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes all the descriptors that this process may have; returns how many closed files may hold one.
+fn raise_descriptor_limit() -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 64;
+    };
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    usize::try_from((limit / 4).clamp(64, AT_MOST)).unwrap_or(64)
+}

@@ -1,0 +1,97 @@
+//! The model test: the same random operations on the mount and on a plain directory.
+
+mod operation;
+mod random;
+mod tree;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use claviger_vault::ids::Scope;
+use operation::{Handles, Operation, Side};
+use random::Random;
+use tree::compare;
+
+use crate::mounted::Mounted;
+use crate::namespaces::isolated_test;
+
+/// How long it goes on.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Operations between two looks at everything.
+const BETWEEN_LOOKS: u32 = 25;
+/// Looks between two remounts.
+const BETWEEN_REMOUNTS: u32 = 8;
+
+isolated_test! {
+    fn a_mount_behaves_like_a_plain_directory() {
+        behaves_like_a_plain_directory(Path::new("/mnt"), 1000);
+    }
+}
+
+isolated_test! {
+    /// Inode numbers are used again here, and syncs take their time.
+    fn a_mount_behaves_like_a_plain_directory_of_the_disk() {
+        let disk = tempfile::tempdir().unwrap();
+        behaves_like_a_plain_directory(disk.path(), 100);
+    }
+}
+
+/// Compares a mount over a folder in `base` with a plain folder there, for at least so many
+/// operations.
+fn behaves_like_a_plain_directory(base: &Path, at_least: u32) {
+    let mut mounted = Mounted::over(&base.join("lower"), Scope::Volume);
+    let plain = base.join("plain");
+    std::fs::create_dir(&plain).unwrap();
+    let mut random = Random::seeded();
+    let started = Instant::now();
+    let mut done = 0_u32;
+    while started.elapsed() < LIMIT {
+        {
+            let mut handles = Handles::default();
+            for _ in 0..BETWEEN_REMOUNTS {
+                for _ in 0..BETWEEN_LOOKS {
+                    step(&mut random, &mut handles, mounted.root(), &plain, &mut done);
+                }
+                compare(mounted.root(), &plain);
+            }
+        }
+        if random.one_in(2) {
+            mounted.remount();
+        } else {
+            lock_and_unlock(&mounted);
+        }
+        compare(mounted.root(), &plain);
+    }
+    println!("{done} operations");
+    assert!(done >= at_least, "only {done} operations in {LIMIT:?}");
+}
+
+fn step(random: &mut Random, handles: &mut Handles, upper: &Path, plain: &Path, done: &mut u32) {
+    let operation = Operation::any(random, handles.len());
+    let ours = operation.run(Side::Upper, upper, handles.upper());
+    let theirs = operation.run(Side::Plain, plain, handles.plain());
+    assert_eq!(ours, theirs, "operation {done}: {operation:?}");
+    *done += 1;
+}
+
+/// What a lock does, without the daemon: nothing is open by now.
+fn lock_and_unlock(mounted: &Mounted) {
+    mounted.fs.refuse_opens();
+    let notifier = mounted.notifier();
+    for ino in mounted.fs.open_inodes() {
+        // The kernel may have forgotten it since.
+        let _ = notifier.inval_inode(fuser::INodeNo(ino), 0, 0);
+    }
+    assert_eq!(mounted.fs.sync_all(), Vec::<Vec<u8>>::new());
+    let names = mounted.fs.known_names();
+    mounted.keys.lock();
+    assert_eq!(mounted.fs.close_all(), Vec::<Vec<u8>>::new());
+    mounted.fs.wipe();
+    for (parent, name) in names {
+        let _ = notifier.inval_entry(fuser::INodeNo(parent), &name);
+    }
+    let refused = std::fs::read_dir(mounted.root()).map(drop);
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOKEY));
+    mounted.keys.unlock();
+    mounted.fs.accept_opens();
+}

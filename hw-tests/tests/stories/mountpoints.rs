@@ -1,0 +1,83 @@
+//! Where a folder can be mounted, and where not.
+
+use claviger_hw_tests::story;
+
+use crate::scene::{alice_with_an_open_folder, folder, says, software_key};
+
+story! {
+    /// "Mountpoint not empty, missing, not a directory": exit code 10, and what to do.
+    fn an_unfit_mountpoint_is_refused_and_nothing_is_hidden(world) {
+        let alice = world.user("alice");
+        software_key(&alice, "k");
+        folder(&alice, &["--recipient", "k"]);
+        alice.sh("mkdir full; echo mine >full/file; echo file >file").ok();
+        says(&alice.claviger(["mount", "Private", "full"]).fails(10), &["not empty", "empty directory"]);
+        assert_eq!(alice.sh("cat full/file").ok(), "mine\n");
+        says(&alice.claviger(["mount", "Private", "missing"]).fails(10), &["does not exist", "mkdir"]);
+        says(&alice.claviger(["mount", "Private", "file"]).fails(10), &["not a directory"]);
+        alice.sh("mkdir Private/inside").ok();
+        says(&alice.claviger(["mount", "Private", "Private/inside"]).fails(10), &["lies in the lower folder"]);
+        says(&alice.claviger(["umount", "private"]).fails(10), &["nothing of yours is mounted"]);
+        alice.claviger(["mount", "Private", "/root"]).fails(10);
+        alice.claviger(["mount", "-o", "shiny", "Private", "private"]).fails(2);
+    }
+}
+
+story! {
+    /// "Already mounted", and "a second mount of the same folder": 10 and 18.
+    fn a_folder_is_mounted_once_and_a_mountpoint_used_once(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("mkdir second; echo text >private/letter").ok();
+        says(&alice.claviger(["mount", "Private", "second"]).fails(18), &["mounted already"]);
+        alice.claviger(["init", "--no-recovery", "--recipient", "k", "Other"]).ok();
+        says(&alice.claviger(["mount", "Other", "private"]).fails(10), &["mountpoint already", "claviger umount"]);
+        assert_eq!(alice.sh("cat private/letter").ok(), "text\n");
+        assert_eq!(alice.sh("ls -A second").ok(), "");
+        alice.claviger(["umount", "private"]).ok();
+        alice.claviger(["mount", "Private", "second"]).ok();
+        assert_eq!(alice.sh("cat second/letter").ok(), "text\n");
+    }
+}
+
+story! {
+    /// "umount": not while a program is in it, and it says how to find that program.
+    fn a_busy_mount_is_not_taken_away(world) {
+        let alice = alice_with_an_open_folder(world);
+        let mut shell = alice.shell();
+        shell.ok("cd private");
+        says(&alice.claviger(["umount", "private"]).fails(18), &["in use", "fuser -vm", "claviger lock"]);
+        shell.ok("cd /");
+        alice.claviger(["umount", "private"]).ok();
+    }
+}
+
+story! {
+    /// "Without --locked off": a folder mounted without its key answers ENOKEY until it is unlocked.
+    fn a_folder_mounted_locked_opens_by_unlock(world) {
+        let alice = world.user("alice");
+        software_key(&alice, "k");
+        folder(&alice, &["--recipient", "k"]);
+        alice.claviger(["mount", "--locked", "Private", "private"]).ok();
+        says(&alice.sh("ls private").finish().stderr, &["Required key not available"]);
+        assert!(alice.claviger(["status"]).ok().contains("locked"));
+        alice.claviger(["unlock", "private"]).ok();
+        assert_eq!(alice.sh("echo x >private/x; ls private").ok(), "x\n");
+    }
+}
+
+story! {
+    /// A missing folder, a file in its place, a folder that is not one's own: 3 and 11.
+    fn what_is_no_volume_is_not_mounted(world) {
+        let alice = alice_with_an_open_folder(world);
+        let bob = world.user("bob");
+        bob.sh("mkdir mnt").ok();
+        bob.claviger(["mount", "Missing", "mnt"]).fails(3);
+        bob.sh("echo >file").ok();
+        bob.claviger(["mount", "file", "mnt"]).fails(3);
+        bob.sh("mkdir Empty").ok();
+        says(&bob.claviger(["mount", "Empty", "mnt"]).fails(3), &["volume.toml"]);
+        let code = bob.claviger(["mount", "/home/alice/Private", "mnt"]).finish().code;
+        assert_eq!(code, 11);
+        says(&alice.claviger(["init", "--recipient", "k", "Private"]).finish().stderr, &["not empty"]);
+    }
+}
