@@ -3,9 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use claviger_vault::ids::Scope;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::mount::mount;
 use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, msync, munmap};
 use nix::unistd::{Whence, lseek64};
 
@@ -186,5 +189,57 @@ isolated_test! {
         fs::write(mounted.path("renamed"), "anew").unwrap();
         mounted.remount();
         assert_eq!(fs::read_to_string(mounted.path("renamed")).unwrap(), "anew");
+    }
+}
+
+isolated_test! {
+    fn a_full_lower_disk_is_told_and_what_was_there_stays() {
+        let disk = Path::new("/mnt/disk");
+        fs::create_dir(disk).unwrap();
+        let options = Some("size=2m");
+        mount(Some("small"), disk, Some("tmpfs"), nix::mount::MsFlags::empty(), options).unwrap();
+        let mut mounted = Mounted::over(&disk.join("lower"), Scope::Volume);
+        fs::write(mounted.path("kept"), vec![4; 100_000]).unwrap();
+        let full = fs::write(mounted.path("large"), vec![5; 4 << 20]).unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+        // Not even room for a header: then there is no file.
+        let refused = (0..1000).find_map(|n| File::create(mounted.path(format!("{n}"))).err());
+        assert_eq!(refused.and_then(|error| error.raw_os_error()), Some(libc::ENOSPC));
+        for entry in fs::read_dir(mounted.root()).unwrap() {
+            fs::read(entry.unwrap().path()).unwrap();
+        }
+        fs::remove_file(mounted.path("large")).unwrap();
+        mounted.remount();
+        assert!(fs::read(mounted.path("kept")).unwrap() == vec![4; 100_000]);
+        fs::write(mounted.path("again"), vec![6; 100_000]).unwrap();
+    }
+}
+
+isolated_test! {
+    fn a_lower_folder_that_is_read_only_can_be_read() {
+        let disk = Path::new("/mnt/disk");
+        fs::create_dir(disk).unwrap();
+        let none = nix::mount::MsFlags::empty();
+        mount(Some("disk"), disk, Some("tmpfs"), none, None::<&str>).unwrap();
+        let mut mounted = Mounted::over(&disk.join("lower"), Scope::Volume);
+        fs::write(mounted.path("file"), "content").unwrap();
+        mounted.unmount();
+        // A mount of its own, since the old filesystem may still have descriptors in the other.
+        let bind = nix::mount::MsFlags::MS_BIND;
+        mount(Some(disk), disk, None::<&str>, bind, None::<&str>).unwrap();
+        let read_only = bind | nix::mount::MsFlags::MS_REMOUNT | nix::mount::MsFlags::MS_RDONLY;
+        mount(None::<&str>, disk, None::<&str>, read_only, None::<&str>).unwrap();
+        mounted.remount();
+        assert_eq!(fs::read_to_string(mounted.path("file")).unwrap(), "content");
+        let refused = [
+            fs::write(mounted.path("file"), "other"),
+            fs::write(mounted.path("new"), ""),
+            fs::create_dir(mounted.path("dir")),
+            fs::rename(mounted.path("file"), mounted.path("renamed")),
+            fs::remove_file(mounted.path("file")),
+        ];
+        let errnos = refused.map(|refused| refused.unwrap_err().raw_os_error());
+        assert_eq!(errnos, [Some(libc::EROFS); 5]);
+        assert_eq!(fs::read_to_string(mounted.path("file")).unwrap(), "content");
     }
 }
