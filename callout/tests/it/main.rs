@@ -7,6 +7,7 @@
 mod attacks;
 mod harness;
 mod raw;
+mod refused;
 mod roles;
 mod stories;
 

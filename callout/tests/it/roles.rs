@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::attacks;
 use crate::harness::{folder, only};
+use crate::refused::{Refused, refuse};
 
 /// Says a line to the test.
 macro_rules! say {
@@ -29,6 +30,14 @@ pub(crate) fn play(role: &str) {
     let words: Vec<_> = role.split(' ').collect();
     match words[..] {
         ["responder", uid, carriers] => respond(uid.parse().unwrap(), carriers),
+        ["responder-without-netlink", uid, carriers] => {
+            refuse(Refused::Netlink);
+            respond(uid.parse().unwrap(), carriers);
+        }
+        ["responder-without-pidfds", uid, carriers] => {
+            refuse(Refused::PidfdOpen);
+            respond(uid.parse().unwrap(), carriers);
+        }
         ["requester", carriers] => publish(carriers, Serves::AnyUid),
         ["own-requester", uid, carriers] => {
             become_uid(uid.parse().unwrap());

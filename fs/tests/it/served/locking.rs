@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,15 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::daemon::Daemon;
-use super::sys;
+use super::example;
 use super::volume::{Volume, wait_until};
 use crate::namespaces::isolated;
 
 /// 10 seconds until the wipe, 2 for the kernel, and what a busy machine adds.
 const LOCK_LIMIT: Duration = Duration::from_secs(15);
-
-/// Tells the map helper which file.
-const MAPS: &str = "CLAVIGER_TEST_MAPS";
 
 fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
@@ -179,14 +175,8 @@ fn a_program_that_has_a_file_mapped_gets_sigbus_after_the_lock() {
     let (_mounted, mut daemon) = volume.mount_unlocked();
     let path = volume.path("mapped");
     fs::write(&path, vec![b'x'; 8192]).unwrap();
-    let mut program = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "served::locking::maps_a_file",
-            "--nocapture",
-            "--ignored",
-        ])
-        .env(MAPS, &path)
+    let mut program = Command::new(example("map_file"))
+        .arg(&path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -274,16 +264,4 @@ fn expect_line(said: &mut impl BufRead, expected: &str) {
             "never said {expected:?}"
         );
     }
-}
-
-#[test]
-#[ignore = "the program of another test"]
-fn maps_a_file() {
-    let Ok(path) = std::env::var(MAPS) else {
-        return;
-    };
-    let map = sys::Map::of(&File::open(Path::new(&path)).unwrap(), 8192).unwrap();
-    println!("first look: {}", char::from(map.look(4096)));
-    std::io::stdin().read_line(&mut String::new()).unwrap();
-    println!("second look: {}", char::from(map.look(4096)));
 }

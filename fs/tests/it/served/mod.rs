@@ -9,6 +9,15 @@ mod daemon;
 mod locking;
 mod mounting;
 mod parking;
-mod sys;
 mod users;
 mod volume;
+
+use std::path::{Path, PathBuf};
+
+/// A program of `examples`, which cargo builds along with tests.
+fn example(name: &str) -> PathBuf {
+    let programs = Path::new(env!("CARGO_BIN_EXE_claviger-fs"));
+    let example = programs.with_file_name("examples").join(name);
+    assert!(example.exists(), "not built: {}", example.display());
+    example
+}
