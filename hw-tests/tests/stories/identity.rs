@@ -2,7 +2,7 @@
 
 use claviger_hw_tests::{PIN, story};
 
-use crate::scene::{alice_with_a_card, folder, says, software_key};
+use crate::scene::{alice_with_a_card, finds_a_mount_of_roots, folder, says, software_key};
 
 story! {
     /// "An unknown volume is named as unknown in the prompt, *before* the PIN."
@@ -18,7 +18,7 @@ story! {
         says(&asked(&alice), &["/home/alice/Private", "UNKNOWN VOLUME", "has not opened it before"]);
         alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
         alice.claviger(["stop"]).ok();
-        assert_eq!(asked(&alice).lines().count(), known.lines().count());
+        assert!(!asked(&alice).contains("UNKNOWN"));
     }
 }
 
@@ -58,6 +58,7 @@ story! {
         software_key(&alice, "k");
         folder(&alice, &["--recipient", "k"]);
         root.sh("unshare --net /run/programs/claviger mount -o allow_other /home/alice/Private /home/alice/private").ok();
+        finds_a_mount_of_roots(&alice);
         alice.claviger(["unlock", "private"]).ok();
         assert_eq!(alice.sh("echo text >private/letter; cat private/letter").ok(), "text\n");
         assert_eq!(alice.mounts()[0]["carrier"], "unix");
