@@ -5,7 +5,9 @@
 mod carriers;
 mod commands;
 mod configuration;
+mod daily_use;
 mod first_steps;
+mod identity;
 mod keyring;
 mod locking;
 mod lower_disk;
