@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // In a helper of a story, as in the story itself, it is an assertion.
 
+mod adversary;
 mod carriers;
 mod commands;
 mod configuration;
