@@ -25,7 +25,7 @@ demo:
 
 bench:
 	scripts/packages bench
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --bins --examples
 	target/release/claviger-bench target/bench.json
 
 lint:

@@ -3,6 +3,7 @@
 //! Usage: `claviger-bench [RESULTS.json]`. Needs root for namespaces and a fresh ext4; what is measured runs
 //! as an ordinary user. `claviger-bench work …` is the program run as that user.
 
+mod callout;
 mod files;
 mod table;
 mod unwraps;
@@ -37,6 +38,7 @@ fn main() -> Result<ExitCode> {
 
 fn measure(mut world: World, results: Option<PathBuf>) -> Result<ExitCode> {
     let mut table = table::Table::default();
+    callout::measure(&mut table)?;
     files::measure(&mut world, &mut table)?;
     unwraps::measure(&mut world, &mut table)?;
     print!("{table}");

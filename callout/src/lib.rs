@@ -42,6 +42,7 @@ mod congestion;
 mod ear;
 mod foreign;
 pub mod frame;
+pub mod fuzzing;
 mod handshake;
 mod instance;
 mod link;

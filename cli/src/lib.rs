@@ -5,6 +5,7 @@ mod asking;
 mod command;
 mod daemon;
 mod failed;
+pub mod fuzzing;
 mod key_ref;
 mod place;
 mod print;

@@ -66,7 +66,7 @@ pub fn mounts() -> Result<Vec<OurMount>, Failed> {
 
 /// Parses a line of mountinfo (proc_pid_mountinfo(5)):
 /// `id parent major:minor root mountpoint options… - type source super-options`.
-fn parse_mount(line: &str) -> Option<OurMount> {
+pub(crate) fn parse_mount(line: &str) -> Option<OurMount> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');
     if after.next()? != FILESYSTEM_TYPE {

@@ -46,6 +46,10 @@ pub enum Event {
     Recipients,
     /// A volume was made.
     Init,
+    /// A stream was sealed.
+    Seal,
+    /// The key of a sealed stream was unwrapped.
+    Unseal,
 }
 
 /// The key that was used, or tried last.

@@ -134,6 +134,16 @@ impl Config {
         Ok(config)
     }
 
+    /// What the text of one file says, over the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], which names the file `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        config.overlay(File::parse(text, path)?);
+        Ok(config)
+    }
+
     fn overlay(&mut self, file: File) {
         if let Some(libraries) = file.pkcs11.libraries {
             self.pkcs11_libraries = Libraries::Named(libraries);
@@ -204,14 +214,15 @@ impl File {
                 return Err(ConfigError::Unreadable { file, source });
             }
         };
-        match toml::from_str(&text) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) => Err(ConfigError::Invalid {
-                file: path.into(),
-                line: line_of(&text, error.span().map_or(0, |span| span.start)),
-                message: error.message().to_owned(),
-            }),
-        }
+        Self::parse(&text, path).map(Some)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::Invalid {
+            file: path.into(),
+            line: line_of(text, error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use claviger_callout::{Call, PeerInfo, Service};
 use claviger_protocol::keys::{KeyReply, KeyRequest};
@@ -15,13 +16,19 @@ use claviger_vault::secret::NamesKey;
 use postcard::ser_flavors::Size;
 use zeroize::Zeroizing;
 
+use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
+use crate::errand::{Errand, Program};
+use crate::tokens::Request;
 use crate::workers::{Full, Workers};
 
 mod fresh;
+mod stream;
+mod token_job;
 mod unwrap;
 
-use unwrap::{TokenJob, Unwrap};
+use token_job::{TokenJob, Work};
+use unwrap::Unwrap;
 
 /// Threads for what needs no token, at least.
 const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
@@ -99,6 +106,18 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
                 .done(event, &instance, lost.collect());
             Ok(KeyReply::Done)
         }
+        KeyRequest::SealStream { recipients, pid } => {
+            let work = move |daemon: &Daemon, _: &mut UsedKey, request: &Arc<Request>| {
+                stream::seal(daemon, &recipients, request)
+            };
+            return submit_stream(tokens, call, (Event::Seal, pid), Box::new(work));
+        }
+        KeyRequest::UnsealStream { header, pid } => {
+            let work = move |daemon: &Daemon, used: &mut UsedKey, request: &Arc<Request>| {
+                stream::unseal(daemon, &header, used, request)
+            };
+            return submit_stream(tokens, call, (Event::Unseal, pid), Box::new(work));
+        }
         KeyRequest::UnwrapFek {
             volume,
             header,
@@ -118,6 +137,18 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
         }
     };
     reply(call, result);
+}
+
+fn submit_stream(tokens: &Workers<TokenJob>, call: Call, (event, pid): (Event, u32), work: Work) {
+    let errand = Errand {
+        volume: None,
+        lower_path: None,
+        program: Program::of_pid(pid),
+    };
+    let job = TokenJob::new((event, errand), Instant::now(), call, work);
+    if let Err(Full(job)) = tokens.submit(job) {
+        job.refuse(busy());
+    }
 }
 
 fn names(daemon: &Daemon, volume: VolumeId) -> Result<KeyReply, Failure> {

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod enrol;
 pub mod errand;
 pub mod failure;
+pub mod fuzzing;
 pub mod instance;
 pub mod key_service;
 pub mod login;

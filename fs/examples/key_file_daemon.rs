@@ -140,6 +140,9 @@ impl Keys {
             }
         };
         match request {
+            KeyRequest::SealStream { .. } | KeyRequest::UnsealStream { .. } => {
+                unreachable!("a mount seals no streams")
+            }
             KeyRequest::Acknowledge { event, lost } => {
                 if let KeyEvent::Lock { .. } = event {
                     say(&format!("lock done, lost {}", lost.len()));
@@ -230,6 +233,9 @@ fn volume_of(request: &KeyRequest) -> VolumeId {
         KeyRequest::Names { volume, .. }
         | KeyRequest::UnwrapFek { volume, .. }
         | KeyRequest::Fresh { volume, .. } => *volume,
+        KeyRequest::SealStream { .. } | KeyRequest::UnsealStream { .. } => {
+            unreachable!("a mount seals no streams")
+        }
         KeyRequest::Acknowledge { event, .. } => {
             let (KeyEvent::Lock { volume }
             | KeyEvent::Unlocked { volume }

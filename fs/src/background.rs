@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Uid, dup2_stdout, setsid};
+use nix::unistd::{Uid, User, dup2_stdout, setsid};
 
 use crate::args::DETACHED;
 
@@ -113,14 +113,12 @@ pub fn open_log(chosen: Option<&Path>) -> Result<File, (PathBuf, io::Error)> {
         // Root's mounts are the machine's, and mount(8) under systemd has no HOME.
         (None, _) if Uid::effective().is_root() => PathBuf::from("/var/log/claviger-fs.log"),
         (None, Some(state)) => state.join("fs.log"),
-        (None, None) => {
-            return Ok(File::from(
-                io::stderr()
-                    .as_fd()
-                    .try_clone_to_owned()
-                    .map_err(|error| (PathBuf::from("standard error"), error))?,
-            ));
-        }
+        // mount(8) takes HOME from what it starts for a user. Not the standard error of whoever runs
+        // it: a shell that reads it to its end would wait for the mount's.
+        (None, None) => match User::from_uid(Uid::effective()) {
+            Ok(Some(user)) => user.dir.join(".local/state/claviger/fs.log"),
+            Ok(None) | Err(_) => PathBuf::from("/dev/null"),
+        },
     };
     open_append(&path).map_err(|error| (path, error))
 }

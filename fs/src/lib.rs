@@ -20,6 +20,7 @@ mod dirstream;
 pub mod failure;
 pub mod filesystem;
 pub mod fuse;
+pub mod fuzzing;
 mod handles;
 mod inode;
 mod io;

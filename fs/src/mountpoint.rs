@@ -158,7 +158,7 @@ pub fn check_audience(
 /// `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 ///
 /// Other types are no hindrance: an empty root of a tmpfs is a fine place to mount on.
-fn fuse_mount_at(path: &Path, table: &[u8]) -> Option<String> {
+pub(crate) fn fuse_mount_at(path: &Path, table: &[u8]) -> Option<String> {
     let mut source_name = None;
     for line in table.split(|byte| *byte == b'\n') {
         let mut fields = line.split(|byte| *byte == b' ');

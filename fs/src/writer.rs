@@ -4,15 +4,16 @@
 //! so a mount holds an open-file-description lock on `.claviger/lock` in the lower root, and so do
 //! the tools that write there. The kernel drops it with its last descriptor, also after a crash.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::Uid;
 
 /// The lock file, from the lower root.
 pub const LOCK_FILE: &str = ".claviger/lock";
@@ -87,6 +88,9 @@ impl Taken {
             }
             (Err(error), _) => return Err(TakeError::Io(error)),
         };
+        if purpose == Use::Write {
+            give_to_owner(&file, lower_root).map_err(TakeError::Io)?;
+        }
         let lock = libc::flock {
             l_type: match purpose {
                 Use::Read => libc::F_RDLCK,
@@ -103,6 +107,17 @@ impl Taken {
             Err(error) => Err(TakeError::Io(error.into())),
         }
     }
+}
+
+/// Gives a lock file that root made to whom the volume belongs: he is to mount it himself, too.
+fn give_to_owner(file: &File, lower_root: &Path) -> io::Result<()> {
+    let folder = lower_root.join(LOCK_FILE);
+    let folder = fs::metadata(folder.parent().unwrap_or(lower_root))?;
+    let made_by = file.metadata()?.uid();
+    if !Uid::effective().is_root() || made_by == folder.uid() {
+        return Ok(());
+    }
+    fchown(file, Some(folder.uid()), Some(folder.gid()))
 }
 
 #[cfg(test)]

@@ -33,7 +33,9 @@ impl User {
         let status = self.status();
         let modules = status["modules"].as_array().expect("it is a list");
         let mut named = modules.iter().filter(|module| module["module"] == name);
-        let module = named.next().unwrap_or_else(|| panic!("no {name}: {status}"));
+        let module = named
+            .next()
+            .unwrap_or_else(|| panic!("no {name}: {status}"));
         assert!(named.next().is_none(), "several of {name}: {status}");
         process(&module["pid"])
     }
@@ -43,7 +45,10 @@ impl User {
     pub fn modules(&self) -> Vec<Process> {
         let status = self.status();
         let modules = status["modules"].as_array().expect("it is a list");
-        modules.iter().map(|module| process(&module["pid"])).collect()
+        modules
+            .iter()
+            .map(|module| process(&module["pid"]))
+            .collect()
     }
 
     /// The mounts of the only volume, as `status` tells.

@@ -42,7 +42,9 @@ impl Process {
 
     /// Whether it has ended. Pid 1 of the story is the story, which reaps nobody: a zombie has ended.
     pub fn has_ended(self) -> bool {
-        fs::read(self.file("cmdline")).unwrap_or_default().is_empty()
+        fs::read(self.file("cmdline"))
+            .unwrap_or_default()
+            .is_empty()
     }
 
     /// The files that are mapped into it.

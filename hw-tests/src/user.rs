@@ -12,7 +12,6 @@ use crate::world::program;
 /// A person.
 #[derive(Debug)]
 pub struct User {
-    name: String,
     uid: u32,
     home: PathBuf,
     environment: BTreeMap<String, String>,
@@ -31,7 +30,6 @@ impl User {
             ("CLAVIGER_LOG".into(), "debug".into()),
         ]);
         Self {
-            name: name.into(),
             uid,
             home,
             environment,
@@ -96,12 +94,13 @@ impl User {
         self.run(program("claviger"), args)
     }
 
-    /// One of our programs where the kernel refuses keyctl(2), as in a container.
-    pub fn refusing_keyctl(&self, name: &str, args: &[&str]) -> Run {
-        let program = program(name);
-        let mut words = vec![program.as_os_str()];
-        words.extend(args.iter().map(OsStr::new));
-        self.run(crate::world::program("examples/without_keyctl"), words)
+    /// Starts their daemon where the kernel refuses `what`: `keyctl`, as in a container, or
+    /// `memfd_secret`, as kernels do that do not know it.
+    #[track_caller]
+    pub fn start_daemon_without(&self, what: &str) {
+        let daemon = program("clavigerd");
+        let words = [what.as_ref(), daemon.as_os_str(), "--background".as_ref()];
+        self.run(program("examples/refusing"), words).ok();
     }
 
     /// Any program, run by them in their home.
@@ -127,8 +126,9 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // The keyring outlives the namespaces.
-        let _ = self.run("keyctl", ["clear", "@u"]).finish();
-        let _ = &self.name;
+        // The keyring outlives the namespaces. Root's is not a story's own.
+        if self.uid != 0 {
+            let _ = self.run("keyctl", ["clear", "@u"]).finish();
+        }
     }
 }

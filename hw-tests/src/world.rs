@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,13 +28,14 @@ impl World {
         // No terminal to ask on, whoever runs the tests. Pid 1 of its namespace leads no group.
         nix::unistd::setsid().expect("pid 1 may");
         run("ip", &["link", "set", "lo", "up"]);
-        for folder in ["/run", "/home"] {
+        // Root's mounts log to /var/log.
+        for folder in ["/run", "/home", "/var/log"] {
             tmpfs(Path::new(folder));
         }
         fs::create_dir_all("/run/user").expect("/run is ours");
         fs::create_dir_all(PROGRAMS).expect("/run is ours");
         bind(&built_programs(), Path::new(PROGRAMS));
-        for file in ["/etc/passwd", "/etc/fuse.conf"] {
+        for file in ["/etc/passwd", "/etc/fuse.conf", "/etc/fstab"] {
             let copy = Path::new("/run").join(file.replace('/', "_"));
             fs::copy(file, &copy).unwrap_or_else(|error| panic!("{file}: {error}"));
             bind(&copy, Path::new(file));
@@ -59,12 +60,42 @@ impl World {
             &format!("{name}:x:{uid}:{uid}::{}:/bin/sh\n", home.display()),
         );
         let user = User::new(name, uid, home);
+        Self::furnish(&user);
+        user
+    }
+
+    /// Root, with a home of this story's. The keyring is the machine's: enrol no key there.
+    pub fn root(&self) -> User {
+        let user = User::new("root", 0, "/home/root".into());
+        Self::furnish(&user);
+        user
+    }
+
+    fn furnish(user: &User) {
         for folder in [user.home().to_owned(), user.runtime()] {
             fs::create_dir_all(&folder).expect("/home and /run are ours");
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
-            chown(&folder, Some(uid), Some(uid)).expect("root may");
+            user.own(&folder);
         }
-        user
+    }
+
+    /// Puts `mount.fuse.claviger` where mount(8) looks for it, in this story's view of /sbin only.
+    pub fn install_mount_helper(&self) {
+        let (sbin, aside) = (Path::new("/usr/sbin"), Path::new("/run/usr-sbin"));
+        fs::create_dir(aside).expect("/run is ours");
+        bind(sbin, aside);
+        tmpfs(sbin);
+        for entry in fs::read_dir(aside).expect("it is a folder") {
+            let program = entry.expect("it is a folder").path();
+            let name = program.file_name().expect("it has one");
+            symlink(&program, sbin.join(name)).expect("it is ours");
+        }
+        symlink(program("claviger-fs"), sbin.join("mount.fuse.claviger")).expect("it is ours");
+    }
+
+    /// Writes /etc/fstab, as this story sees it.
+    pub fn fstab(&self, text: &str) {
+        fs::write("/etc/fstab", text).expect("bound at start");
     }
 
     /// Lets ordinary users mount with `allow_other`.

@@ -6,6 +6,7 @@
 use claviger_vault::ids::{Epoch, Scope, VolumeId};
 use serde::{Deserialize, Serialize};
 
+use crate::control::KeyRef;
 use crate::{Failure, Secret};
 
 /// The service that requesters of keys name in their rendezvous entry. The number counts versions of
@@ -40,6 +41,20 @@ pub enum KeyRequest {
         volume: VolumeId,
         /// How many: at most 64.
         count: u16,
+    },
+    /// A new sealed stream: [`KeyReply::Stream`].
+    SealStream {
+        /// Who shall open it.
+        recipients: Vec<KeyRef>,
+        /// Process id of whoever seals, for the audit line. Not trusted.
+        pid: u32,
+    },
+    /// The key of a sealed stream: [`KeyReply::Stream`].
+    UnsealStream {
+        /// What the stream begins with, as `claviger_vault::stream::StreamHeader` writes it.
+        header: Vec<u8>,
+        /// Process id of whoever unseals, for the audit line. Not trusted.
+        pid: u32,
     },
     /// The requester has done what an event asks for: dropped all keys of the volume, or taken up new
     /// ones. Whoever caused the event waits for it.
@@ -78,6 +93,13 @@ pub enum KeyReply {
     },
     /// Fresh header material, each for one new file.
     Fresh(Vec<FreshFile>),
+    /// A sealed stream's header and key.
+    Stream {
+        /// What the stream begins with.
+        header: Vec<u8>,
+        /// 32 bytes.
+        key: Secret,
+    },
     /// Noted.
     Done,
 }

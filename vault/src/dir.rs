@@ -193,7 +193,7 @@ impl Record {
     }
 
     /// Parses a record. What it says of its place is not judged here.
-    fn parse(bytes: &[u8], keys: &NamesKeys) -> Result<Self, DirError> {
+    pub(crate) fn parse(bytes: &[u8], keys: &NamesKeys) -> Result<Self, DirError> {
         if is_zero(bytes) {
             return Err(DirError::NeverReachedDisk);
         }

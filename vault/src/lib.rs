@@ -6,6 +6,7 @@
 
 pub mod dir;
 pub mod epoch;
+pub mod fuzzing;
 pub mod ids;
 mod kdf;
 mod locked;

@@ -16,7 +16,7 @@ use crate::ids::{Epoch, VolumeId};
 use crate::manifest::{KeyId, Manifest};
 
 mod store;
-mod text;
+pub(crate) mod text;
 
 pub use store::remember;
 

@@ -8,6 +8,7 @@ mod key;
 mod lock;
 mod mount;
 mod recipient;
+mod seal;
 mod status;
 mod token;
 mod verify;
@@ -41,7 +42,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Inspect { file, output } => inspect::run(&file, &output),
         Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
         Command::Cat { dir, path } => cat::run(&dir, &path, prompter),
-        Command::Seal(_) | Command::Unseal(_) => Err(Failed::usage("to come")),
+        Command::Seal(order) => seal::seal(&order, prompter),
+        Command::Unseal(order) => seal::unseal(&order, prompter),
     }
 }
 

@@ -1,10 +1,9 @@
 //! The FEKs of one existing file: from its key record alone, or in file scope by a token.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use claviger_callout::{Call, Pending};
-use claviger_pki::cancel;
+use claviger_callout::Call;
 use claviger_pki::key::{KeyId, PublicKey};
 use claviger_pki::wrap::{Identity, Wrapped};
 use claviger_protocol::keys::KeyReply;
@@ -16,16 +15,15 @@ use claviger_vault::secret::{Fek, FileKey};
 use zeroize::Zeroizing;
 
 use super::fresh::file_key_context;
-use super::reply;
+use super::token_job::TokenJob;
 use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
 use crate::errand::{Errand, Program, Standing, VolumeName};
 use crate::failure;
 use crate::opener::{Candidate, OpenError};
-use crate::tokens::{Request, WaitsFor};
+use crate::tokens::Request;
 use crate::volumes::Volume;
 use crate::volumes::recipient::public_key;
-use crate::wait::Wait;
 
 /// One request, and when it came.
 pub(super) struct Unwrap {
@@ -109,10 +107,13 @@ impl Unwrap {
 
 impl NeedsToken {
     pub(super) fn for_call(self: Box<Self>, call: Call) -> TokenJob {
-        TokenJob {
-            file: self,
-            call: Arc::new(Mutex::new(Some(call))),
-        }
+        let errand = self.errand.clone();
+        TokenJob::new(
+            (Event::Unwrap, errand),
+            self.begun,
+            call,
+            Box::new(move |daemon, used, request| self.open(daemon, used, request)),
+        )
     }
 
     /// Has the file key unwrapped by a token of this user, and the FEKs with it.
@@ -239,56 +240,7 @@ impl NeedsToken {
     }
 }
 
-/// A file whose file key a token is to unwrap, and who waits for it.
-pub(super) struct TokenJob {
-    file: Box<NeedsToken>,
-    /// Taken by the answer; until then it is told what it waits for.
-    call: Arc<Mutex<Option<Call>>>,
-}
-
-impl TokenJob {
-    pub(super) fn run(self, daemon: &Daemon) {
-        let (canceller, cancel) = cancel::pair();
-        if let Some(call) = lock(&self.call).as_ref() {
-            call.on_cancel(move || canceller.cancel());
-        }
-        let longest = daemon.config.prompt_timeout + daemon.config.token_timeout;
-        let told = self.call.clone();
-        let request = Arc::new(Request {
-            errand: self.file.errand.clone(),
-            asker: daemon.prompts.asker(),
-            wait: Wait::new(Instant::now() + longest, cancel),
-            waits_for: Box::new(move |what| {
-                if let Some(call) = lock(&told).as_ref() {
-                    call.pending(match what {
-                        WaitsFor::Pin => Pending::Pin,
-                        WaitsFor::Touch => Pending::Touch,
-                    });
-                }
-            }),
-        });
-        let mut used = UsedKey::default();
-        let result = self.file.open(daemon, &mut used, &request);
-        let took = self.file.begun.elapsed();
-        daemon
-            .audit
-            .record(Event::Unwrap, &self.file.errand, &used, &result, took);
-        self.answer(result);
-    }
-
-    pub(super) fn refuse(self, failure: Failure) {
-        self.answer(Err(failure));
-    }
-
-    fn answer(self, result: Result<KeyReply, Failure>) {
-        let call = lock(&self.call).take();
-        if let Some(call) = call {
-            reply(call, result);
-        }
-    }
-}
-
-fn used_key(candidate: &Candidate) -> UsedKey {
+pub(super) fn used_key(candidate: &Candidate) -> UsedKey {
     UsedKey {
         key_id: Some(candidate.own.key_id.to_string()),
         module: Some(candidate.own.module.clone()),
@@ -320,8 +272,4 @@ fn of_head(error: HeadError, minimum: Epoch, current: Epoch) -> Failure {
              elsewhere, run 'claviger unlock'"
         )),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -32,7 +32,7 @@ const TEXT_MAX: usize = 900;
 const LEAVE_TIME: Duration = Duration::from_millis(500);
 
 /// Why there is no answer.
-pub(super) enum DialogueError {
+pub(crate) enum DialogueError {
     /// The person said no.
     Declined,
     /// The dialogue timed out by itself.
@@ -102,17 +102,9 @@ impl Dialogue {
         let mut data = Zeroizing::new(Vec::with_capacity(2 * LINE_MAX));
         loop {
             let line = self.line(wait)?;
-            let (word, rest) = match line.iter().position(|&byte| byte == b' ') {
-                Some(at) => line.split_at(at),
-                None => (line.as_slice(), &[][..]),
-            };
-            let rest = rest.strip_prefix(b" ").unwrap_or(rest);
-            match word {
-                b"OK" => return Ok(data),
-                b"D" if data.len() + rest.len() <= data.capacity() => unescape(rest, &mut data),
-                b"D" => return Err(DialogueError::Broken("answer too long".into())),
-                b"ERR" => return Err(refusal(rest)),
-                _ => {}
+            match take_line(&line, &mut data)? {
+                Answer::Whole => return Ok(data),
+                Answer::GoesOn => {}
             }
         }
     }
@@ -187,6 +179,33 @@ impl From<io::Error> for DialogueError {
     fn from(error: io::Error) -> Self {
         Self::Broken(error.to_string())
     }
+}
+
+/// Whether an answer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// With this line.
+    Whole,
+    /// With a line that follows.
+    GoesOn,
+}
+
+/// Takes in one line of an answer, without its LF; the data in it goes to `data`, as far as that has
+/// room: it never grows.
+pub(crate) fn take_line(line: &[u8], data: &mut Vec<u8>) -> Result<Answer, DialogueError> {
+    let (word, rest) = match line.iter().position(|&byte| byte == b' ') {
+        Some(at) => line.split_at(at),
+        None => (line, &[][..]),
+    };
+    let rest = rest.strip_prefix(b" ").unwrap_or(rest);
+    match word {
+        b"OK" => return Ok(Answer::Whole),
+        b"D" if data.len() + rest.len() <= data.capacity() => unescape(rest, data),
+        b"D" => return Err(DialogueError::Broken("answer too long".into())),
+        b"ERR" => return Err(refusal(rest)),
+        _ => {}
+    }
+    Ok(Answer::GoesOn)
 }
 
 /// Tells apart what a number of libgpg-error means to us; the upper bits name its source.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::wait::Wait;
 
-mod assuan;
+pub(crate) mod assuan;
 pub mod pinentry;
 pub mod terminal;
 mod turn;

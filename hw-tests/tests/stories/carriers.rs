@@ -32,8 +32,18 @@ fn open_over(world: &mut World, transport: &str) -> User {
     let alice = world.user("alice");
     software_key(&alice, "k");
     folder(&alice, &["--recipient", "k"]);
-    alice.claviger(["mount", "-o", &format!("transport={transport}"), "Private", "private"]).ok();
-    alice.sh("echo over the wire >private/note && cat private/note").ok();
+    alice
+        .claviger([
+            "mount",
+            "-o",
+            &format!("transport={transport}"),
+            "Private",
+            "private",
+        ])
+        .ok();
+    alice
+        .sh("echo over the wire >private/note && cat private/note")
+        .ok();
     alice
 }
 

@@ -9,7 +9,9 @@ use crate::scene::{folder, says, software_key};
 fn unlink_auth_tok(user: &User) {
     let keys: Value = serde_json::from_str(&user.claviger(["key", "list", "--json"]).ok()).unwrap();
     let description = format!("claviger:{}", keys[0]["key_id"].as_str().unwrap());
-    let serial = user.run("keyctl", ["search", "@u", "user", &description]).ok();
+    let serial = user
+        .run("keyctl", ["search", "@u", "user", &description])
+        .ok();
     user.run("keyctl", ["unlink", serial.trim(), "@u"]).ok();
 }
 
@@ -61,7 +63,7 @@ story! {
     /// "Where keyctl is refused (containers) it holds them in memory, and `status` says so."
     fn where_keyctl_is_refused_auth_toks_are_in_memory_and_everything_works(world) {
         let alice = world.user("alice");
-        alice.refusing_keyctl("clavigerd", &["--background"]).ok();
+        alice.start_daemon_without("keyctl");
         says(alice.status()["auth_toks"].as_str().unwrap(), &["memory", "Operation not permitted"]);
         software_key(&alice, "k");
         folder(&alice, &["--recipient", "k"]);

@@ -17,8 +17,18 @@ fn alice_on_a_disk(world: &mut World, size: &str) -> (User, std::path::PathBuf) 
     alice.own(&disk);
     software_key(&alice, "k");
     let lower = disk.join("Private");
-    alice.claviger(["init", "--no-recovery", "--recipient", "k", &lower.to_string_lossy()]).ok();
-    alice.sh(&format!("ln -s {} Private; mkdir private", lower.display())).ok();
+    alice
+        .claviger([
+            "init",
+            "--no-recovery",
+            "--recipient",
+            "k",
+            &lower.to_string_lossy(),
+        ])
+        .ok();
+    alice
+        .sh(&format!("ln -s {} Private; mkdir private", lower.display()))
+        .ok();
     alice.claviger(["mount", "Private", "private"]).ok();
     (alice, disk)
 }
@@ -91,7 +101,11 @@ story! {
 }
 
 fn flip(file: &Path, offset: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
@@ -136,7 +150,8 @@ story! {
         alice.sh("echo text >private/letter").ok();
         alice.claviger(["umount", "private"]).ok();
         alice.claviger(["verify", "Private"]).ok();
-        let damage: [(&str, fn(&User)); 4] = [
+        type Damage = fn(&User);
+        let damage: [(&str, Damage); 4] = [
             ("header", |alice| flip(&alice.lower_files("Private")[0], 80)),
             ("name", |alice| {
                 let file = &alice.lower_files("Private")[0];

@@ -1,17 +1,24 @@
 //! Stories: what a user does, end to end, with real parts.
 
+#![allow(clippy::unwrap_used)] // In a helper of a story, as in the story itself, it is an assertion.
+
 mod carriers;
+mod commands;
 mod configuration;
 mod first_steps;
 mod keyring;
 mod locking;
 mod lower_disk;
 mod manifests;
+mod mount_8;
 mod mountpoints;
 mod pins;
 mod processes;
 mod recipients;
 mod scene;
 mod scopes;
+mod seal;
 mod secrets;
+mod several_users;
+mod sizes;
 mod tokens;

@@ -9,7 +9,8 @@ use crate::scene::{alice_with_an_open_folder, folder, says, software_key};
 
 /// Both copies of the manifest of a volume.
 fn copies(user: &User, dir: &str) -> [PathBuf; 2] {
-    ["volume.toml", "volume.toml.backup"].map(|name| user.home().join(dir).join(".claviger").join(name))
+    ["volume.toml", "volume.toml.backup"]
+        .map(|name| user.home().join(dir).join(".claviger").join(name))
 }
 
 /// Changes the text of both copies.
@@ -36,7 +37,10 @@ fn alice_with_a_locked_folder(world: &mut claviger_hw_tests::World) -> User {
 #[track_caller]
 fn refused(alice: &User, code: i32, words: &[&str]) {
     says(&alice.claviger(["unlock", "Private"]).fails(code), words);
-    says(&alice.claviger(["mount", "Private", "private"]).fails(code), words);
+    says(
+        &alice.claviger(["mount", "Private", "private"]).fails(code),
+        words,
+    );
     assert_eq!(alice.sh("ls -A private").ok(), "");
 }
 

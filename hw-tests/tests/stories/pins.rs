@@ -24,9 +24,19 @@ story! {
 fn alice_with_a_tpm_pin(world: &mut World) -> (User, Swtpm) {
     let alice = world.user("alice");
     let tpm = Swtpm::new(&alice);
-    tpm.tool("tpm2_dictionarylockout", &["--setup-parameters", "--max-tries=4", "--recovery-time=1000", "--lockout-recovery-time=1000"]);
+    tpm.tool(
+        "tpm2_dictionarylockout",
+        &[
+            "--setup-parameters",
+            "--max-tries=4",
+            "--recovery-time=1000",
+            "--lockout-recovery-time=1000",
+        ],
+    );
     alice
-        .claviger(["key", "generate", "--module", "tpm", "--label", "laptop", "--pin"])
+        .claviger([
+            "key", "generate", "--module", "tpm", "--label", "laptop", "--pin",
+        ])
         .answers(&["7051", "7051"])
         .ok();
     folder(&alice, &["--recipient", "laptop"]);
@@ -37,7 +47,10 @@ fn alice_with_a_tpm_pin(world: &mut World) -> (User, Swtpm) {
 /// The TPM's own count of failed authorisations.
 fn failures(tpm: &Swtpm) -> u32 {
     let properties = tpm.tool("tpm2_getcap", &["properties-variable"]);
-    let line = properties.lines().find(|line| line.contains("TPM2_PT_LOCKOUT_COUNTER")).unwrap();
+    let line = properties
+        .lines()
+        .find(|line| line.contains("TPM2_PT_LOCKOUT_COUNTER"))
+        .unwrap();
     let value = line.split_once(':').unwrap().1.trim();
     u32::from_str_radix(value.trim_start_matches("0x"), 16).unwrap()
 }

@@ -1,19 +1,30 @@
 //! Processes: what is in them, and what their death costs.
 
-use claviger_hw_tests::{PIN, Process, Swtpm, User, story, wait_until};
+use claviger_hw_tests::{PIN, Process, Swtpm, User, World, story, wait_until};
 use nix::sys::signal::Signal;
 
 use crate::scene::{alice_with_a_card, alice_with_an_open_folder, folder, says};
 
 /// Names of libraries that reach tokens or key files.
-const TOKEN_LIBRARIES: [&str; 9] =
-    ["softhsm", "opensc", "ykcs11", "p11-kit", "pcsc", "libtss2", "libcrypto", "libssl", "libbotan"];
+const TOKEN_LIBRARIES: [&str; 9] = [
+    "softhsm",
+    "opensc",
+    "ykcs11",
+    "p11-kit",
+    "pcsc",
+    "libtss2",
+    "libcrypto",
+    "libssl",
+    "libbotan",
+];
 
 #[track_caller]
 fn has_no_token_library(process: Process) {
     let files = process.mapped_files();
-    let found: Vec<&String> =
-        files.iter().filter(|file| TOKEN_LIBRARIES.iter().any(|name| file.contains(name))).collect();
+    let found: Vec<&String> = files
+        .iter()
+        .filter(|file| TOKEN_LIBRARIES.iter().any(|name| file.contains(name)))
+        .collect();
     assert!(found.is_empty(), "{found:?}");
 }
 
@@ -79,6 +90,86 @@ story! {
         says(&said, &["timed out"]);
         wait_until("the module is killed", || module.has_ended());
         alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
+    }
+}
+
+story! {
+    /// "The thread that serves FUSE never blocks on a token": an open that waits for one holds up nobody
+    /// else, and whoever waits can be killed.
+    fn an_open_that_waits_for_a_token_can_be_killed_and_holds_up_nobody(world) {
+        killed_while_it_waits(world, Signal::SIGKILL);
+    }
+}
+
+story! {
+    /// "Ctrl-C … answered EINTR."
+    fn an_open_that_waits_for_a_token_can_be_interrupted(world) {
+        killed_while_it_waits(world, Signal::SIGINT);
+    }
+}
+
+fn killed_while_it_waits(world: &mut World, signal: Signal) {
+    let (alice, _card) = alice_with_a_card(world);
+    folder(&alice, &["--recipient", "k", "--scope", "file"]);
+    alice
+        .claviger(["mount", "Private", "private"])
+        .answers(&[PIN])
+        .ok();
+    alice.sh("echo 1 >private/one; echo 2 >private/two").ok();
+    alice.claviger(["umount", "private"]).ok();
+    alice
+        .claviger(["mount", "Private", "private"])
+        .answers(&[PIN])
+        .ok();
+    alice.sh("cat private/two").ok();
+    let mut two = alice.shell();
+    two.ok("exec 3<private/two");
+    let module = alice.module("pkcs11");
+    module.signal(Signal::SIGSTOP);
+
+    let mut waits = alice.sh("exec cat private/one").spawn();
+    let waiting = Process { pid: waits.id() };
+    wait_until("it waits in open(2)", || {
+        std::fs::read_to_string(format!("/proc/{}/syscall", waiting.pid)).is_ok_and(|text| {
+            let number: i64 = text
+                .split(' ')
+                .next()
+                .and_then(|it| it.parse().ok())
+                .unwrap_or(-1);
+            [2, 56, 257].contains(&number) // open(2), and openat(2) of arm64 and x86-64
+        })
+    });
+    alice
+        .sh("ls -l private && stat private/one && echo 3 >private/three && mkdir private/dir")
+        .ok();
+    assert_eq!(two.ok("cat <&3"), "2\n");
+    let begun = std::time::Instant::now();
+    waiting.signal(signal);
+    let status = waits.wait().unwrap();
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(signal as i32)
+    );
+    module.signal(Signal::SIGCONT);
+    assert_eq!(alice.sh("cat private/one").ok(), "1\n");
+}
+
+story! {
+    /// "Daemon not there": the mount says so at once or nearly, and any command brings one.
+    fn without_a_daemon_a_mount_refuses_and_the_next_command_brings_one(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("echo text >private/letter").ok();
+        alice.claviger(["stop"]).ok();
+        let begun = std::time::Instant::now();
+        says(&alice.sh("cat private/letter").fails(1), &["Required key not available"]);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+        alice.claviger(["unlock", "private"]).ok();
+        wait_until("the mount has the keys", || alice.sh("cat private/letter").finish().stdout == "text\n");
     }
 }
 

@@ -12,7 +12,9 @@ fn recipients(user: &User, place: &str) -> (u64, Vec<String>) {
     let text = user.claviger(["recipient", "list", "--json", place]).ok();
     let list: Value = serde_json::from_str(&text).unwrap();
     let labels = list["recipients"].as_array().unwrap().iter();
-    let labels = labels.map(|one| one["label"].as_str().unwrap().to_owned()).collect();
+    let labels = labels
+        .map(|one| one["label"].as_str().unwrap().to_owned())
+        .collect();
     (list["epoch"].as_u64().unwrap(), labels)
 }
 
@@ -20,10 +22,30 @@ fn recipients(user: &User, place: &str) -> (u64, Vec<String>) {
 fn hand_over(from: &User, dir: &str, to: &User, name: &str) {
     let target = to.home().join(name);
     let copy = |program: &str, args: &[&std::ffi::OsStr]| {
-        assert!(std::process::Command::new(program).args(args).status().unwrap().success());
+        assert!(
+            std::process::Command::new(program)
+                .args(args)
+                .status()
+                .unwrap()
+                .success()
+        );
     };
-    copy("cp", &["-r".as_ref(), from.home().join(dir).as_os_str(), target.as_os_str()]);
-    copy("chown", &["-R".as_ref(), format!("{0}:{0}", to.uid()).as_ref(), target.as_os_str()]);
+    copy(
+        "cp",
+        &[
+            "-r".as_ref(),
+            from.home().join(dir).as_os_str(),
+            target.as_os_str(),
+        ],
+    );
+    copy(
+        "chown",
+        &[
+            "-R".as_ref(),
+            format!("{0}:{0}", to.uid()).as_ref(),
+            target.as_os_str(),
+        ],
+    );
 }
 
 story! {
@@ -69,7 +91,9 @@ fn alice_and_bob(world: &mut World) -> (User, User, String) {
     let token = card.token(&bob, "bobs");
     card_key(&bob, &token, "bobs key");
     // What he gives away is in the file of his key.
-    let public = bob.sh("sed -n '/BEGIN PUBLIC KEY/,/END PUBLIC KEY/p' .config/claviger/keys/*.toml").ok();
+    let public = bob
+        .sh("sed -n '/BEGIN PUBLIC KEY/,/END PUBLIC KEY/p' .config/claviger/keys/*.toml")
+        .ok();
     let pem = alice.write("bob.pem", public);
     software_key(&alice, "k");
     folder(&alice, &["--recipient", "k", "--recipient", "bob.pem"]);

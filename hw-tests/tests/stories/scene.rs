@@ -24,17 +24,21 @@ pub fn alice_with_a_card(world: &mut World) -> (User, SoftHsm) {
 
 /// A key of a card, made and enrolled.
 pub fn card_key(user: &User, token: &str, label: &str) {
-    user.claviger(["key", "generate", "--module", "pkcs11", "--token", token, "--label", label])
-        .answers(&[claviger_hw_tests::PIN])
-        .ok();
+    user.claviger([
+        "key", "generate", "--module", "pkcs11", "--token", token, "--label", label,
+    ])
+    .answers(&[claviger_hw_tests::PIN])
+    .ok();
 }
 
 /// A key in a file without a passphrase, made and enrolled; `keys/LABEL.pem`.
 pub fn software_key(user: &User, label: &str) -> String {
     let file = format!("keys/{label}.pem");
     user.sh("mkdir -p keys").ok();
-    user.claviger(["key", "generate", "--module", "openssl", "--label", label, "--out", &file])
-        .ok();
+    user.claviger([
+        "key", "generate", "--module", "openssl", "--label", label, "--out", &file,
+    ])
+    .ok();
     file
 }
 

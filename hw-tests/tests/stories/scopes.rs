@@ -8,7 +8,10 @@ use crate::scene::{alice_with_a_card, folder};
 fn operations_of_the_card(user: &claviger_hw_tests::User, event: &str) -> usize {
     let lines = user.audit();
     let of_card = |line: &&serde_json::Value| {
-        line["event"] == event && line["module"].as_str().is_some_and(|it| it.starts_with("pkcs11"))
+        line["event"] == event
+            && line["module"]
+                .as_str()
+                .is_some_and(|it| it.starts_with("pkcs11"))
     };
     lines.iter().filter(of_card).count()
 }

@@ -9,6 +9,8 @@ use claviger_pki::wrap::{Context, Identity as _, Purpose, Wrapped};
 use claviger_vault::epoch::EpochKey;
 use claviger_vault::manifest::{self, RecipientKind};
 
+use crate::scene::software_key;
+
 /// A PIN that is in no memory by chance.
 const PLANTED: &str = "Zw7kQ-93pVxB";
 
@@ -19,8 +21,17 @@ fn epoch_key(dir: &Path, recovery: &Path) -> Vec<u8> {
     let text = fs::read_to_string(recovery).unwrap();
     let key = RecoveryKey::parse(text.trim()).unwrap().derive();
     let of_recovery = |kind: &RecipientKind| matches!(kind, RecipientKind::Recovery);
-    let enrolled = claims.recipients().iter().find(|one| of_recovery(one.recipient.kind())).unwrap();
-    let wrapped = Wrapped::parse(enrolled.wrap.algorithm, &enrolled.wrap.body, key.public_key()).unwrap();
+    let enrolled = claims
+        .recipients()
+        .iter()
+        .find(|one| of_recovery(one.recipient.kind()))
+        .unwrap();
+    let wrapped = Wrapped::parse(
+        enrolled.wrap.algorithm,
+        &enrolled.wrap.body,
+        key.public_key(),
+    )
+    .unwrap();
     let context = Context {
         volume: claims.volume().0,
         epoch: claims.epoch().0,
@@ -29,7 +40,9 @@ fn epoch_key(dir: &Path, recovery: &Path) -> Vec<u8> {
     };
     let bytes = key.unwrap(&wrapped, &context).unwrap().to_vec();
     let mut copy: [u8; 32] = bytes.as_slice().try_into().unwrap();
-    loaded.verify(&EpochKey::new(&mut copy).unwrap()).expect("it is the epoch key");
+    loaded
+        .verify(&EpochKey::new(&mut copy).unwrap())
+        .expect("it is the epoch key");
     bytes
 }
 
@@ -40,17 +53,61 @@ fn alice_with_the_planted_pin(world: &mut World) -> User {
     card.alone(&alice);
     let token = card.token_with_pin(&alice, "work", PLANTED);
     alice
-        .claviger(["key", "generate", "--module", "pkcs11", "--token", &token, "--label", "k"])
+        .claviger([
+            "key", "generate", "--module", "pkcs11", "--token", &token, "--label", "k",
+        ])
         .answers(&[PLANTED])
         .ok();
-    alice.claviger(["init", "--recipient", "k", "--recovery-file", "recovery", "Private"]).ok();
+    alice
+        .claviger([
+            "init",
+            "--recipient",
+            "k",
+            "--recovery-file",
+            "recovery",
+            "Private",
+        ])
+        .ok();
     alice.sh("mkdir private").ok();
-    alice.claviger(["mount", "Private", "private"]).answers(&[PLANTED]).ok();
-    alice.sh("for i in 1 2 3 4 5 6 7 8; do echo text $i >private/$i; done; cat private/*").ok();
+    alice
+        .claviger(["mount", "Private", "private"])
+        .answers(&[PLANTED])
+        .ok();
+    alice
+        .sh("for i in 1 2 3 4 5 6 7 8; do echo text $i >private/$i; done; cat private/*")
+        .ok();
     alice.claviger(["lock", "private"]).ok();
-    alice.claviger(["unlock", "private"]).answers(&[PLANTED]).ok();
+    alice
+        .claviger(["unlock", "private"])
+        .answers(&[PLANTED])
+        .ok();
     alice.sh("cat private/*").ok();
     alice
+}
+
+story! {
+    /// The same where the kernel has no memfd_secret(2) to hide keys in: there they can be seen while the
+    /// folder is open, and after the lock they are wiped.
+    fn a_lock_wipes_the_epoch_key_from_the_daemons_memory(world) {
+        let alice = world.user("alice");
+        alice.start_daemon_without("memfd_secret");
+        software_key(&alice, "k");
+        alice.claviger(["init", "--recipient", "k", "--recovery-file", "recovery", "Private"]).ok();
+        alice.sh("mkdir private").ok();
+        alice.claviger(["mount", "Private", "private"]).ok();
+        alice.sh("echo text >private/letter").ok();
+        let epoch_key = epoch_key(&alice.home().join("Private"), &alice.home().join("recovery"));
+        let daemon = alice.daemon();
+        assert_eq!(found(daemon, &epoch_key), 1, "it is in one place, and the search finds it there");
+        alice.claviger(["lock", "private"]).ok();
+        assert_eq!(found(daemon, &epoch_key), 0);
+        alice.claviger(["unlock", "private"]).ok();
+        assert_eq!(found(daemon, &epoch_key), 1);
+        assert_eq!(alice.sh("cat private/letter").ok(), "text\n");
+        // Another way to an end of its life: the daemon's own.
+        alice.claviger(["stop"]).ok();
+        assert_eq!(found(alice.daemon(), &epoch_key), 0);
+    }
 }
 
 fn found(process: Process, secret: &[u8]) -> usize {

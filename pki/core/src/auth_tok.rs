@@ -48,7 +48,7 @@ pub const LOCATOR_MAX: usize = 512;
 const VERSION: u8 = 1;
 
 impl AuthTok {
-    fn parse(key_id: KeyId, payload: &[u8]) -> Result<Self, AuthTokError> {
+    pub(crate) fn parse(key_id: KeyId, payload: &[u8]) -> Result<Self, AuthTokError> {
         let malformed = || AuthTokError::Malformed(key_id);
         let (payload, rest) =
             postcard::take_from_bytes::<Payload<'_>>(payload).map_err(|_| malformed())?;

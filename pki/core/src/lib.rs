@@ -14,6 +14,7 @@ pub mod cancel;
 pub mod contract;
 mod der;
 mod dhkem;
+pub mod fuzzing;
 pub mod host;
 pub mod key;
 pub mod module;

@@ -151,14 +151,14 @@ fn module_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 }
 
 /// What one file says.
-struct Registration {
+pub(crate) struct Registration {
     module: Option<String>,
     priority: i32,
     use_here: bool,
 }
 
 impl Registration {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut registration = Self {
             module: None,
             priority: 0,

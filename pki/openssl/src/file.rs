@@ -130,19 +130,26 @@ impl KeyFile {
             }
         }
         pem.truncate(len);
-        // Always with a callback: without one OpenSSL would ask on the terminal.
-        let key = PKey::private_key_from_pem_callback(&pem, |buffer| Ok(passphrase(buffer)))
-            .map_err(|_| bad("holds no private key in PEM".into()))?;
-        let spki = key
-            .public_key_to_der()
-            .map_err(|error| bad(error.to_string()))?;
-        let public_key = PublicKey::from_spki(&spki).map_err(|error| bad(error.to_string()))?;
+        let (key, public_key) = parse_pem(&pem, passphrase).map_err(bad)?;
         Ok(PrivateKey {
             key,
             public_key,
             stamp: self.stamp,
         })
     }
+}
+
+/// The private key that `pem` holds, and its public half; or what is wrong with it.
+pub(crate) fn parse_pem(
+    pem: &[u8],
+    passphrase: impl FnOnce(&mut [u8]) -> usize,
+) -> Result<(PKey<Private>, PublicKey), String> {
+    // Always with a callback: without one OpenSSL would ask on the terminal.
+    let key = PKey::private_key_from_pem_callback(pem, |buffer| Ok(passphrase(buffer)))
+        .map_err(|_| "holds no private key in PEM")?;
+    let spki = key.public_key_to_der().map_err(|error| error.to_string())?;
+    let public_key = PublicKey::from_spki(&spki).map_err(|error| error.to_string())?;
+    Ok((key, public_key))
 }
 
 impl Stamp {

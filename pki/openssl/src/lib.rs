@@ -6,6 +6,7 @@
 
 mod create;
 mod file;
+pub mod fuzzing;
 mod kem;
 mod pbes2;
 

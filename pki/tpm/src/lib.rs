@@ -6,6 +6,7 @@
 
 mod connection;
 mod error;
+pub mod fuzzing;
 mod key_file;
 mod locator;
 mod module;

@@ -25,7 +25,7 @@ const HEADING: &str = "\
 ";
 
 /// Parses the file `path`, whose content is `bytes`.
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Pin>, PinError> {
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Pin>, PinError> {
     let mut pins: Vec<Pin> = Vec::new();
     for (line, number) in bytes.split(|byte| *byte == b'\n').zip(1..) {
         let wrong = |what| PinError::Malformed {

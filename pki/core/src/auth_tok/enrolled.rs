@@ -241,7 +241,7 @@ fn read(path: &Path) -> Result<EnrolledKey, EnrolledError> {
     })
 }
 
-fn parse(text: &str, path: &Path) -> Result<EnrolledKey, String> {
+pub(crate) fn parse(text: &str, path: &Path) -> Result<EnrolledKey, String> {
     let fields: Fields = toml::from_str(text).map_err(|error| error.to_string())?;
     if fields.version != VERSION {
         return Err(format!("version {} is not known", fields.version));

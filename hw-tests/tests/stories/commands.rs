@@ -1,0 +1,135 @@
+//! Commands that look and tell.
+
+use std::fs;
+
+use claviger_hw_tests::{Finished, PIN, story};
+use serde_json::Value;
+
+use crate::scene::{alice_with_a_card, alice_with_an_open_folder, folder, says};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+story! {
+    /// "`claviger doctor` looks for what is missing."
+    fn doctor_says_what_is_there_and_what_is_missing(world) {
+        let alice = world.user("alice");
+        let Finished { stdout, code, .. } = alice.claviger(["doctor"]).finish();
+        assert_eq!(code, 0, "{stdout}");
+        says(&stdout, &["/dev/fuse", "fusermount3", "locked memory", "programs", "TPM", "PKCS#11"]);
+        let findings = json(&alice.claviger(["doctor", "--json"]).ok());
+        assert!(findings.as_array().unwrap().iter().all(|finding| finding["verdict"] != "bad"), "{findings}");
+        fs::set_permissions(alice.runtime(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let worse = alice.claviger(["doctor"]).finish();
+        assert_eq!(worse.code, 1, "{worse}");
+        says(&worse.stdout, &["BAD", "closed to others"]);
+        // It changes nothing and starts nothing.
+        alice.sh("test ! -e .config && test ! -e .local").ok();
+    }
+}
+
+story! {
+    /// "`inspect FILE`: needs no key."
+    fn inspect_tells_what_a_lower_file_and_a_manifest_say_without_a_key(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("echo text >private/letter").ok();
+        alice.claviger(["umount", "private"]).ok();
+        alice.claviger(["stop"]).ok();
+        alice.sh("mv keys away; mv .config config-away").ok();
+        let file = alice.lower_files("Private")[0].clone();
+        let of_file = json(&alice.claviger(["inspect".as_ref(), "--json".as_ref(), file.as_os_str()]).ok());
+        let of_volume = json(&alice.claviger(["inspect", "--json", "Private"]).ok());
+        assert_eq!(of_file["volume"], of_volume["volume"], "{of_file} {of_volume}");
+        assert!(of_volume.to_string().contains("\"k\""), "{of_volume}");
+        for output in [alice.claviger(["inspect", "Private"]).ok(), alice.claviger(["inspect".as_ref(), file.as_os_str()]).ok()] {
+            says(&output, &["volume"]);
+            assert!(!output.contains("letter"), "{output}");
+        }
+        alice.write("plain", "no file of ours, and long enough for a header ".repeat(200));
+        let said = alice.claviger(["inspect", "plain"]).finish();
+        assert!([12, 17].contains(&said.code), "{said}");
+        alice.claviger(["inspect", "missing"]).fails(3);
+    }
+}
+
+story! {
+    /// "`cat` (no mount needed)."
+    fn cat_prints_a_file_of_a_folder_that_is_not_mounted(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("mkdir -p private/a/b; seq 50000 >private/a/b/numbers; ln -s numbers private/a/b/link").ok();
+        alice.claviger(["umount", "private"]).ok();
+        alice.sh("/run/programs/claviger cat Private a/b/numbers | cmp - /dev/stdin <<END\n$(seq 50000)\nEND").ok();
+        says(&alice.claviger(["cat", "Private", "a/b/none"]).fails(3), &["a/b/none"]);
+        says(&alice.claviger(["cat", "Private", "a/b"]).finish().stderr, &["directory"]);
+        alice.claviger(["cat", "Private", "../Private/a"]).fails(2);
+    }
+}
+
+story! {
+    /// "`claviger status` saying what is open, by which key, over which carrier."
+    fn status_says_what_is_open_by_which_key_and_where(world) {
+        let (alice, _card) = alice_with_a_card(world);
+        says(&alice.claviger(["status"]).ok(), &["No volume is open", "auth toks in the keyring"]);
+        folder(&alice, &["--recipient", "k"]);
+        alice.claviger(["mount", "Private", "private"]).answers(&[PIN]).ok();
+        let text = alice.claviger(["status"]).ok();
+        says(&text, &["/home/alice/Private  unlocked", "token 'k'", "/home/alice/private over netlink", "module pkcs11"]);
+        let status = alice.status();
+        let volume = &status["volumes"][0];
+        assert_eq!(volume["dir"], "/home/alice/Private");
+        assert_eq!(volume["unlocked"], true);
+        assert_eq!(volume["epoch"], 1);
+        assert_eq!(volume["opened_by"]["kind"], "token");
+        assert_eq!(volume["mounts"][0]["mountpoint"], "/home/alice/private");
+        alice.claviger(["lock", "private"]).ok();
+        says(&alice.claviger(["status"]).ok(), &["/home/alice/Private  locked"]);
+        assert_eq!(alice.status()["volumes"][0]["unlocked"], false);
+    }
+}
+
+story! {
+    /// "`--json` on whatever reads."
+    fn lists_of_tokens_keys_and_recipients_are_json_on_request(world) {
+        let (alice, _card) = alice_with_a_card(world);
+        folder(&alice, &["--recipient", "k"]);
+        let tokens = json(&alice.claviger(["token", "list", "--json"]).ok());
+        assert_eq!(tokens[0]["label"], "work");
+        assert_eq!(tokens[0]["module"], "pkcs11");
+        let keys = json(&alice.claviger(["key", "list", "--json"]).ok());
+        assert_eq!(keys[0]["label"], "k");
+        assert_eq!(keys[0]["in_keyring"], true);
+        assert!(keys[0]["locator"].as_str().unwrap().starts_with("pkcs11:"), "{keys}");
+        let recipients = json(&alice.claviger(["recipient", "list", "--json", "Private"]).ok());
+        assert_eq!(recipients["epoch"], 1);
+        assert_eq!(recipients["recipients"][0]["key_id"], keys[0]["key_id"]);
+        assert_eq!(recipients["recipients"][0]["kind"], "token");
+    }
+}
+
+story! {
+    /// "Man pages and shell completions generated from the same definitions", with the exit codes.
+    fn man_pages_and_completions_are_generated_for_every_command(world) {
+        let alice = world.user("alice");
+        alice.run("/run/programs/claviger-gen", ["out"]).ok();
+        let help = alice.claviger(["--help"]).ok();
+        let commands: Vec<&str> = help
+            .lines()
+            .skip_while(|line| !line.starts_with("Commands:"))
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+            .filter_map(|line| line.split_whitespace().next())
+            .filter(|command| *command != "help")
+            .collect();
+        assert!(commands.len() > 12, "{commands:?}");
+        for command in commands {
+            let page = fs::read_to_string(alice.home().join(format!("out/man/claviger-{command}.1"))).unwrap();
+            says(&page, &[".TH", "NAME", "SYNOPSIS"]);
+            alice.sh(&format!("grep -q -- {command} out/completions/claviger.bash out/completions/_claviger out/completions/claviger.fish")).ok();
+        }
+        let page = fs::read_to_string(alice.home().join("out/man/claviger.1")).unwrap();
+        says(&page, &["token absent", "verify found damage", "26"]);
+        alice.sh("bash -n out/completions/claviger.bash").ok();
+    }
+}
