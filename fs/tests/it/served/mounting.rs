@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use claviger_hw_tests::wait_until;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::daemon::Daemon;
 use super::example;
-use super::volume::{Volume, refusal, wait_until};
+use super::volume::{Volume, refusal};
 use crate::namespaces::isolated;
 
 #[test]
