@@ -31,6 +31,10 @@ bench:
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
+	if cargo deny --version >/dev/null 2>&1; \
+	then cargo deny check bans licenses sources; \
+	else echo "cargo install --locked cargo-deny: the rules of deny.toml were not checked"; fi
 
 docs:
 	cargo run --quiet -p claviger-cli --bin claviger-gen -- target/docs

@@ -102,7 +102,7 @@ fn advice(failure: &Failure) -> Option<&'static str> {
         Failure::NoDaemon { .. } => {
             Some("Start one by any claviger command of that user, such as 'claviger status'")
         }
-        Failure::Identity(_) => Some("Enter no PIN and write nothing to it until you know why"),
+        Failure::Identity(_) => Some("Do not enter a PIN or write to it unless you know why"),
         Failure::TpmLockout(_) => Some("Wait as said, or open with another recipient"),
         Failure::Module { .. } => {
             Some("The next request starts the module anew; see the daemon's log")

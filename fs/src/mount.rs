@@ -133,7 +133,12 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     // What daemons say until the keeper starts is kept for it.
     let (listener, notes) = keeper::listen(keys.clone());
     let published = Published::start(&keys, requester_config(&options, about), listener)?;
-    let session = attach(Engine(Arc::clone(&volume)), &lower, &mountpoint, &options)?;
+    let session = attach(
+        Engine::new(Arc::clone(&volume)),
+        &lower,
+        &mountpoint,
+        &options,
+    )?;
     let attached = Attached(Some(&mountpoint));
     let mounted = Lockable {
         volume,

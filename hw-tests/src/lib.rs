@@ -28,7 +28,7 @@ pub use world::World;
 
 /// Declares a test that runs in namespaces of its own.
 ///
-/// ```ignore
+/// ```text
 /// story! {
 ///     /// The promise, as the documentation words it.
 ///     fn a_card_opens_the_folder(world) { … }

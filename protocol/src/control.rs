@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{Failure, Secret};
+use crate::{Failure, Secret, encode};
 
 /// Version of this conversation; both programs come from one build, so it must be equal.
 pub const VERSION: u16 = 1;
@@ -433,8 +433,7 @@ impl Conversation {
     /// # Errors
     /// [`ConversationError`], also if the message is too large.
     pub fn send(&mut self, message: &impl Serialize) -> Result<(), ConversationError> {
-        let body = postcard::to_stdvec(message).map_err(|_| ConversationError::Malformed)?;
-        let body = Zeroizing::new(body);
+        let body = encode(message).map_err(|_| ConversationError::Malformed)?;
         if body.len() > MESSAGE_MAX {
             return Err(ConversationError::TooLarge(body.len()));
         }

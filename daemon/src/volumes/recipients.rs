@@ -9,11 +9,13 @@ use claviger_pki::seed::RecoveryKey;
 use claviger_protocol::control::{KeyRef, NewRecipient, Reply};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::{Failure, Secret};
+use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::epoch::{EpochKey, EpochKeys};
 use claviger_vault::manifest::{ChangeError, KeyId, Manifest, Recipient, RecipientKind, ToWrap};
+use claviger_vault::names::NamesKeys;
 
 use super::recipient::{Newcomer, kem_of, recipient_infos, wrap_epoch_key};
-use super::{Volume, open_lower};
+use super::{Keys, Volume, open_lower};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::{Caller, Daemon};
 use crate::enrol::Named;
@@ -93,6 +95,7 @@ impl Daemon {
             let removed = manifest.remove_recipient(epochs.current(), key_id, wrap);
             Ok(Some(removed.map_err(of_change)?))
         })?;
+        volume.with_keys(|keys| renew_root(dir, keys))??;
         let epoch = volume.with_keys(|keys| keys.epochs.current_epoch())?;
         let event = KeyEvent::NewEpoch {
             volume: volume.id(),
@@ -222,6 +225,24 @@ fn recipients(manifest: &Manifest, recovery: Option<Secret>) -> Reply {
 }
 
 /// The recipient that a person means: by id, its beginning, or label.
+/// Binds the root directory under the new epoch's key, and wipes what the removed recipient could have
+/// made: mounts check the names keys they are given against this record.
+fn renew_root(dir: &Path, keys: &Keys) -> Result<(), Failure> {
+    let manifest = &keys.manifest;
+    let names_keys = keys
+        .epochs
+        .names_keys(manifest.volume(), manifest.minimum());
+    let names = NamesKeys::new(manifest.epoch(), manifest.minimum(), names_keys)
+        .map_err(|error| Failure::Internal(error.to_string()))?;
+    let (root, dir) = open_lower(dir)?;
+    let renewed = Record::open(&root, &names, Location::ROOT)
+        .and_then(|mut record| record.renew(&root, &names, Location::ROOT));
+    renewed.map_err(|error| match error {
+        DirError::Io(error) => Failure::Internal(format!("{}: {error}", dir.display())),
+        other => Failure::Integrity(format!("{}: {other}", dir.display())),
+    })
+}
+
 fn find(manifest: &Manifest, who: &str) -> Result<KeyId, Failure> {
     let id = who.to_ascii_lowercase();
     let all = manifest

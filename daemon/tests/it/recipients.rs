@@ -51,6 +51,23 @@ user_test! {
 }
 
 user_test! {
+    fn the_root_is_bound_under_the_new_epoch_only_once_a_recipient_is_removed(user) {
+        let (_daemon, card) = user.with_card();
+        let key_file = user.software_key();
+        let keys = [&card, &key_file];
+        let (dir, _, _) = user.cli().init("Private", Scope::Volume, &keys, Recovery::None);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let remove = Command::RecipientRemove { dir: dir.clone(), recipient: "card key".into() };
+        user.cli().run(remove).unwrap();
+        // docs/format-volume.md: two place records from octet 48 on, each with its names epoch at 8.
+        let record = fs::read(dir.join(".claviger.dir")).unwrap();
+        let epochs: Vec<u8> =
+            record[48..].chunks_exact(128).take(2).map(|place| place[8]).collect();
+        assert!(epochs == [0, 2] || epochs == [2, 0], "{epochs:?}");
+    }
+}
+
+user_test! {
     fn a_passphrase_opens_a_volume_and_a_wrong_one_says_so(user) {
         let _daemon = user.start();
         let key = user.software_key();

@@ -76,7 +76,7 @@ impl Connection {
     pub(crate) fn open(tcti: &str) -> Result<Self, ModuleError> {
         let conf = TctiNameConf::from_str(tcti)
             .map_err(|error| ModuleError::BadRequest(format!("tcti '{tcti}': {error}")))?;
-        let mut context = Context::new(conf).map_err(|error| absent(tcti, error))?;
+        let mut context = Context::new(conf).map_err(|_| absent(tcti))?;
         flush_left_behind(&mut context).map_err(|error| backend("Esys_FlushContext", error))?;
         let srk = create_srk(&mut context).map_err(|error| backend("Esys_CreatePrimary", error))?;
         let srk_name = context
@@ -250,14 +250,12 @@ fn flush_left_behind(context: &mut Context) -> Result<(), Error> {
 }
 
 /// The TSS has no words for what its transports meet; of a device, opening it tells.
-fn absent(tcti: &str, error: Error) -> ModuleError {
-    let device = tcti
+fn absent(tcti: &str) -> ModuleError {
+    let why = tcti
         .strip_prefix("device:")
-        .map(|device| OpenOptions::new().read(true).write(true).open(device));
-    ModuleError::Absent(match device {
-        Some(Err(why)) => format!("TPM at {tcti}: {why}"),
-        Some(Ok(_)) | None => format!("TPM at {tcti}: {error}"),
-    })
+        .and_then(|device| OpenOptions::new().read(true).write(true).open(device).err())
+        .map(|error| format!(": {error}"));
+    ModuleError::Absent(format!("TPM at {tcti}{}", why.unwrap_or_default()))
 }
 
 fn create_srk(context: &mut Context) -> Result<KeyHandle, Error> {

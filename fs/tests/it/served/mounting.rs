@@ -80,6 +80,7 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
         refusal(&output.unwrap())
     };
     let expect = |outcome: (i32, String), code: ExitCode, text: &str| {
+        let text = text.replace('\n', "\n  ");
         assert_eq!(outcome, (code as i32, format!("claviger-fs: {text}\n")));
     };
 
