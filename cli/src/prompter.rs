@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use claviger_protocol::Secret;
 use claviger_protocol::control::{Prompt, PromptKind, PromptPlace};
+use claviger_protocol::failure::ExitCode;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ttyname;
@@ -78,6 +79,31 @@ impl Prompter {
                 }
             }
         }
+    }
+
+    /// Asks for a new secret twice, `what` naming it: `PIN`, `passphrase`.
+    ///
+    /// # Errors
+    /// [`Failed`] if nobody answers, or the answers are empty or differ.
+    pub fn ask_new(&mut self, kind: PromptKind, what: &str) -> Result<Secret, Failed> {
+        let mut ask = |text: String| {
+            let answer = self.ask(&Prompt { kind, text });
+            answer.ok_or_else(|| Failed::new(ExitCode::Declined, format!("no {what} given")))
+        };
+        let first = ask(format!("New {what}"))?;
+        if first.expose().is_empty() {
+            return Err(Failed::usage(format!("an empty {what} protects nothing")));
+        }
+        if ask("The same once more".into())?.expose() != first.expose() {
+            return Err(Failed::usage(format!("the two {what}s differ")));
+        }
+        Ok(first)
+    }
+
+    /// Asks whether to do `text`.
+    pub fn agrees(&mut self, text: String) -> bool {
+        let kind = PromptKind::Confirm;
+        self.ask(&Prompt { kind, text }).is_some()
     }
 }
 
