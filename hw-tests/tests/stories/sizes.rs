@@ -74,10 +74,10 @@ story! {
         const ENTRIES: usize = 100_000;
         let alice = alice_with_an_open_folder(world);
         alice.sh("mkdir private/many").ok();
-        // A fifth of them files: symbolic links are made in a third of the time.
+        // One in twenty is a file: symbolic links are made in a third of the time.
         let script = format!(
             r#"for (1..{ENTRIES}) {{
-                if ($_ % 5) {{ symlink("target", "entry$_") or die "$_: $!\n" }}
+                if ($_ % 20) {{ symlink("target", "entry$_") or die "$_: $!\n" }}
                 else {{ open(my $f, ">", "entry$_") or die "$_: $!\n" }}
             }}"#
         );
