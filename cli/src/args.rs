@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::help;
+
 /// Encrypted folders that only your smartcard, YubiKey or TPM opens.
 #[derive(Debug, Parser)]
 #[command(
     name = "claviger",
     version,
     propagate_version = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = help::FIRST_SESSION,
+    after_long_help = help::long()
 )]
 pub struct Cli {
     /// Read PINs and passphrases, one a line, from this file descriptor instead of asking.

@@ -6,6 +6,7 @@ mod command;
 mod daemon;
 mod failed;
 pub mod fuzzing;
+mod help;
 mod key_ref;
 mod place;
 mod print;

@@ -67,7 +67,6 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_env("CLAVIGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();

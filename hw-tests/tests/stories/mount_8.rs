@@ -94,7 +94,9 @@ story! {
         software_key(&alice, "k");
         folder(&alice, &["--recipient", "k"]);
         let mut mount = alice.claviger(["mount", "-f", "Private", "private"]).spawn();
-        wait_until("it is mounted", || alice.sh("mountpoint -q private").finish().code == 0);
+        wait_until("it is mounted and has its keys", || {
+            alice.sh("mountpoint -q private && ls private").finish().code == 0
+        });
         alice.sh("echo text >private/letter").ok();
         alice.claviger(["umount", "private"]).ok();
         assert_eq!(mount.wait().unwrap().code(), Some(0));
