@@ -25,6 +25,9 @@ use crate::tokens::Tokens;
 use crate::volumes::{Volume, Volumes};
 use crate::wait::Wait;
 
+/// How long a new daemon waits for the mounts that are there to take it.
+const GREETINGS: Duration = Duration::from_millis(500);
+
 /// Everything that one user's daemon has.
 pub struct Daemon {
     /// What it goes by.
@@ -117,6 +120,9 @@ impl Daemon {
         let dirs = [paths::own_requesters(), paths::system_requesters().into()];
         let service = Arc::new(KeyService::new(self));
         let responder = Responder::start(ResponderConfig::new(dirs), service)?;
+        // The command that this daemon was started for may be an unlock, and mounts that are there
+        // already shall have the keys when it returns.
+        responder.wait_greeted(GREETINGS);
         *self.responder() = Some(responder);
         Ok(())
     }

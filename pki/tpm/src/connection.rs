@@ -76,7 +76,7 @@ impl Connection {
         let conf = TctiNameConf::from_str(tcti)
             .map_err(|error| ModuleError::BadRequest(format!("tcti '{tcti}': {error}")))?;
         let mut context =
-            Context::new(conf).map_err(|error| ModuleError::Absent(format!("{tcti}: {error}")))?;
+            Context::new(conf).map_err(|_| ModuleError::Absent(format!("TPM at {tcti}")))?;
         flush_left_behind(&mut context).map_err(|error| backend("Esys_FlushContext", error))?;
         let srk = create_srk(&mut context).map_err(|error| backend("Esys_CreatePrimary", error))?;
         let srk_name = context
