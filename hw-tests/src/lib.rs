@@ -16,7 +16,7 @@ mod user;
 mod wait;
 mod world;
 
-pub use isolation::{Entered, enter, tell};
+pub use isolation::{Entered, enter, rerun, tell};
 pub use process::{Process, Searched};
 pub use run::{Finished, Run};
 pub use shell::{Said, Shell};

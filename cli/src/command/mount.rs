@@ -15,36 +15,38 @@ use crate::args::Mount;
 use crate::prompter::Prompter;
 use crate::{Failed, place};
 
-/// The filesystem program; it says itself what is wrong with a folder, a mount point or an option.
+/// The filesystem program.
 const FILESYSTEM: &str = "claviger-fs";
 
 pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(&mount.dir)?;
     if !mount.locked && !is_for_several_users(&mount) {
-        lock::open(&dir, UnlockWith::AnyKey, prompter)?;
+        // What it would refuse, it refuses before anybody is asked for a PIN.
+        match filesystem(&dir, &mount, Some("--check"))? {
+            ExitCode::Ok => lock::open(&dir, UnlockWith::AnyKey, prompter)?,
+            refused => return Ok(refused),
+        };
     }
+    filesystem(&dir, &mount, mount.foreground.then_some("-f"))
+}
+
+/// Runs the filesystem program, which says itself what is wrong.
+fn filesystem(dir: &Path, mount: &Mount, flag: Option<&str>) -> Result<ExitCode, Failed> {
     let program = paths::program(FILESYSTEM);
     let mut command = Command::new(&program);
-    command.arg(&dir).arg(&mount.mountpoint);
+    command.args(flag).arg(dir).arg(&mount.mountpoint);
     if !mount.options.is_empty() {
         command.arg("-o").arg(mount.options.join(","));
-    }
-    if mount.foreground {
-        command.arg("-f");
     }
     let status = command
         .status()
         .map_err(|error| Failed::file(&program, &error))?;
-    if status.success() {
-        return Ok(ExitCode::Ok);
-    }
-    // It has said what is wrong; its exit codes are those of this program.
+    // Its exit codes are those of this program.
     let code = ExitCode::TABLE
         .iter()
         .map(|(code, _)| *code)
-        .find(|code| status.code() == Some(*code as i32))
-        .unwrap_or(ExitCode::Internal);
-    Ok(code)
+        .find(|code| status.code() == Some(*code as i32));
+    Ok(code.unwrap_or(ExitCode::Internal))
 }
 
 /// On root's mount for several users each opens with a key and a daemon of their own.

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use claviger_fs::filesystem::VolumeFs;
 use claviger_fs::fuse::Engine;
@@ -170,16 +169,4 @@ fn mount(
 
 fn open(folder: &Path) -> OwnedFd {
     fs::File::open(folder).expect("the folder is there").into()
-}
-
-/// Waits for `condition`; the limit is for a machine that is busy, not part of any promise.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "never happened: {what}"
-        );
-        std::thread::yield_now();
-    }
 }

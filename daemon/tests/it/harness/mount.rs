@@ -11,7 +11,7 @@ use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::VolumeId;
 use zeroize::Zeroizing;
 
-use super::{SOON, User, until};
+use super::{SOON, User, wait_until};
 
 /// It acknowledges what the daemon tells of keys, as filesystems do; a lock is the test's business.
 pub struct Mount {
@@ -124,7 +124,7 @@ impl Mount {
     }
 
     pub fn wait_event(&self, event: KeyEvent) {
-        until("an event", || {
+        wait_until("an event", || {
             self.events.seen.lock().unwrap().contains(&event)
         });
     }

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use claviger_hw_tests::wait_until;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::daemon::Daemon;
 use super::example;
-use super::volume::{Volume, refusal, wait_until};
+use super::volume::{Volume, refusal};
 use crate::namespaces::isolated;
 
 #[test]
@@ -79,6 +80,7 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
         refusal(&output.unwrap())
     };
     let expect = |outcome: (i32, String), code: ExitCode, text: &str| {
+        let text = text.replace('\n', "\n  ");
         assert_eq!(outcome, (code as i32, format!("claviger-fs: {text}\n")));
     };
 
