@@ -147,7 +147,7 @@ fn a_mount_whose_server_was_killed_is_told_from_other_mountpoints() {
         (
             ExitCode::BadMountpoint as i32,
             format!(
-                "claviger-fs: {here}: the filesystem mounted there has ended without unmounting\n\
+                "claviger-fs: {here}: the filesystem mounted there has ended without unmounting\n  \
                  clean up: fusermount3 -u {here}\n"
             )
         )
@@ -362,7 +362,7 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
     let unpublished = refused("rw", Path::new("/nowhere"));
     assert!(
         unpublished.ends_with(
-            "Permission denied (os error 13)\n\
+            "Permission denied (os error 13)\n  \
              set XDG_RUNTIME_DIR to a folder of your own, as a login session does\n"
         ),
         "{unpublished}"
