@@ -5,6 +5,8 @@
 //! Every failure either of them can end in is a [`Failure`], with one errno and one exit code.
 
 pub mod control;
+#[cfg(test)]
+mod document;
 mod encoding;
 pub mod failure;
 pub mod keys;
