@@ -29,7 +29,9 @@ pub(super) fn run(path: &Path, output: &Output) -> Result<ExitCode, Failed> {
         match value {
             Value::Array(rows) => {
                 println!("{name}:");
-                rows.iter().for_each(|row| println!("  {row}"));
+                for row in rows {
+                    println!("  {}", print::plain_line(&row.to_string()));
+                }
             }
             Value::String(text) => println!("{name}: {text}"),
             other => println!("{name}: {other}"),
