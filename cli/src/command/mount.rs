@@ -1,12 +1,15 @@
 //! `claviger mount` and `claviger umount`.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use claviger_protocol::control::UnlockWith;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
 
@@ -17,6 +20,12 @@ use crate::{Failed, place};
 
 /// The filesystem program.
 const FILESYSTEM: &str = "claviger-fs";
+
+/// The filesystem holds it, from the lower root, as long as it may write there.
+const LOCK_FILE: &str = ".claviger/lock";
+
+/// How long the last writes of a mount are waited for.
+const LAST_WRITES: Duration = Duration::from_secs(30);
 
 pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(&mount.dir)?;
@@ -57,20 +66,31 @@ fn is_for_several_users(mount: &Mount) -> bool {
 pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
     let mountpoint =
         std::path::absolute(mountpoint).map_err(|error| Failed::file(mountpoint, &error))?;
+    let mounts = place::mounts()?.into_iter().rev();
+    let lower = mounts
+        .filter(|mount| mount.mountpoint == mountpoint)
+        .map(|mount| mount.lower)
+        .next();
+    detach(&mountpoint)?;
+    if let Some(lower) = lower {
+        wait_for_last_writes(&lower);
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn detach(mountpoint: &Path) -> Result<(), Failed> {
     if Uid::effective().is_root() {
-        return match umount2(&mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => Ok(ExitCode::Ok),
-            Err(errno) => Err(refused(&mountpoint, errno)),
-        };
+        return umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|errno| refused(mountpoint, errno));
     }
     let output = Command::new("fusermount3")
         .arg("-u")
         .arg("--")
-        .arg(&mountpoint)
+        .arg(mountpoint)
         .output()
         .map_err(|error| Failed::file(Path::new("fusermount3"), &error))?;
     if output.status.success() {
-        return Ok(ExitCode::Ok);
+        return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let errno = if said.contains("busy") {
@@ -78,7 +98,35 @@ pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
     } else {
         Errno::EINVAL
     };
-    Err(refused(&mountpoint, errno))
+    Err(refused(mountpoint, errno))
+}
+
+/// The kernel detaches the mount before the filesystem has written everything out; whoever unplugs or
+/// copies the lower folder next must find it whole. The filesystem's lock goes when it has.
+fn wait_for_last_writes(lower: &Path) {
+    let Ok(file) = File::open(lower.join(LOCK_FILE)) else {
+        // Not ours to see: another user's mount, unmounted by root.
+        return;
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < LAST_WRITES {
+        let mut lock = libc::flock {
+            l_type: libc::F_RDLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
+        if asked.is_err() || lock.l_type == libc::F_UNLCK as libc::c_short {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    eprintln!(
+        "claviger: the filesystem is still writing to {}",
+        lower.display()
+    );
 }
 
 fn refused(mountpoint: &Path, errno: Errno) -> Failed {
