@@ -20,21 +20,10 @@ pub(super) fn run(path: &Path, output: &Output) -> Result<ExitCode, Failed> {
     } else {
         file(path)?
     };
-    if output.json {
-        print::json(&facts)?;
-        return Ok(ExitCode::Ok);
+    if !output.json {
+        println!("Not verified: this is what it says of itself.");
     }
-    println!("Not verified: this is what it says of itself.");
-    for (name, value) in facts.as_object().into_iter().flatten() {
-        match value {
-            Value::Array(rows) => {
-                println!("{name}:");
-                rows.iter().for_each(|row| println!("  {row}"));
-            }
-            Value::String(text) => println!("{name}: {text}"),
-            other => println!("{name}: {other}"),
-        }
-    }
+    print::facts(&facts, output)?;
     Ok(ExitCode::Ok)
 }
 

@@ -2,6 +2,7 @@
 
 mod cat;
 mod doctor;
+mod ecryptfs;
 mod init;
 mod inspect;
 mod key;
@@ -40,7 +41,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Stop => stop(&mut prompter),
         Command::Inspect { file, output } => inspect::run(&file, &output),
         Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
-        Command::Cat { dir, path } => cat::run(&dir, &path, prompter),
+        Command::Cat(cat) => cat::run(&cat, prompter),
+        Command::Ecryptfs(ecryptfs) => ecryptfs::run(ecryptfs),
         Command::Seal(_) | Command::Unseal(_) => Err(Failed::usage("to come")),
     }
 }

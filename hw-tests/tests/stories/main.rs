@@ -2,6 +2,7 @@
 
 mod carriers;
 mod configuration;
+mod ecryptfs;
 mod first_steps;
 mod keyring;
 mod locking;

@@ -31,7 +31,7 @@ fn use_it(header: &Header, keys: &[PassphraseKey], lower: &File) {
         return;
     };
     let mut out = [0; 20];
-    for offset in [4090, file.size().saturating_sub(1), u64::MAX] {
+    for offset in [4090, u64::MAX] {
         if let Ok(read) = file.read_at(offset, &mut out) {
             assert!(read as u64 <= file.size().saturating_sub(offset));
         }
@@ -74,7 +74,7 @@ fn a_header_with_any_byte_changed_is_refused_or_gives_something_else() {
         let end = header.iter().rposition(|&byte| byte != 0).unwrap() + 1;
         let lower = lower_of(&header, &content);
         for at in 0..end + 16 {
-            for value in [0, 0x7f, 0x80, 0xff, header[at] ^ 1, !header[at]] {
+            for value in [0, 0xff, header[at] ^ 1, !header[at]] {
                 let mut changed = header.clone();
                 changed[at] = value;
                 let _ = Header::parse(&changed, MetadataPlace::Xattr);

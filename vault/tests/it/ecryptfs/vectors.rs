@@ -189,3 +189,23 @@ fn headers_say_what_the_mount_options_were() {
         (MetadataPlace::Xattr, 0)
     );
 }
+
+/// "0 = ancient, without fields 20–25": as the kernel still reads it.
+#[test]
+fn a_header_of_version_0_has_its_packets_earlier() {
+    let vector = Vector::unpack("aes16");
+    let path = vector.lower().join("size4097");
+    let mut lower = fs::read(&path).unwrap();
+    lower[16] = 0;
+    lower.copy_within(26..8192, 20);
+    fs::write(&path, lower).unwrap();
+    let header = Header::read(fs::File::open(&path).unwrap()).unwrap();
+    assert_eq!((header.version, header.content_offset()), (0, 8192));
+    let content = read(&vector.open(&path, "./size4097").unwrap()).unwrap();
+    let seen = vector.seen();
+    let seen = seen.iter().find(|one| one.path == "./size4097").unwrap();
+    assert_eq!(
+        HEXLOWER.encode(digest(&SHA256, &content).as_ref()),
+        seen.sha256
+    );
+}
