@@ -136,11 +136,17 @@ impl Vector {
 
     /// Opens the lower file at `lower`, which is `upper` above.
     pub fn open(&self, lower: &Path, upper: &str) -> Result<LowerFile, EcryptfsError> {
-        let keys = self.passphrase_keys();
-        let feks = self.feks();
         let file = File::options().read(true).write(true).open(lower)?;
         let header = Header::read(&file)?;
-        let fek = header.unwrap(|packet| match packet {
+        let fek = self.fek(&header, upper)?;
+        LowerFile::open(file.into(), &header, &fek, Access::ReadWrite)
+    }
+
+    /// The FEK of a file.
+    pub fn fek(&self, header: &Header, upper: &str) -> Result<Fek, EcryptfsError> {
+        let keys = self.passphrase_keys();
+        let feks = self.feks();
+        header.unwrap(|packet| match packet {
             Packet::Passphrase(packet) => {
                 let key = keys.iter().find(|key| key.sig() == packet.key_sig)?;
                 Some(packet.unwrap(key))
@@ -153,8 +159,7 @@ impl Vector {
                     &[&[9], &fek[..], &sum.to_be_bytes()].concat(),
                 ))
             }
-        })?;
-        LowerFile::open(file.into(), &header, &fek, Access::ReadWrite)
+        })
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use claviger_vault::ecryptfs::name::{self, EncryptedName};
 use claviger_vault::ecryptfs::{
-    EcryptfsError, Flags, Header, KeyLen, MetadataPlace, Packet, PassphraseKey,
+    EcryptfsError, Flags, Header, KeyLen, LowerFile, MetadataPlace, Packet, PassphraseKey,
 };
 use data_encoding::HEXLOWER;
 
@@ -95,6 +96,71 @@ fn plain_target(lower: &[u8], fnek: Option<&PassphraseKey>) -> Vec<u8> {
         (None, None) => lower.to_vec(),
         (encrypted, _) => panic!("{encrypted:?}"),
     }
+}
+
+/// Writes every file of a folder anew, under its FEK, and expects the bytes that the kernel wrote: the
+/// format leaves nothing to chance but the FEK and the random number in the header.
+#[track_caller]
+fn is_written_as_the_kernel_wrote_it(vector: &str) {
+    let vector = Vector::unpack(vector);
+    let keys = vector.passphrase_keys();
+    let mut files = 0;
+    walk(
+        vector.lower(),
+        ".",
+        vector.fnek().as_ref(),
+        &mut |lower, upper| {
+            if !fs::symlink_metadata(lower).unwrap().is_file() {
+                return;
+            }
+            let kernels = fs::File::open(lower).unwrap();
+            let header = Header::read(&kernels).unwrap();
+            let fek = vector.fek(&header, upper).unwrap();
+            let content = read(&vector.open(lower, upper).unwrap()).unwrap();
+            for packet in &header.packets {
+                let key = keys.iter().find(|key| key.sig() == packet.key_sig());
+                assert!(
+                    key.is_none_or(|key| Packet::wrap(&fek, key) == *packet),
+                    "{upper}"
+                );
+            }
+            let ours = tempfile::tempfile().unwrap();
+            let mut empty = header.clone();
+            empty.size = 0;
+            let file = LowerFile::create(ours.try_clone().unwrap().into(), &empty, &fek).unwrap();
+            for piece in content.chunks(5000) {
+                file.append(piece).unwrap();
+            }
+            assert_eq!(Header::read(&ours).unwrap(), header, "{upper}");
+            let mut written = vec![0; ours.metadata().unwrap().len() as usize];
+            ours.read_exact_at(&mut written, 0).unwrap();
+            assert!(written == fs::read(lower).unwrap(), "{upper} differs");
+            files += 1;
+        },
+    );
+    assert!(files > 2, "hardly a file");
+}
+
+#[test]
+fn files_with_aes_128_are_written_as_the_kernel_wrote_them() {
+    is_written_as_the_kernel_wrote_it("aes16");
+}
+
+#[test]
+fn files_with_aes_192_and_256_are_written_as_the_kernel_wrote_them() {
+    is_written_as_the_kernel_wrote_it("aes24-fnek");
+    is_written_as_the_kernel_wrote_it("aes32-two-keys");
+}
+
+#[test]
+fn files_with_headers_in_extended_attributes_are_written_as_the_kernel_wrote_them() {
+    is_written_as_the_kernel_wrote_it("aes16-xattr-fnek");
+}
+
+#[test]
+fn files_of_rsa_keys_are_written_as_the_kernel_wrote_them() {
+    is_written_as_the_kernel_wrote_it("rsa2048-aes32-plus-passphrase");
+    is_written_as_the_kernel_wrote_it("rsa4096-aes32");
 }
 
 #[test]
