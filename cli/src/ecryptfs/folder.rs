@@ -7,8 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ecryptfs::name::{self, EncryptedName};
-use claviger_vault::ecryptfs::{EcryptfsError, Header, KeyLen, LowerFile};
+use claviger_vault::ecryptfs::{EcryptfsError, Header, KeyLen, KeySig, LowerFile};
 use claviger_vault::native::Access;
+use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
@@ -112,7 +113,23 @@ fn open_named(
             opened => return Ok(opened),
         }
     }
-    Ok(Err(nix::Error::ENOENT))
+    match other_fnek(folder, keys) {
+        Some(sig) => Err(failed(path, &EcryptfsError::NoKey(vec![sig]))),
+        None => Ok(Err(nix::Error::ENOENT)),
+    }
+}
+
+/// The sig of a FNEK that encrypts names in `folder` and is not among `keys`: with a wrong passphrase
+/// every name is missing, which should not be all that is said.
+fn other_fnek(folder: &OwnedFd, keys: &Keys) -> Option<KeySig> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = Dir::openat(folder, ".", flags, Mode::empty()).ok()?;
+    let sigs = dir.iter().filter_map(|entry| {
+        let name = EncryptedName::parse(entry.ok()?.file_name().to_bytes())?;
+        Some(name.ok()?.key_sig())
+    });
+    let mut others = sigs.filter(|&sig| keys.name(sig).is_err());
+    others.next()
 }
 
 /// What `name` may be below. The name does not tell whether and how names are encrypted: by which key,

@@ -68,6 +68,9 @@ story! {
         // Asked for, where no file is named.
         let said = alice.claviger(["cat", "--format", "ecryptfs", "lower", "size1"]).answers(&[PASSPHRASE]);
         assert_eq!(said.ok(), "1");
+        // Not only that there is no such file.
+        let wrong = alice.claviger(["cat", "--format", "ecryptfs", "lower", "size1"]).answers(&["wrong"]);
+        says(&wrong.fails(4), &["opens with key 9e677d297b65a19b only"]);
     }
 }
 
