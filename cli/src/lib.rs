@@ -4,6 +4,7 @@ pub mod args;
 mod asking;
 mod command;
 mod daemon;
+mod ecryptfs;
 mod failed;
 pub mod fuzzing;
 mod help;

@@ -2,6 +2,7 @@
 
 mod cat;
 mod doctor;
+mod ecryptfs;
 mod init;
 mod inspect;
 mod key;
@@ -41,7 +42,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Stop => stop(&mut prompter),
         Command::Inspect { file, output } => inspect::run(&file, &output),
         Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
-        Command::Cat { dir, path } => cat::run(&dir, &path, prompter),
+        Command::Cat(cat) => cat::run(&cat, prompter),
+        Command::Ecryptfs(ecryptfs) => ecryptfs::run(ecryptfs),
         Command::Seal(order) => seal::seal(&order, prompter),
         Command::Unseal(order) => seal::unseal(&order, prompter),
     }

@@ -7,6 +7,7 @@ mod carriers;
 mod commands;
 mod configuration;
 mod daily_use;
+mod ecryptfs;
 mod first_steps;
 mod identity;
 mod keyring;
