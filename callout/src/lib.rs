@@ -45,6 +45,7 @@ pub mod frame;
 mod handshake;
 mod instance;
 mod link;
+pub mod miscdev;
 mod noise;
 mod peer;
 mod poll;
