@@ -90,6 +90,9 @@ pub enum Command {
     Seal(Seal),
     /// Decrypt what `seal` made.
     Unseal(Unseal),
+    /// The kernel's own eCryptfs, and folders of its format.
+    #[command(subcommand)]
+    Ecryptfs(Ecryptfs),
     /// Look for what would keep Claviger from working here, and say what to do.
     Doctor {
         /// How to print.
@@ -293,6 +296,17 @@ pub enum Recipient {
         #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
         place: PathBuf,
         /// A key reference, or a label or key id from `recipient list`.
+        key: String,
+    },
+}
+
+/// `claviger ecryptfs …`.
+#[derive(Debug, Subcommand)]
+pub enum Ecryptfs {
+    /// Let the kernel's eCryptfs use an RSA key: log in to its token, put its auth tok into the keyring,
+    /// and print the mount(8) command.
+    AddKey {
+        /// A PKCS#11 URI, a PEM file, a TPM key file, or an id from `key list`.
         key: String,
     },
 }

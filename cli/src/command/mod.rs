@@ -2,6 +2,7 @@
 
 mod cat;
 mod doctor;
+mod ecryptfs;
 mod init;
 mod inspect;
 mod key;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Token(token) => token::run(token, &mut prompter),
         Command::Key(key) => key::run(key, &mut prompter),
         Command::Recipient(recipient) => recipient::run(recipient, &mut prompter),
+        Command::Ecryptfs(command) => ecryptfs::run(command, &mut prompter),
         Command::Doctor { output } => doctor::run(&output),
         Command::Stop => stop(&mut prompter),
         Command::Inspect { file, output } => inspect::run(&file, &output),

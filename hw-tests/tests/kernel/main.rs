@@ -1,0 +1,3 @@
+//! The kernel's own eCryptfs, on Debian's stock kernel: what `clavigerd` answers it.
+
+mod keys;
