@@ -77,9 +77,24 @@ forget_files() {
     echo 3 >/proc/sys/vm/drop_caches
 }
 
+# A card of SoftHSM's with this label, and the PIN 123456.
+card() { # NAME LABEL
+    home=$(home_of "$1")
+    mkdir -p "$home/tokens"
+    printf 'directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n' "$home/tokens" \
+        >"$home/softhsm2.conf"
+    chown -R "$1:$1" "$home/tokens" "$home/softhsm2.conf"
+    as "$1" softhsm2-util --init-token --free --label "$2" --so-pin 12345678 --pin 123456
+}
+
 # How often a FEK was unwrapped for a user so far, well or not.
 unwraps() { # NAME
     grep -c '"event":"unwrap"' "$(home_of "$1")/.local/state/claviger/audit.log" || true
+}
+
+# Whether the user's daemon has logged this.
+logged() { # NAME TEXT
+    grep -q "$2" "$(home_of "$1")/.local/state/claviger/daemon.log"
 }
 
 # The user's daemon.
@@ -108,6 +123,18 @@ fails() { # PROGRAM ARG…
     if "$@" >/tmp/said 2>&1; then
         fail "worked, and should not: $*"
     fi
+}
+
+# Hundredths of a second since the machine was switched on.
+now() {
+    awk '{ print int($1 * 100) }' /proc/uptime
+}
+
+# Expects a command to fail within a second: the kernel's patience is three.
+fails_at_once() { # PROGRAM ARG…
+    begun=$(now)
+    fails "$@"
+    [ $(($(now) - begun)) -lt 100 ] || fail "took $(($(now) - begun)) hundredths: $*"
 }
 
 # Expects two numbers or texts to be the same.

@@ -54,7 +54,9 @@ impl Guest {
         let disk = guest.file("disk");
         run(Command::new("truncate").args(["-s", "64M"]).arg(&disk));
         // Inodes of 256 bytes have room for times in nanoseconds.
-        run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-I", "256"]).arg(&disk));
+        run(Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-I", "256"])
+            .arg(&disk));
         guest
     }
 
@@ -110,7 +112,11 @@ impl Guest {
             console: read(self.file("console")),
         };
         let status = ended.unwrap_or_else(|| panic!("still on after {:?}: {ran}", self.longest));
-        assert!(status.success(), "QEMU: {status} (signal {:?})", status.signal());
+        assert!(
+            status.success(),
+            "QEMU: {status} (signal {:?})",
+            status.signal()
+        );
         ran
     }
 
@@ -126,31 +132,58 @@ impl Guest {
         let built = built();
         let (kernel, initramfs) = (built.join("vmlinuz"), built.join("initramfs"));
         let size = fs::metadata(&initramfs).unwrap_or_else(|error| {
-            panic!("{}: {error}: run 'hw-tests/kernel/build' first", initramfs.display())
+            panic!(
+                "{}: {error}: run 'hw-tests/kernel/build' first",
+                initramfs.display()
+            )
         });
         let size = size.len();
         let path = |path: &Path| path.display().to_string();
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+        qemu.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "1024",
+        ]);
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none"]);
         qemu.args(["-serial", &format!("file:{}", path(&self.file("console")))]);
         qemu.arg("-kernel").arg(kernel);
-        // Not -initrd, which leaves no choice of the place. The kernel must not move onto it.
-        let loader = format!("loader,file={},addr={INITRAMFS_AT},force-raw=on", path(&initramfs));
+        // Not -initrd, which leaves no choice of the place. The kernel must neither move there nor give
+        // the memory away: it learns of an initramfs from its command line too late to reserve it.
+        let loader = format!(
+            "loader,file={},addr={INITRAMFS_AT},force-raw=on",
+            path(&initramfs)
+        );
         qemu.args(["-device", &loader]);
-        qemu.args([
-            "-append",
-            &format!("console=ttyS0 panic=-1 nokaslr initrdmem={INITRAMFS_AT},{size}"),
-        ]);
+        let pages = size.next_multiple_of(4096);
+        qemu.arg("-append").arg(format!(
+            "console=ttyS0 loglevel=5 panic=-1 nokaslr initrdmem={INITRAMFS_AT},{size} memmap={pages}${INITRAMFS_AT}"
+        ));
         let shared = path(&self.shared());
-        qemu.args(["-fsdev", &format!("local,id=host,path={shared},security_model=none")]);
+        qemu.args([
+            "-fsdev",
+            &format!("local,id=host,path={shared},security_model=none"),
+        ]);
         qemu.args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         let disk = path(&self.file("disk"));
-        qemu.args(["-drive", &format!("file={disk},format=raw,if=virtio,cache=unsafe")]);
+        qemu.args([
+            "-drive",
+            &format!("file={disk},format=raw,if=virtio,cache=unsafe"),
+        ]);
         if self.tpm.is_some() {
             let socket = path(&self.file("tpm-socket"));
             qemu.args(["-chardev", &format!("socket,id=tpm,path={socket}")]);
-            qemu.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
+            qemu.args([
+                "-tpmdev",
+                "emulator,id=tpm0,chardev=tpm",
+                "-device",
+                "tpm-crb,tpmdev=tpm0",
+            ]);
         }
         qemu.stdin(Stdio::null());
         qemu.spawn().expect("QEMU is installed")
@@ -172,8 +205,15 @@ impl Drop for Guest {
 
 impl std::fmt::Display for Ran {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { code, output, console } = self;
-        write!(f, "the script exited with {code:?}\n--- output\n{output}--- console\n{console}---")
+        let Self {
+            code,
+            output,
+            console,
+        } = self;
+        write!(
+            f,
+            "the script exited with {code:?}\n--- output\n{output}--- console\n{console}---"
+        )
     }
 }
 
@@ -183,6 +223,8 @@ fn built() -> PathBuf {
 }
 
 fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let status = command
+        .status()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(status.success(), "{command:?}: {status}");
 }

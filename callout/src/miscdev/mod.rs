@@ -175,7 +175,7 @@ fn serve(device: &Arc<File>, mut poll: Poll, service: &dyn KernelService) {
                 };
                 foreign::run("a service of the kernel", || service.call(call));
             }
-            Err(error) => tracing::warn!(%error, "the kernel sent no request"),
+            Err(error) => tracing::warn!(%error, "nothing to answer"),
         }
         zeroize::Zeroize::zeroize(packet);
     }

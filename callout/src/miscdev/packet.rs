@@ -38,6 +38,10 @@ pub enum PacketError {
     /// Of another type.
     #[error("packet of type {0}")]
     Kind(u8),
+    /// A request that the kernel gave up before it was read: its frame is still delivered, without a
+    /// message (`ecryptfs_msg_ctx_alloc_to_free` frees that and leaves the frame queued).
+    #[error("the kernel gave up request {0} before it was read")]
+    GivenUp(u32),
     /// What it says of its length is not its length.
     #[error("packet's length is wrong")]
     Length,
@@ -53,6 +57,9 @@ pub fn parse_request(packet: &[u8]) -> Result<(Place, &[u8]), PacketError> {
         .ok_or(PacketError::Truncated)?;
     if kind != REQUEST {
         return Err(PacketError::Kind(kind));
+    }
+    if rest.is_empty() {
+        return Err(PacketError::GivenUp(u32::from_be_bytes(*counter)));
     }
     let (length, message) = parse_length(rest)?;
     if message.len() != length {
@@ -215,6 +222,14 @@ mod tests {
         );
         packet.push(0);
         assert_eq!(parse_request(&packet), Err(PacketError::Length));
+    }
+
+    #[test]
+    fn a_request_that_was_given_up_is_told_from_a_damaged_one() {
+        assert_eq!(
+            parse_request(&bytes("66 00000007")),
+            Err(PacketError::GivenUp(7))
+        );
     }
 
     #[test]
