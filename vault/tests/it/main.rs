@@ -1,0 +1,3 @@
+//! Tests of whole formats through the crate's interface.
+
+mod ecryptfs;
