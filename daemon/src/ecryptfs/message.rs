@@ -11,9 +11,8 @@
 
 use std::fmt;
 
+use claviger_vault::ecryptfs::KeySig;
 use zeroize::Zeroizing;
-
-use super::KeySig;
 
 const TAG_64: u8 = 0x40;
 const TAG_65: u8 = 0x41;
@@ -95,7 +94,7 @@ impl Question {
         }
         let (sig, rest) = field(rest)?;
         let digits = sig.try_into().map_err(|_| MessageError::KeySig)?;
-        let sig = KeySig::parse(digits).ok_or(MessageError::KeySig)?;
+        let sig = KeySig::from_hex(digits).ok_or(MessageError::KeySig)?;
         let (content, rest) = field(rest)?;
         if !rest.is_empty() {
             return Err(MessageError::Length);

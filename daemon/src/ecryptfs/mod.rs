@@ -7,7 +7,6 @@
 //! The format proves little: what opens was wrapped to this key by anybody, for any file.
 
 mod auth_tok;
-mod key_sig;
 mod message;
 
 use std::collections::HashMap;
@@ -20,11 +19,12 @@ use std::time::{Duration, Instant};
 use claviger_callout::miscdev::{self, DeviceError, KernelCall, KernelResponder, KernelService};
 use claviger_pki::auth_tok::enrolled::EnrolledKey;
 use claviger_pki::cancel::Cancel;
-use claviger_pki::key::Kem;
+use claviger_pki::key::{Kem, PublicKey};
 use claviger_pki::module::{Decapsulate, Locator};
 use claviger_pki::oaep;
 use claviger_protocol::Failure;
 use claviger_protocol::control::{KeyInfo, KeyRef};
+use claviger_vault::ecryptfs::KeySig;
 use claviger_vault::secret::random_array;
 use zeroize::Zeroizing;
 
@@ -39,7 +39,6 @@ use crate::tokens::{Login, Request};
 use crate::wait::Wait;
 use crate::workers::{Full, Workers};
 
-pub use key_sig::KeySig;
 use message::{CodedFek, Question};
 
 /// The kernel has this many contexts, for all users.
@@ -114,7 +113,7 @@ impl Daemon {
     /// Starts modules and logs in, where a file has the PIN, before the kernel waits for it.
     fn prepare_kernel_keys(&self) {
         for key in self.own_keys.enrolled() {
-            let Some(sig) = KeySig::of(&key.public_key).filter(|sig| auth_tok::is_put(*sig)) else {
+            let Some(sig) = sig_of(&key.public_key).filter(|sig| auth_tok::is_put(*sig)) else {
                 continue;
             };
             let wait = Wait::at_most(self.config.token_timeout);
@@ -144,7 +143,7 @@ impl Daemon {
                 )));
             }
         };
-        let sig = KeySig::of(&enrolled.public_key).ok_or_else(|| {
+        let sig = sig_of(&enrolled.public_key).ok_or_else(|| {
             let key_type = enrolled.public_key.key_type();
             Failure::Unsupported(format!(
                 "eCryptfs wraps to RSA keys, and this one is {key_type}"
@@ -207,7 +206,7 @@ impl Daemon {
         let known = lock(&self.kernel.keys).get(&sig).cloned();
         let found = known.or_else(|| {
             let mut enrolled = self.own_keys.enrolled().into_iter();
-            enrolled.find(|key| KeySig::of(&key.public_key) == Some(sig))
+            enrolled.find(|key| sig_of(&key.public_key) == Some(sig))
         });
         let key =
             found.ok_or_else(|| Failure::NotARecipient(format!("no key {sig} is enrolled")))?;
@@ -297,6 +296,12 @@ fn kernel_request(wait: Wait) -> Arc<Request> {
         wait,
         waits_for: Box::new(|_| ()),
     })
+}
+
+/// The sig of an RSA key; `None` for others, which eCryptfs knows nothing of.
+fn sig_of(key: &PublicKey) -> Option<KeySig> {
+    let (modulus, exponent) = key.rsa()?;
+    Some(KeySig::of_rsa(modulus, exponent))
 }
 
 /// One failure for all that may be wrong with a wrapped FEK.

@@ -62,14 +62,19 @@ fn the_kernel_reads_and_writes_with_the_machines_tpm() {
 #[test]
 fn what_ecryptfsd_wrapped_opens_with_its_key() {
     let guest = Guest::new();
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernel/by-ecryptfsd");
-    for name in ["key.pem", "lower.tar.gz", "plain.txt"] {
-        fs::copy(made.join(name), guest.shared().join(name)).unwrap();
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vault/tests/data/ecryptfs");
+    for name in [
+        "rsa2048.pem",
+        "rsa2048-aes32/lower.tar.gz",
+        "rsa2048-aes32/plain.txt",
+    ] {
+        let file = Path::new(name).file_name().unwrap();
+        fs::copy(made.join(name), guest.shared().join(file)).unwrap();
     }
     guest.ok("
         lower_disk
         person root
-        cp /host/key.pem /root/key.pem
+        cp /host/rsa2048.pem /root/key.pem
         chmod 600 /root/key.pem
         sig=$(echo keypass | add_key root /root/key.pem --pin-fd 0)
         same 'key sig' fd591e1468c3ea8a $sig
