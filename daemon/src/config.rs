@@ -22,6 +22,7 @@
 //! [ecryptfs]
 //! kernel = true                                    # serve the kernel's own eCryptfs; default: false
 //! timeout-s = 3                                    # as the module ecryptfs was loaded; 3 is its default
+//! uids = [1000]                                    # root's daemon only: answer for these users too
 //! ```
 //!
 //! A key of the user's file replaces the same key of the system's. An unknown key or a wrong value is an
@@ -56,6 +57,8 @@ pub struct Config {
     pub token_timeout: Duration,
     /// Whether the kernel's own eCryptfs is served.
     pub kernel_ecryptfs: KernelEcryptfs,
+    /// For whom the kernel's eCryptfs is served besides this user; for root's daemon only.
+    pub kernel_uids: Vec<u32>,
     /// How long the kernel's eCryptfs waits: `ecryptfs_message_wait_timeout` of its module, which is not
     /// to be seen anywhere once it is loaded.
     pub kernel_patience: Duration,
@@ -136,6 +139,7 @@ impl Default for Config {
             final_try: FinalTry::Ask,
             token_timeout: Duration::from_secs(30),
             kernel_ecryptfs: KernelEcryptfs::NotServed,
+            kernel_uids: Vec::new(),
             kernel_patience: PATIENCE,
         }
     }
@@ -180,6 +184,9 @@ impl Config {
             Some(true) => self.kernel_ecryptfs = KernelEcryptfs::Served,
             Some(false) => self.kernel_ecryptfs = KernelEcryptfs::NotServed,
             None => {}
+        }
+        if let Some(uids) = file.ecryptfs.uids {
+            self.kernel_uids = uids;
         }
         if let Some(seconds) = file.ecryptfs.timeout_s {
             self.kernel_patience = Duration::from_secs(seconds.get().into());
@@ -230,6 +237,7 @@ struct PolicySection {
 struct EcryptfsSection {
     kernel: Option<bool>,
     timeout_s: Option<NonZeroU16>,
+    uids: Option<Vec<u32>>,
 }
 
 impl File {

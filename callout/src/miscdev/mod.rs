@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::foreign;
 use crate::poll::{Bell, Poll};
+use crate::sys;
 use crate::wipe::{Kept, wipe};
 use packet::{Place, RESPONSE_MAX};
 
@@ -97,6 +98,20 @@ pub fn open(path: &Path) -> Result<OwnedFd, DeviceError> {
             _ => DeviceError::Io(error),
         }
     })
+}
+
+/// Opens the device for another uid than this process's: for root only.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn open_for(path: &Path, uid: u32) -> Result<OwnedFd, DeviceError> {
+    let open_as_uid = || {
+        sys::open_files_as(uid)?;
+        open(path)
+    };
+    // A thread of its own, since it does not get its identity back.
+    thread::scope(|scope| scope.spawn(open_as_uid).join())
+        .unwrap_or_else(|_| Err(io::Error::other("a thread panicked").into()))
 }
 
 impl KernelResponder {

@@ -9,7 +9,8 @@
 mod auth_tok;
 mod message;
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,7 @@ use claviger_protocol::Failure;
 use claviger_protocol::control::{KeyInfo, KeyRef};
 use claviger_vault::ecryptfs::KeySig;
 use claviger_vault::secret::random_array;
+use nix::unistd::Uid;
 use zeroize::Zeroizing;
 
 use crate::audit::{Event, UsedKey};
@@ -50,7 +52,8 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// The kernel's eCryptfs, as this daemon has to do with it.
 #[derive(Default)]
 pub struct Kernel {
-    responder: Mutex<Option<KernelResponder>>,
+    /// By the uid that each answers for.
+    responders: Mutex<BTreeMap<u32, KernelResponder>>,
     /// What a sig stands for does not change; whether the key may be used is looked up each time.
     keys: Mutex<HashMap<KeySig, EnrolledKey>>,
 }
@@ -58,26 +61,45 @@ pub struct Kernel {
 impl Kernel {
     /// Answers no more.
     pub fn leave(&self) {
-        let responder = lock(&self.responder).take();
-        drop(responder);
+        let responders = std::mem::take(&mut *lock(&self.responders));
+        drop(responders);
     }
 
-    /// Begins to answer, unless it does.
+    /// Begins to answer, for whom it does not yet. An error is about this user; what keeps it from
+    /// answering for others is told in the log.
     fn serve(&self, daemon: &Arc<Daemon>) -> Result<(), DeviceError> {
-        let mut responder = lock(&self.responder);
-        if responder.as_ref().is_some_and(KernelResponder::serves) {
-            return Ok(());
+        let mut responders = lock(&self.responders);
+        // First: one that ended may hold the device still.
+        responders.retain(|_, responder| responder.serves());
+        let own = Uid::effective().as_raw();
+        let mut served = Ok(());
+        for uid in [&[own], daemon.config.kernel_uids.as_slice()].concat() {
+            let Entry::Vacant(place) = responders.entry(uid) else {
+                continue;
+            };
+            match start(daemon, uid) {
+                Ok(responder) => {
+                    tracing::info!(uid, "the kernel's eCryptfs is served");
+                    place.insert(responder);
+                }
+                Err(error) if uid == own => served = Err(error),
+                Err(error) => tracing::warn!(uid, %error, "the kernel's eCryptfs is not served"),
+            }
         }
-        // First: it may hold the device still.
-        *responder = None;
-        let device = miscdev::open(Path::new(miscdev::DEVICE))?;
-        let of_workers = daemon.clone();
-        let answer = move |call| answer(&of_workers, call);
-        let service = Service(Workers::new("kernel", CONTEXTS, CONTEXTS.get(), answer));
-        *responder = Some(KernelResponder::start(device, Arc::new(service))?);
-        tracing::info!("the kernel's eCryptfs is served");
-        Ok(())
+        served
     }
+}
+
+fn start(daemon: &Arc<Daemon>, uid: u32) -> Result<KernelResponder, DeviceError> {
+    let path = Path::new(miscdev::DEVICE);
+    let device = match uid == Uid::effective().as_raw() {
+        true => miscdev::open(path),
+        false => miscdev::open_for(path, uid),
+    };
+    let of_workers = daemon.clone();
+    let answer = move |call| answer(&of_workers, call);
+    let service = Service(Workers::new("kernel", CONTEXTS, CONTEXTS.get(), answer));
+    Ok(KernelResponder::start(device?, Arc::new(service))?)
 }
 
 struct Service(Workers<KernelCall>);

@@ -53,3 +53,25 @@ fn what_keeps_a_daemon_from_the_device_is_told() {
         grep -q 'the module ecryptfs is not loaded' /tmp/said
     ");
 }
+
+/// "Root's daemon can answer for others": a service's files, opened by the machine's key.
+#[test]
+fn roots_daemon_serves_the_users_it_is_told_to() {
+    Guest::new().ok("
+        lower_disk
+        person root
+        person alice
+        person bob
+        echo 'uids = [1000]' >>/root/.config/claviger/config.toml
+        as root claviger key generate --module openssl --type rsa2048 --label k
+        sig=$(add_key root k)
+        mount_for root $sig
+        echo 'first words' >/mnt/root/file
+        chmod 644 /mnt/root/file
+        forget_files
+        fails as bob cat /mnt/root/file
+        same unwraps 0 $(unwraps root)
+        same content 'first words' \"$(as alice cat /mnt/root/file)\"
+        same unwraps 1 $(unwraps root)
+    ");
+}
