@@ -311,12 +311,13 @@ mod tests {
     #[test]
     fn the_kernels_ecryptfs_is_served_only_where_somebody_says_so() {
         let (_dir, etc, home) = dirs(
-            "[ecryptfs]\nkernel = true\ntimeout-s = 20\n",
+            "[ecryptfs]\nkernel = true\ntimeout-s = 20\nuids = [1000]\n",
             "[ecryptfs]\nkernel = false\n",
         );
         let system = Config::load(&etc, None).unwrap();
         assert_eq!(system.kernel_ecryptfs, KernelEcryptfs::Served);
         assert_eq!(system.kernel_patience, Duration::from_secs(20));
+        assert_eq!(system.kernel_uids, [1000]);
         let user = Config::load(&etc, Some(&home)).unwrap();
         assert_eq!(user.kernel_ecryptfs, KernelEcryptfs::NotServed);
         assert_eq!(Config::default().kernel_ecryptfs, KernelEcryptfs::NotServed);

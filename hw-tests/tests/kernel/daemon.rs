@@ -106,6 +106,7 @@ fn a_request_that_needs_a_login_is_refused_at_once() {
         forget_files
         as root claviger lock --all
         fails_at_once cat /mnt/root/file
+        logged root \"PIN of .* needed, run 'claviger ecryptfs add-key'\"
         # A public key is enough to write.
         echo more >/mnt/root/new
         echo 123456 | as root claviger --pin-fd 0 ecryptfs add-key k
