@@ -9,7 +9,7 @@
 mod answer;
 mod auth_tok;
 mod keys;
-mod message;
+pub mod message;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
