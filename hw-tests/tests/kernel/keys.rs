@@ -91,6 +91,25 @@ fn what_ecryptfsd_wrapped_opens_with_its_key() {
     ");
 }
 
+/// "Any of a file's keys opens it." The kernel tries the last one first.
+#[test]
+fn a_key_that_refuses_does_not_keep_another_from_opening() {
+    Guest::new().ok("
+        lower_disk
+        person root
+        for k in k1 k2; do
+            as root claviger key generate --module openssl --type rsa2048 --label $k
+            add_key root $k >/tmp/$k
+        done
+        mount_for root \"$(cat /tmp/k1),ecryptfs_sig=$(cat /tmp/k2)\"
+        echo 'first words' >/mnt/root/file
+        forget_files
+        as root claviger key remove k2
+        same content 'first words' \"$(cat /mnt/root/file)\"
+        same unwraps 2 $(unwraps root)
+    ");
+}
+
 #[test]
 fn a_key_that_ecryptfs_cannot_use_is_refused_with_the_reason() {
     Guest::new().ok("
