@@ -389,6 +389,12 @@ pub enum Ecryptfs {
         #[command(flatten)]
         output: Output,
     },
+    /// Let the kernel's eCryptfs use an RSA key: log in to its token, put its auth tok into the keyring,
+    /// and print the mount(8) command.
+    AddKey {
+        /// A PKCS#11 URI, a PEM file, a TPM key file, or an id from `key list`.
+        key: String,
+    },
 }
 
 /// `claviger seal`.

@@ -14,6 +14,7 @@ use claviger_vault::ids::VolumeId;
 
 use crate::audit::Audit;
 use crate::config::Config;
+use crate::ecryptfs::Kernel;
 use crate::errand::Program;
 use crate::instance::Instance;
 use crate::key_service::KeyService;
@@ -44,6 +45,8 @@ pub struct Daemon {
     pub audit: Audit,
     /// Unlocked volumes.
     pub volumes: Volumes,
+    /// The kernel's eCryptfs, if it is served.
+    pub kernel: Kernel,
     responder: Mutex<Option<Responder>>,
     /// Until it ends.
     instance: Mutex<Option<Instance>>,
@@ -107,6 +110,7 @@ impl Daemon {
             tokens,
             audit,
             volumes: Volumes::default(),
+            kernel: Kernel::default(),
             responder: Mutex::default(),
             instance: Mutex::new(Some(instance)),
         }
@@ -139,6 +143,7 @@ impl Daemon {
         if let Some(responder) = responder {
             responder.quit();
         }
+        self.kernel.leave();
         self.tokens.modules.stop();
         let instance = self
             .instance

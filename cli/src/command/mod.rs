@@ -43,7 +43,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Inspect { file, output } => inspect::run(&file, &output),
         Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
         Command::Cat(cat) => cat::run(&cat, prompter),
-        Command::Ecryptfs(ecryptfs) => ecryptfs::run(ecryptfs),
+        Command::Ecryptfs(ecryptfs) => ecryptfs::run(ecryptfs, &mut prompter),
         Command::Seal(order) => seal::seal(&order, prompter),
         Command::Unseal(order) => seal::unseal(&order, prompter),
     }

@@ -37,8 +37,8 @@ impl KeySig {
         hex
     }
 
-    /// Undoes [`KeySig::to_hex`].
-    pub(super) fn from_hex(hex: &[u8; HEX_LEN]) -> Option<Self> {
+    /// Reads the text: 16 lower-case hexadecimal digits.
+    pub fn from_hex(hex: &[u8; HEX_LEN]) -> Option<Self> {
         let mut sig = [0; 8];
         HEXLOWER.decode_mut(hex, &mut sig).ok()?;
         Some(Self(sig))
@@ -46,7 +46,7 @@ impl KeySig {
 }
 
 /// Digits of a sig as text.
-pub(super) const HEX_LEN: usize = 16;
+pub const HEX_LEN: usize = 16;
 
 const VERSION_4: u8 = 4;
 const RSA_ENCRYPT_ONLY: u8 = 2;
