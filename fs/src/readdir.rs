@@ -121,9 +121,13 @@ impl VolumeFs {
             .stream
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let mut left_out = LeftOut {
+            inode: &listing.inode,
+            count: 0,
+        };
         stream.seek(from)?;
         while let Some(entry) = stream.peek()? {
-            if let Some(name) = self.shown_name(&listing.inode, &dir, entry.name.as_bytes()) {
+            if let Some(name) = Self::shown_name(&dir, entry.name.as_bytes(), &mut left_out) {
                 let ino = self.inodes.number(entry.ino);
                 let shown = Shown {
                     ino,
@@ -143,8 +147,8 @@ impl VolumeFs {
     }
 
     /// The upper name of `lower`; `None` for what is not shown. What should be an entry of ours and
-    /// does not verify is left out with a line in the log: one bad name must not hide the others.
-    fn shown_name(&self, inode: &Inode, dir: &Dir, lower: &[u8]) -> Option<Vec<u8>> {
+    /// does not verify is left out: one bad name must not hide the others.
+    fn shown_name(dir: &Dir, lower: &[u8], left_out: &mut LeftOut<'_>) -> Option<Vec<u8>> {
         if matches!(lower, b"." | b"..") {
             return Some(lower.to_vec());
         }
@@ -152,10 +156,37 @@ impl VolumeFs {
             Ok(name) => Some(name),
             Err(_) if is_temporary(lower) => None,
             Err(error) => {
-                let dir = inode.shown_path();
-                tracing::warn!(dir, lower = %lower.escape_ascii(), %error, "entry left out");
+                left_out.note(lower, &error);
                 None
             }
+        }
+    }
+}
+
+/// Logs what one request leaves out: the first few by name, the others by number. Whoever holds the
+/// lower folder could fill the disk that the log is on otherwise, with every `ls`.
+struct LeftOut<'a> {
+    inode: &'a Inode,
+    count: usize,
+}
+
+impl LeftOut<'_> {
+    const NAMED: usize = 10;
+
+    fn note(&mut self, lower: &[u8], error: &dyn std::fmt::Display) {
+        self.count += 1;
+        if self.count <= Self::NAMED {
+            let dir = self.inode.shown_path();
+            tracing::warn!(dir, lower = %lower.escape_ascii(), %error, "entry left out");
+        }
+    }
+}
+
+impl Drop for LeftOut<'_> {
+    fn drop(&mut self) {
+        if self.count > Self::NAMED {
+            let (dir, more) = (self.inode.shown_path(), self.count - Self::NAMED);
+            tracing::warn!(dir, more, "entries left out");
         }
     }
 }

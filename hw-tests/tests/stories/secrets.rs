@@ -1,9 +1,10 @@
 //! Searches the memory of running processes for what must not be in it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use claviger_hw_tests::{Process, SoftHsm, User, World, story};
+use claviger_hw_tests::{Process, SoftHsm, User, World, story, wait_until};
 use claviger_pki::seed::RecoveryKey;
 use claviger_pki::wrap::{Context, Identity as _, Purpose, Wrapped};
 use claviger_vault::epoch::EpochKey;
@@ -158,6 +159,19 @@ story! {
         for secret in [PLANTED, "Unusual-Passphrase-771", recovery.trim()] {
             assert!(!logs.contains(secret), "a secret is in the logs");
         }
+    }
+}
+
+story! {
+    /// The program that a PIN or passphrase is typed into leaves no core dump and hides its memory.
+    fn nobody_of_the_same_user_reads_the_memory_of_who_asks_for_a_passphrase(world) {
+        let alice = world.user("alice");
+        let mut asks = alice.claviger(["unlock", "--passphrase-file", "-", "Private"]).spawn();
+        let memory = format!("/proc/{}/mem", asks.id());
+        // What cannot be dumped belongs to root, in /proc.
+        wait_until("its memory is closed", || fs::metadata(&memory).unwrap().uid() == 0);
+        asks.kill().unwrap();
+        asks.wait().unwrap();
     }
 }
 

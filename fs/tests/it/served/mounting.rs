@@ -214,6 +214,22 @@ fn a_read_only_mount_refuses_writes_and_leaves_the_lower_folder_alone() {
 }
 
 #[test]
+fn a_folder_full_of_foreign_names_does_not_fill_the_log() {
+    isolated!();
+    let volume = Volume::make();
+    let (mounted, _daemon) = volume.mount_unlocked();
+    fs::write(volume.path("ours"), "").unwrap();
+    for number in 0..500 {
+        fs::write(volume.lower.join(format!("foreign {number}")), "").unwrap();
+    }
+    let shown: Vec<_> = fs::read_dir(&volume.mountpoint).unwrap().collect();
+    assert_eq!(shown.len(), 1);
+    mounted.wait_logged("entries left out");
+    // A listing takes some requests, each with the first few by name.
+    assert!(mounted.logged().matches("left out").count() < 100);
+}
+
+#[test]
 fn with_direct_io_the_kernel_keeps_no_pages_to_map() {
     isolated!();
     let volume = Volume::make();

@@ -149,8 +149,12 @@ impl Volume {
 impl Mounted {
     /// Waits until the server has logged `text`.
     pub(crate) fn wait_logged(&self, text: &str) {
-        let log = || fs::read_to_string(&self.log).unwrap_or_default();
-        wait_until(&format!("logged: {text}"), || log().contains(text));
+        wait_until(&format!("logged: {text}"), || self.logged().contains(text));
+    }
+
+    /// What the server has logged.
+    pub(crate) fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Waits for the process to end.
