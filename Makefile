@@ -8,6 +8,12 @@ all:
 	scripts/packages build
 	cargo build --release --workspace --bins
 
+# Tests become other users and make namespaces: whoever is not root runs them through sudo.
+ifneq ($(shell id -u),0)
+TARGET := $(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU
+test: export CARGO_TARGET_$(TARGET)_RUNNER = sudo -nE env PATH=$(PATH)
+endif
+
 test: test-programs
 	if cargo nextest --version >/dev/null 2>&1; \
 	then cargo nextest run --workspace; \

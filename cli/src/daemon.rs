@@ -12,8 +12,8 @@ use claviger_protocol::control::{
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 
-use crate::Failed;
 use crate::prompter::{Prompter, prompt_place};
+use crate::{Failed, print};
 
 /// Whether a daemon that does not run is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ fn converse(
         .map_err(broken)?;
     loop {
         match conversation.receive().map_err(broken)? {
-            FromDaemon::Notice(text) => eprintln!("{text}"),
+            FromDaemon::Notice(text) => eprintln!("{}", print::plain(&text)),
             FromDaemon::Prompt(prompt) => {
                 // It may give up waiting, and then says so: that is what is read next.
                 if prompter.answers_before(&prompt, conversation.stream()) {

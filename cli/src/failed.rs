@@ -8,6 +8,8 @@ use claviger_protocol::Failure;
 use claviger_protocol::failure::ExitCode;
 use nix::errno::Errno;
 
+use crate::print;
+
 /// A command failed: what happened, what to do about it, and the exit code.
 #[derive(Debug)]
 pub struct Failed {
@@ -56,7 +58,7 @@ impl Failed {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "claviger: {}", self.what)?;
+        write!(f, "claviger: {}", print::plain(&self.what))?;
         match &self.advice {
             Some(advice) => write!(f, "\n  {advice}"),
             None => Ok(()),

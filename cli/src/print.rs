@@ -60,6 +60,32 @@ pub fn json(reply: &impl Serialize) -> Result<(), Failed> {
     Ok(())
 }
 
+/// `text` with escapes for what could steer a terminal or turn its writing around: names and labels
+/// in it are chosen by others. Lines stay lines.
+pub fn plain(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(plain_line).collect();
+    lines.join("\n")
+}
+
+/// The same for what is to stay on its line.
+pub fn plain_line(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Marks, embeddings, overrides and isolates of right-to-left text.
+            '\u{61c}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => {
+                plain.extend(c.escape_unicode());
+            }
+            c if c.is_control() => plain.extend(c.escape_default()),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
 /// A line a recipient.
 pub fn recipients(recipients: &[RecipientInfo]) {
     for recipient in recipients {
@@ -68,7 +94,7 @@ pub fn recipients(recipients: &[RecipientInfo]) {
             recipient.kind,
             recipient.key_type,
             short(&recipient.key_id),
-            recipient.label
+            plain_line(&recipient.label)
         );
     }
 }
@@ -76,4 +102,19 @@ pub fn recipients(recipients: &[RecipientInfo]) {
 /// Enough of a key id to tell keys apart, and to name one on the command line.
 pub fn short(key_id: &str) -> &str {
     key_id.get(..16).unwrap_or(key_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_of_others_steer_no_terminal() {
+        let text = "wrong:\n \u{1b}]0;title\u{7}\r\u{9b}31m\u{202e}gpj.exe größe 鍵";
+        assert_eq!(
+            plain(text),
+            "wrong:\n \\u{1b}]0;title\\u{7}\\r\\u{9b}31m\\u{202e}gpj.exe größe 鍵"
+        );
+        assert_eq!(plain_line("a\nall is well"), "a\\nall is well");
+    }
 }

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ttyname;
 use zeroize::Zeroizing;
 
-use crate::{Failed, sys};
+use crate::{Failed, print, sys};
 
 /// Where answers come from.
 pub enum Prompter {
@@ -64,15 +64,16 @@ impl Prompter {
 
     /// Asks; `None` if nobody answers, or the answer is no.
     pub fn ask(&mut self, prompt: &Prompt) -> Option<Secret> {
+        let text = print::plain(&prompt.text);
         match (self, prompt.kind) {
             (Self::Lines(_), PromptKind::Confirm) => Some(Secret::new(Vec::new())),
             (Self::Lines(lines), PromptKind::Pin | PromptKind::Passphrase) => read_line(lines),
-            (Self::Terminal, PromptKind::Confirm) => confirm(&prompt.text),
+            (Self::Terminal, PromptKind::Confirm) => confirm(&text),
             (Self::Terminal, PromptKind::Pin | PromptKind::Passphrase) => {
-                match rpassword::prompt_password(format!("{}: ", prompt.text)) {
+                match rpassword::prompt_password(format!("{text}: ")) {
                     Ok(answer) => Some(Secret::new(answer.into_bytes())),
                     Err(error) => {
-                        eprintln!("claviger: no terminal to ask on ({error}): {}", prompt.text);
+                        eprintln!("claviger: no terminal to ask on ({error}): {text}");
                         eprintln!("  Run 'claviger unlock' on one, or give the answer by --pin-fd");
                         None
                     }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use claviger_callout::{Call, PeerInfo, Service};
-use claviger_protocol::keys::{KeyReply, KeyRequest};
+use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::{Failure, Secret, encode};
 use claviger_vault::ids::VolumeId;
 use claviger_vault::secret::NamesKey;
@@ -83,6 +83,11 @@ impl Service for KeyService {
 }
 
 fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
+    let service = &call.peer.service;
+    if service != SERVICE {
+        let text = format!("a mount that asks for {service}; this clavigerd answers {SERVICE}");
+        return reply(call, Err(Failure::Unsupported(text)));
+    }
     let Ok(request) = postcard::from_bytes::<KeyRequest>(&call.body) else {
         reply(
             call,

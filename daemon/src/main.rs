@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use claviger_pki::auth_tok::AuthToks;
 use claviger_protocol::failure::ExitCode as Code;
+use claviger_protocol::inherited::close_inherited;
 use claviger_protocol::paths;
 use clavigerd::audit::Audit;
 use clavigerd::background::{self, BackgroundError};
@@ -59,6 +60,7 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     if args.own_session {
         nix::unistd::setsid().context("cannot start a session")?;
     }
+    close_inherited().context("cannot close what it was started with")?;
     // Before any thread: a thread that runs already keeps its keyring and its signal mask.
     harden().context("cannot protect this process")?;
     let signals = EndSignals::block()?;

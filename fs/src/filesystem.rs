@@ -1,5 +1,6 @@
 //! One mounted volume: what its operations share, and what locking it needs.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -172,6 +173,17 @@ impl VolumeFs {
         for wake in waiting {
             wake(Err(failure.clone().into()));
         }
+    }
+
+    /// Numbers of the inodes that `uid` has open.
+    pub fn opened_by(&self, uid: u32) -> BTreeSet<u64> {
+        let mut inodes = BTreeSet::new();
+        self.files.for_each(|handle| {
+            if handle.uid == uid {
+                inodes.insert(handle.inode().ino);
+            }
+        });
+        inodes
     }
 
     /// Takes from `uid` every file that was opened for him: his handles are dead from now on.

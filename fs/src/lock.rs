@@ -11,6 +11,7 @@
 //! Steps 2 and 3 wait for the lower filesystem, so they run in a thread of their own, and get
 //! [`LIMIT`]; then the wipe comes all the same, and what was still on its way is lost, and reported.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -53,9 +54,24 @@ impl Lockable {
     }
 
     /// Lets go of what `uid` has been granted, while others keep the volume unlocked.
+    ///
+    /// The kernel forgets the pages of what he has open, or his descriptors and mappings would go on
+    /// reading them: before, so that what he wrote through a mapping goes out by his own handle, and
+    /// after, for what was read in between. Never to be called from a thread that serves requests.
     pub fn drop_grants(&self, uid: u32) {
         self.keys.pool().discard(uid);
+        let opened = self.volume.opened_by(uid);
+        self.forget_pages_within(opened.clone(), LIMIT);
         self.volume.drop_grants(uid);
+        self.forget_pages_within(opened, AFTERWARDS);
+    }
+
+    fn forget_pages_within(&self, inodes: BTreeSet<u64>, limit: Duration) {
+        let mount = self.clone();
+        let forgetting = in_thread(move || mount.forget_pages(inodes));
+        if forgetting.recv_timeout(limit).is_err() {
+            tracing::warn!("the kernel is slow to forget pages");
+        }
     }
 
     /// Checks names keys before anyone uses them: they must open the root directory, and not
@@ -135,7 +151,11 @@ impl Lockable {
     }
 
     fn forget_open_pages(&self) {
-        for ino in self.volume.open_inodes() {
+        self.forget_pages(self.volume.open_inodes());
+    }
+
+    fn forget_pages(&self, inodes: impl IntoIterator<Item = u64>) {
+        for ino in inodes {
             // ENOENT is not reported, and any other error says that the mount is gone.
             if let Err(error) = self.kernel.forget_pages(ino) {
                 tracing::debug!(ino, %error, "no pages to forget");

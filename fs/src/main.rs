@@ -10,6 +10,7 @@ use claviger_fs::background::{self, Report};
 use claviger_fs::mount;
 use claviger_protocol::Failure;
 use claviger_protocol::failure;
+use claviger_protocol::inherited::close_inherited;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -70,6 +71,9 @@ fn serve_here(args: &Args) -> Result<(), Failure> {
 /// Serves; whoever waits hears of a bad beginning by the report, and the log of a bad end.
 fn serve_detached(dialect: Dialect, args: &Args) -> Report {
     log_to_stderr();
+    if let Err(error) = close_inherited() {
+        tracing::warn!(%error, "files of whoever started this stay open");
+    }
     let tell = |report: &Report| {
         if let Err(error) = background::report(report) {
             tracing::debug!(%error, "nobody waits for the report");

@@ -4,19 +4,25 @@
 //! so a mount holds an open-file-description lock on `.claviger/lock` in the lower root, and so do
 //! the tools that write there. The kernel drops it with its last descriptor, also after a crash.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::fchown;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Uid;
 
 /// The lock file, from the lower root.
 pub const LOCK_FILE: &str = ".claviger/lock";
+
+/// The folder that it is in, and its name there.
+const FOLDER: &str = ".claviger";
+const NAME: &str = "lock";
 
 /// Time between two attempts to take a volume that somebody has.
 const PACE: Duration = Duration::from_millis(20);
@@ -73,14 +79,7 @@ impl Taken {
     /// # Errors
     /// [`TakeError::InUse`] if another mount or tool has it.
     pub fn take(lower_root: &Path, purpose: Use) -> Result<Self, TakeError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(purpose == Use::Write)
-            .create(purpose == Use::Write)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(lower_root.join(LOCK_FILE));
-        let file = match (file, purpose) {
+        let file = match (open_lock_file(lower_root, purpose), purpose) {
             (Ok(file), _) => file,
             // A reader makes no lock file; without one, nobody has ever written there.
             (Err(error), Use::Read) if error.kind() == io::ErrorKind::NotFound => {
@@ -88,9 +87,6 @@ impl Taken {
             }
             (Err(error), _) => return Err(TakeError::Io(error)),
         };
-        if purpose == Use::Write {
-            give_to_owner(&file, lower_root).map_err(TakeError::Io)?;
-        }
         let lock = libc::flock {
             l_type: match purpose {
                 Use::Read => libc::F_RDLCK,
@@ -109,15 +105,48 @@ impl Taken {
     }
 }
 
+/// Opens the lock file, and for a writer makes it.
+///
+/// Root does this in a folder whose owner may swap what is there meanwhile: nothing leads out of the
+/// folder that was opened, nothing waits, and root gives away only what it has just made.
+fn open_lock_file(lower_root: &Path, purpose: Use) -> io::Result<File> {
+    let folder_flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let folder = open(&lower_root.join(FOLDER), folder_flags, Mode::empty())?;
+    let safe = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let access = match purpose {
+        Use::Read => OFlag::O_RDONLY,
+        Use::Write => OFlag::O_RDWR,
+    };
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    if purpose == Use::Write {
+        match openat(
+            &folder,
+            NAME,
+            access | safe | OFlag::O_CREAT | OFlag::O_EXCL,
+            mode,
+        ) {
+            Ok(made) => {
+                give_to_owner(&made, &folder)?;
+                return Ok(made.into());
+            }
+            Err(Errno::EEXIST) => (),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let file = File::from(openat(&folder, NAME, access | safe, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    Ok(file)
+}
+
 /// Gives a lock file that root made to whom the volume belongs: he is to mount it himself, too.
-fn give_to_owner(file: &File, lower_root: &Path) -> io::Result<()> {
-    let folder = lower_root.join(LOCK_FILE);
-    let folder = fs::metadata(folder.parent().unwrap_or(lower_root))?;
-    let made_by = file.metadata()?.uid();
-    if !Uid::effective().is_root() || made_by == folder.uid() {
+fn give_to_owner(made: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
+    let owner = fstat(folder)?;
+    if !Uid::effective().is_root() || owner.st_uid == 0 {
         return Ok(());
     }
-    fchown(file, Some(folder.uid()), Some(folder.gid()))
+    fchown(made, Some(owner.st_uid), Some(owner.st_gid))
 }
 
 #[cfg(test)]
@@ -170,5 +199,28 @@ mod tests {
             Err(TakeError::Io(_))
         ));
         assert!(!target.exists());
+    }
+
+    #[test]
+    fn a_link_in_place_of_its_folder_is_not_followed() {
+        let lower = lower();
+        let elsewhere = lower.path().join("elsewhere");
+        std::fs::rename(lower.path().join(FOLDER), &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, lower.path().join(FOLDER)).unwrap();
+        assert!(matches!(
+            Taken::take(lower.path(), Use::Write),
+            Err(TakeError::Io(_))
+        ));
+        assert!(!elsewhere.join(NAME).exists());
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_the_lock_file_is_refused_and_holds_up_nobody() {
+        let lower = lower();
+        nix::unistd::mkfifo(&lower.path().join(LOCK_FILE), Mode::S_IRWXU).unwrap();
+        for purpose in [Use::Read, Use::Write] {
+            let taken = Taken::take(lower.path(), purpose);
+            assert!(matches!(taken, Err(TakeError::Io(_))), "{purpose:?}");
+        }
     }
 }

@@ -79,7 +79,7 @@ fn show_volume(facts: &VolumeFacts) {
             "  {:<10}  {}  {}",
             recipient.kind,
             print::short(&recipient.key_id),
-            recipient.label
+            print::plain_line(&recipient.label)
         );
     }
 }

@@ -22,11 +22,12 @@ pub(super) fn run(token: Token, prompter: &mut Prompter) -> Result<ExitCode, Fai
         println!("No token is present. 'claviger doctor' says what was looked for.");
     }
     for token in &tokens {
-        println!("{}", token.uri);
-        println!(
-            "  {} ({}, serial {}), PIN: {}",
+        println!("{}", print::plain_line(&token.uri));
+        let said = format!(
+            "{} ({}, serial {}), PIN: {}",
             token.label, token.model, token.serial, token.pin_state
         );
+        println!("  {}", print::plain_line(&said));
     }
     Ok(ExitCode::Ok)
 }

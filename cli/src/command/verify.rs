@@ -70,11 +70,9 @@ fn show(dir: &Path, report: &Report) {
             .block
             .map(|block| format!(" block {block}"))
             .unwrap_or_default();
-        println!(
-            "{}{block}: {}",
-            dir.join(&damage.lower).display(),
-            damage.what
-        );
+        let lower = dir.join(&damage.lower);
+        let said = format!("{}{block}: {}", lower.display(), damage.what);
+        println!("{}", print::plain_line(&said));
     }
     println!(
         "{} directories, {} files, {} blocks verified; {} damaged",

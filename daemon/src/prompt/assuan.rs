@@ -238,6 +238,8 @@ fn escape(text: &str) -> String {
             '%' => escaped.push_str("%25"),
             '\r' => escaped.push_str("%0D"),
             '\n' => escaped.push_str("%0A"),
+            // Of a token's label, say: the curses pinentry draws on a terminal.
+            c if c.is_control() => escaped.push('?'),
             c => escaped.push(c),
         }
     }
@@ -278,6 +280,11 @@ mod tests {
             );
             assert!(!escaped.contains('\n'));
         }
+    }
+
+    #[test]
+    fn a_text_brings_no_control_characters() {
+        assert_eq!(escape("a\u{1b}[2J\u{9b}b\n"), "a?[2J?b%0A");
     }
 
     #[test]

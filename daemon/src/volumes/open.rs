@@ -19,6 +19,7 @@ use crate::failure;
 use crate::opener::{Candidate, OpenError};
 use crate::prompt::Question;
 use crate::tokens::Request;
+use crate::wait::Wait;
 
 use super::recipient::{kdf, public_key};
 
@@ -67,7 +68,9 @@ pub(super) fn open<'a>(
             })
         }
         UnlockWith::RecoveryKey(text) => by_recovery_key(claims, text),
-        UnlockWith::Passphrase(passphrase) => by_passphrase(claims, passphrase.expose()),
+        UnlockWith::Passphrase(passphrase) => {
+            by_passphrase(claims, passphrase.expose(), &request.wait)
+        }
     }
 }
 
@@ -95,7 +98,7 @@ fn by_any<'a>(
         .map(|enrolled| enrolled.recipient.kind());
     if recipients.any(|kind| matches!(kind, RecipientKind::Passphrase(_))) {
         match ask_passphrase(daemon, request) {
-            Ok(passphrase) => return by_passphrase(claims, &passphrase),
+            Ok(passphrase) => return by_passphrase(claims, &passphrase, &request.wait),
             // What keeps a token from opening it tells more.
             Err(Failure::NobodyToAsk { .. }) if !matches!(worst, Failure::NotARecipient(_)) => {}
             Err(failure) => return Err(failure),
@@ -169,11 +172,18 @@ fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>
     })
 }
 
-fn by_passphrase<'a>(claims: &'a Manifest, passphrase: &[u8]) -> Result<Opened<'a>, Failure> {
+/// Each try takes seconds if the manifest says so, and an enemy's may list thousands: whoever asked
+/// can call it off between two.
+fn by_passphrase<'a>(
+    claims: &'a Manifest,
+    passphrase: &[u8],
+    wait: &Wait,
+) -> Result<Opened<'a>, Failure> {
     for by in claims.recipients() {
         let RecipientKind::Passphrase(parameters) = by.recipient.kind() else {
             continue;
         };
+        wait.check("the passphrase")?;
         let key = kdf(parameters)?.derive(passphrase);
         if key.public_key().spki() == by.recipient.spki() {
             return Ok(Opened {
@@ -247,4 +257,39 @@ fn epoch_key(payload: &[u8]) -> Result<EpochKey, Failure> {
     }
     bytes.copy_from_slice(payload);
     EpochKey::new(&mut bytes).map_err(|error| Failure::Internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use core::convert::Infallible;
+    use core::time::Duration;
+
+    use claviger_pki::key::Kem;
+    use claviger_vault::ids::Scope;
+    use claviger_vault::manifest::{Argon2id, Recipient, Wrap};
+
+    use super::*;
+
+    #[test]
+    fn a_manifest_of_many_passphrases_is_given_up_when_the_time_is_over() {
+        let costly = |number| {
+            let argon2id = Argon2id {
+                salt: [number; 16],
+                memory_kib: 2 << 20,
+                passes: 2,
+                lanes: 1,
+            };
+            Recipient::new(RecipientKind::Passphrase(argon2id), "", vec![number])
+        };
+        let wrap = |_: &Recipient, _: claviger_vault::manifest::ToWrap<'_>| {
+            Ok::<_, Infallible>(Wrap {
+                algorithm: Kem::DhkemP256.number(),
+                body: Vec::new(),
+            })
+        };
+        let recipients = (0..200).map(costly).collect();
+        let (claims, _) = Manifest::create(Scope::Volume, recipients, wrap).unwrap();
+        let given_up = by_passphrase(&claims, b"passphrase", &Wait::at_most(Duration::ZERO));
+        assert!(matches!(given_up, Err(Failure::TimedOut { .. })));
+    }
 }

@@ -1,11 +1,13 @@
 //! Beginning, ending, and who may talk to the daemon.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 
 use claviger_protocol::control::{Command, Conversation, Reply, ToDaemon, VERSION};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::harness::{stderr_of, user_test, wait_until};
@@ -30,6 +32,20 @@ user_test! {
         let (status, said) = stderr_of(second);
         assert_eq!(status.code(), Some(75));
         assert!(said.contains("another clavigerd of this user is running"), "{said}");
+    }
+}
+
+user_test! {
+    fn what_its_starter_had_open_it_and_its_modules_have_not(user) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        // A copy that programs started from here inherit.
+        let inherited = nix::unistd::dup(&writer).unwrap();
+        drop(writer);
+        let _daemon = user.start();
+        drop(inherited);
+        let mut polled = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).unwrap();
+        assert_eq!(polled[0].revents(), Some(PollFlags::POLLHUP), "somebody holds the other end");
     }
 }
 

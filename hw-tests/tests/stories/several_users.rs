@@ -123,9 +123,13 @@ story! {
         team.wait_readable(&team.bob, "plan");
         let mut bobs = team.bob.shell();
         bobs.ok("exec 3</run/team/files/plan");
+        // The kernel has its page.
+        let mut alices = team.alice.shell();
+        alices.ok("exec 3</run/team/files/plan; head -c1 <&3");
 
         team.alice.claviger(["lock".as_ref(), team.mountpoint.as_os_str()]).ok();
         says(&team.alice.sh(cat).fails(1), &[LOCKED]);
+        says(&alices.ok("cat <&3 2>&1 || true"), &[LOCKED]);
         assert_eq!(bobs.ok("cat <&3"), "text\n");
         assert_eq!(team.bob.sh(cat).ok(), "text\n");
 

@@ -122,7 +122,8 @@ pub enum BadKdf {
 impl FromStr for PassphraseKdf {
     type Err = BadKdf;
 
-    /// Reads what `Display` writes; memory from 19 MiB to 2 GiB, 1 to 16 passes, 1 to 16 lanes.
+    /// Reads what `Display` writes; memory from 19 MiB to 2 GiB, 1 to 16 passes, 1 to 16 lanes, and no
+    /// more work than two passes over 2 GiB: it cannot be called off midway.
     fn from_str(text: &str) -> Result<Self, BadKdf> {
         let parse = || {
             let (costs, salt) = text.strip_prefix(PHC_PREFIX)?.split_once('$')?;
@@ -139,7 +140,8 @@ impl FromStr for PassphraseKdf {
         // The lower memory limit is what OWASP asks for at least (with two passes).
         let in_range = (19 << 10..=2 << 20).contains(&kdf.memory_kib)
             && (1..=16).contains(&kdf.passes)
-            && (1..=16).contains(&kdf.lanes);
+            && (1..=16).contains(&kdf.lanes)
+            && kdf.memory_kib * kdf.passes <= 4 << 20;
         if !in_range {
             return Err(BadKdf::OutOfRange(text.into()));
         }
@@ -292,6 +294,7 @@ mod tests {
             "m=4194304,t=1,p=1",
             "m=65536,t=0,p=1",
             "m=65536,t=3,p=99",
+            "m=2097152,t=3,p=4",
         ] {
             let text = format!("{PHC_PREFIX}{costs}${salt}");
             let refused = text.parse::<PassphraseKdf>();

@@ -340,6 +340,21 @@ fn a_manifest_without_its_last_line_is_cut_short() {
 }
 
 #[test]
+fn what_is_wrong_is_told_without_what_would_steer_a_terminal() {
+    let (manifest, key) = volume(vec![token(1)]);
+    let text = text_of(&manifest, &key);
+    for (from, to) in [
+        ("format = 0", "format = 0\n\"\\u001b]0;x\\u0007\" = 1"),
+        ("kind = \"token\"", "kind = \"\\u001b[2J\""),
+    ] {
+        assert!(text.contains(from));
+        let error = Unverified::parse(text.replacen(from, to, 1).as_bytes()).unwrap_err();
+        let said = error.to_string();
+        assert!(!said.contains(char::is_control), "{said:?}");
+    }
+}
+
+#[test]
 fn a_label_keeps_nothing_that_confuses_a_terminal() {
     let label = format!("YubiKey\u{1b}[31m\n{}", "ü".repeat(200));
     let recipient = Recipient::new(RecipientKind::Token, &label, vec![1]);

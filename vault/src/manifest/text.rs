@@ -3,6 +3,8 @@
 //! The MAC covers bytes, not values, so that there is no second reading of the same file to argue
 //! about: a manifest that was re-indented by hand is refused too.
 
+use std::collections::HashSet;
+
 use aws_lc_rs::hmac;
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -147,10 +149,12 @@ fn line_of(text: &[u8], offset: usize) -> usize {
         .count()
 }
 
-/// toml has no kinds of error, only words; the tests hold it to these.
+/// toml has no kinds of error, only words; the tests hold it to these. Words that it quotes are an
+/// enemy's, who must not steer the terminal that shows them.
 fn malformed(text: &str, error: &toml::de::Error) -> ManifestError {
     let line = line_of(text.as_bytes(), error.span().map_or(0, |span| span.start));
-    let unknown = error.message().strip_prefix("unknown field ");
+    let message = error.message().replace(char::is_control, "?");
+    let unknown = message.strip_prefix("unknown field ");
     match unknown.and_then(|rest| rest.split(',').next()) {
         Some(key) => ManifestError::UnknownKey {
             line,
@@ -158,7 +162,7 @@ fn malformed(text: &str, error: &toml::de::Error) -> ManifestError {
         },
         None => ManifestError::Malformed {
             line,
-            what: error.message().into(),
+            what: message,
         },
     }
 }
@@ -197,17 +201,16 @@ impl Document {
                 "the key of an older epoch is missing",
             ));
         }
-        let mut recipients: Vec<Enrolled> = Vec::with_capacity(self.recipient.len());
+        let mut recipients = Vec::with_capacity(self.recipient.len());
+        // A key id is a hash: comparing all with all would cost whoever parses an enemy's text dearly.
+        let mut key_ids = HashSet::with_capacity(self.recipient.len());
         for table in self.recipient {
             let (key_id_at, claimed) = (table.key_id.span().start, KeyId(table.key_id.get_ref().0));
             let enrolled = table.into_enrolled(&wrong)?;
             if enrolled.recipient.key_id() != claimed {
                 return Err(wrong(key_id_at, "key id is not that of the public key"));
             }
-            if recipients
-                .iter()
-                .any(|other| other.recipient.key_id() == claimed)
-            {
+            if !key_ids.insert(claimed) {
                 return Err(wrong(key_id_at, "recipient is listed twice"));
             }
             recipients.push(enrolled);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
 use claviger_callout::{Observer, Outcome, Requester, RequesterConfig, Ticket};
-use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest};
+use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::VolumeId;
 use zeroize::Zeroizing;
@@ -44,8 +44,13 @@ impl Observer for Events {
 
 impl Mount {
     pub fn start(user: &User, volume: VolumeId) -> Self {
+        Self::of_service(SERVICE, user, volume)
+    }
+
+    /// One that asks for another service than ours, perhaps.
+    pub fn of_service(service: &str, user: &User, volume: VolumeId) -> Self {
         let events = Arc::new(Events::default());
-        let mut config = RequesterConfig::new(user.home.join("run/claviger/mounts"), "test/1");
+        let mut config = RequesterConfig::new(user.home.join("run/claviger/mounts"), service);
         config.about = BTreeMap::from([
             ("volume".into(), volume.to_string()),
             ("mountpoint".into(), "/mnt".into()),
