@@ -67,7 +67,7 @@ pub(super) fn run(init: Init, prompter: &mut Prompter) -> Result<ExitCode, Faile
         recipients,
     } = reply
     else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     println!("Volume {volume} in {}", dir.display());
     println!("It opens with any one of:");
@@ -93,7 +93,7 @@ enum Choice {
 fn choose(prompter: &mut Prompter) -> Result<Choice, Failed> {
     let reply = daemon::run(Command::KeyList, prompter)?;
     let Reply::Keys(keys) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     let mut chosen = Vec::new();
     for key in &keys {
@@ -110,7 +110,7 @@ fn choose(prompter: &mut Prompter) -> Result<Choice, Failed> {
     }
     let reply = daemon::run(Command::TokenList, prompter)?;
     let Reply::Tokens(tokens) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     for token in &tokens {
         let text = format!(

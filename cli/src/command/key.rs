@@ -60,7 +60,7 @@ fn generate(order: Generate, prompter: &mut Prompter) -> Result<ExitCode, Failed
 fn one(command: Command, done: &str, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let reply = daemon::run(command, prompter)?;
     let Reply::Key(key) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     println!("{done}:");
     show(&key);
@@ -70,7 +70,7 @@ fn one(command: Command, done: &str, prompter: &mut Prompter) -> Result<ExitCode
 fn list(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let reply = daemon::run(Command::KeyList, prompter)?;
     let Reply::Keys(keys) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     if output.json {
         print::json(&keys)?;

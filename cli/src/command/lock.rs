@@ -17,7 +17,7 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
     };
     let reply = daemon::run(Command::Lock(target), prompter)?;
     let Reply::Locked { volumes, lost } = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     match (volumes.as_slice(), place) {
         ([], _) => println!("Nothing was unlocked"),
@@ -72,7 +72,7 @@ pub(super) fn open(dir: &Path, with: UnlockWith, prompter: &mut Prompter) -> Res
         changes,
     } = reply
     else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     let found = match by {
         Some(by) => {

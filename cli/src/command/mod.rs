@@ -14,7 +14,6 @@ mod status;
 mod token;
 mod verify;
 
-use claviger_protocol::control;
 use claviger_protocol::failure::ExitCode;
 
 use crate::Failed;
@@ -59,8 +58,7 @@ fn stop(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
 }
 
 /// The daemon answered another command's reply: the two programs are not of one build.
-fn unexpected(reply: &control::Reply) -> Failed {
-    let _ = reply;
+fn unexpected() -> Failed {
     Failed::new(
         ExitCode::Internal,
         "clavigerd answered something else than was asked",
