@@ -23,7 +23,7 @@ fn add_key(key: &str, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let key = key_ref::parse(key)?;
     let reply = daemon::run(Command::EcryptfsAddKey { key }, prompter)?;
     let Reply::EcryptfsKey { key, sig } = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     eprintln!(
         "The kernel's eCryptfs can use '{}' ({}) as {sig}:",
