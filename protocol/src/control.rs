@@ -140,12 +140,6 @@ pub enum Command {
         /// Which.
         key: KeyRef,
     },
-    /// Puts the auth tok of an RSA key where the kernel's eCryptfs looks for it, and logs in to its token:
-    /// [`Reply::EcryptfsKey`]. Enrols the key if need be.
-    EcryptfsAddKey {
-        /// Which.
-        key: KeyRef,
-    },
     /// [`Reply::Recipients`].
     RecipientList {
         /// The lower folder.
@@ -170,6 +164,12 @@ pub enum Command {
     Attach,
     /// Locks everything and ends the daemon: [`Reply::Done`].
     Stop,
+    /// Puts the auth tok of an RSA key where the kernel's eCryptfs looks for it, and logs in to its token:
+    /// [`Reply::EcryptfsKey`]. Enrols the key if need be.
+    EcryptfsAddKey {
+        /// Which.
+        key: KeyRef,
+    },
 }
 
 /// A recipient to add.
@@ -278,13 +278,6 @@ pub enum Reply {
     Tokens(Vec<TokenInfo>),
     /// One key.
     Key(KeyInfo),
-    /// A key that the kernel's eCryptfs can use now.
-    EcryptfsKey {
-        /// Which.
-        key: KeyInfo,
-        /// Its key sig, 16 hexadecimal digits: what the mount option `ecryptfs_sig` names.
-        sig: String,
-    },
     /// All enrolled keys.
     Keys(Vec<KeyInfo>),
     /// Recipients of a volume, and the new recovery key if one was asked for.
@@ -295,6 +288,13 @@ pub enum Reply {
         recipients: Vec<RecipientInfo>,
         /// The recovery key's text, to be shown once.
         recovery: Option<Secret>,
+    },
+    /// A key that the kernel's eCryptfs can use now.
+    EcryptfsKey {
+        /// Which.
+        key: KeyInfo,
+        /// Its key sig, 16 hexadecimal digits: what the mount option `ecryptfs_sig` names.
+        sig: String,
     },
 }
 

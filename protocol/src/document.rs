@@ -146,6 +146,9 @@ fn commands() -> Vec<Command> {
         },
         Command::Attach,
         Command::Stop,
+        Command::EcryptfsAddKey {
+            key: KeyRef::Id("card".into()),
+        },
     ]
 }
 
@@ -232,6 +235,10 @@ fn control_replies() -> Vec<Reply> {
             epoch: Epoch(2),
             recipients: vec![recipient()],
             recovery: None,
+        },
+        Reply::EcryptfsKey {
+            key: key(),
+            sig: "fd591e1468c3ea8a".into(),
         },
     ]
 }
