@@ -1,12 +1,19 @@
 # make test   all tests          make demo   the main job, in the open
 # make bench  the speed table    make lint   formatting, clippy, dependency rules
 # make docs   man pages, shell completions
+# make test-kernel   the kernel's own eCryptfs, in an emulated machine
 
-.PHONY: all test test-programs demo bench lint docs
+.PHONY: all test test-programs test-kernel demo bench lint docs
 
 all:
 	scripts/packages build
 	cargo build --release --workspace --bins
+
+# Tests become other users and make namespaces: whoever is not root runs them through sudo.
+ifneq ($(shell id -u),0)
+TARGET := $(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU
+test: export CARGO_TARGET_$(TARGET)_RUNNER = sudo -nE env PATH=$(PATH)
+endif
 
 test: test-programs
 	if cargo nextest --version >/dev/null 2>&1; \
@@ -17,6 +24,15 @@ test: test-programs
 test-programs:
 	scripts/packages test
 	cargo build --workspace --bins --examples
+
+# Boots Debian's stock kernel in QEMU.
+test-kernel:
+	scripts/packages kernel
+	cargo build --workspace --bins
+	hw-tests/kernel/build debug
+	if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run -p claviger-hw-tests --test kernel; \
+	else cargo test -p claviger-hw-tests --test kernel; fi
 
 demo:
 	scripts/packages test
@@ -31,6 +47,11 @@ bench:
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
+	if cargo deny --version >/dev/null 2>&1; \
+	then cargo deny check bans licenses sources; \
+	else echo "cargo install --locked cargo-deny: the rules of deny.toml were not checked"; fi
+	cargo clippy -p claviger-hw-tests --test kernel -- -D warnings
 
 docs:
 	cargo run --quiet -p claviger-cli --bin claviger-gen -- target/docs

@@ -46,6 +46,7 @@ pub mod fuzzing;
 mod handshake;
 mod instance;
 mod link;
+pub mod miscdev;
 mod noise;
 mod peer;
 mod poll;

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use claviger_vault::ecryptfs::Salt;
+
+use crate::help;
 
 /// Encrypted folders that only your smartcard, YubiKey or TPM opens.
 #[derive(Debug, Parser)]
@@ -10,7 +13,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
     name = "claviger",
     version,
     propagate_version = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = help::FIRST_SESSION,
+    after_long_help = help::long()
 )]
 pub struct Cli {
     /// Read PINs and passphrases, one a line, from this file descriptor instead of asking.
@@ -78,14 +83,11 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Print one file of a volume, without mounting it.
-    Cat {
-        /// The volume's folder.
-        #[arg(value_hint = ValueHint::DirPath)]
-        dir: PathBuf,
-        /// Path of the file from the volume's root.
-        path: PathBuf,
-    },
+    /// Print one file of a volume or an eCryptfs folder, without mounting it.
+    Cat(Cat),
+    /// Folders of the kernel's eCryptfs.
+    #[command(subcommand)]
+    Ecryptfs(Ecryptfs),
     /// Encrypt one file or a pipe to keys of yours, without a volume.
     Seal(Seal),
     /// Decrypt what `seal` made.
@@ -293,6 +295,104 @@ pub enum Recipient {
         #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
         place: PathBuf,
         /// A key reference, or a label or key id from `recipient list`.
+        key: String,
+    },
+}
+
+/// `claviger cat`.
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// What the folder holds.
+    #[arg(long, value_enum, default_value_t = Format::Native)]
+    pub format: Format,
+    /// What opens an eCryptfs folder.
+    #[command(flatten)]
+    pub keys: EcryptfsKeys,
+    /// The volume's folder, or the lower folder of eCryptfs.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Path of the file from there, by its names above.
+    pub path: PathBuf,
+}
+
+/// What a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A volume of Claviger's own.
+    Native,
+    /// Files of the kernel's eCryptfs.
+    Ecryptfs,
+}
+
+/// What opens an eCryptfs folder. Without any of it, its passphrase is asked for.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "With --format ecryptfs")]
+pub struct EcryptfsKeys {
+    /// The mount passphrase is the first line of this file; with --wrapped-passphrase, the login
+    /// passphrase is. `-` is standard input.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub passphrase_file: Option<PathBuf>,
+    /// Names are encrypted by the passphrase in this file instead of the same as the content.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub fnek_passphrase_file: Option<PathBuf>,
+    /// The salt of the passphrase, if ~/.ecryptfsrc had one: 16 hexadecimal digits.
+    #[arg(long, value_name = "HEX")]
+    pub salt: Option<Salt>,
+    /// The mount passphrase is in this file, wrapped by the login passphrase: the old home's
+    /// .ecryptfs/wrapped-passphrase.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub wrapped_passphrase: Option<PathBuf>,
+    /// An RSA key that opens it: a PEM file.
+    #[arg(long, value_name = "KEY", value_hint = ValueHint::FilePath)]
+    pub key: Option<PathBuf>,
+}
+
+impl EcryptfsKeys {
+    /// Whether any is given.
+    pub fn are_given(&self) -> bool {
+        let Self {
+            passphrase_file,
+            fnek_passphrase_file,
+            salt,
+            wrapped_passphrase,
+            key,
+        } = self;
+        let files = [
+            passphrase_file,
+            fnek_passphrase_file,
+            wrapped_passphrase,
+            key,
+        ];
+        salt.is_some() || files.into_iter().any(Option::is_some)
+    }
+}
+
+/// `claviger ecryptfs …`.
+#[derive(Debug, Subcommand)]
+pub enum Ecryptfs {
+    /// Print the header and packets of a lower file, or what a wrapped-passphrase file or an auth tok
+    /// says; needs no key.
+    Inspect {
+        /// A lower file; a wrapped-passphrase file; the payload of a key of the kernel's keyring.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Look for encrypted homes and .Private folders, and say how each is opened.
+    Recover {
+        /// Where to look: a folder, such as the mount point of a rescued disk.
+        #[arg(value_name = "DIR-OR-DISK", value_hint = ValueHint::AnyPath)]
+        place: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let the kernel's eCryptfs use an RSA key: log in to its token, put its auth tok into the keyring,
+    /// and print the mount(8) command.
+    AddKey {
+        /// A PKCS#11 URI, a PEM file, a TPM key file, or an id from `key list`.
         key: String,
     },
 }

@@ -8,15 +8,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use claviger_callout::{CallError, Requester, RequesterConfig};
-use claviger_protocol::Failure;
 use claviger_protocol::control::{
     Command, Conversation, ConversationError, FromDaemon, ToDaemon, VERSION,
 };
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::paths;
+use claviger_protocol::{Failure, encode};
 use nix::unistd::Uid;
-use zeroize::Zeroizing;
 
 use crate::prompter::{Prompter, prompt_place};
 use crate::{Failed, daemon};
@@ -82,7 +81,7 @@ impl Asking {
     pub(crate) fn ask(&self, request: &KeyRequest, deadline: Instant) -> Result<KeyReply, Failure> {
         let uid = Uid::effective().as_raw();
         let internal = |what: postcard::Error| Failure::Internal(what.to_string());
-        let body = Zeroizing::new(postcard::to_stdvec(request).map_err(internal)?);
+        let body = encode(request).map_err(internal)?;
         let reply = self
             .requester
             .call(uid, body, deadline)

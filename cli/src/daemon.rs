@@ -64,9 +64,11 @@ fn converse(
         match conversation.receive().map_err(broken)? {
             FromDaemon::Notice(text) => eprintln!("{}", print::plain(&text)),
             FromDaemon::Prompt(prompt) => {
-                let answer = prompter.ask(&prompt);
-                // It may have given up waiting, and then has said so: that is what is read next.
-                let _ = conversation.send(&ToDaemon::Answer(answer));
+                // It may give up waiting, and then says so: that is what is read next.
+                if prompter.answers_before(&prompt, conversation.stream()) {
+                    let answer = prompter.ask(&prompt);
+                    let _ = conversation.send(&ToDaemon::Answer(answer));
+                }
             }
             FromDaemon::Done(outcome) => return outcome.map_err(Failed::from),
             FromDaemon::Attached => return Err(broken(ConversationError::Malformed)),

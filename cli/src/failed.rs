@@ -6,6 +6,7 @@ use std::path::Path;
 
 use claviger_protocol::Failure;
 use claviger_protocol::failure::ExitCode;
+use nix::errno::Errno;
 
 use crate::print;
 
@@ -39,7 +40,7 @@ impl Failed {
             io::ErrorKind::PermissionDenied => ExitCode::Permission,
             _ => ExitCode::Internal,
         };
-        Self::new(code, format!("{}: {error}", path.display()))
+        Self::new(code, format!("{}: {}", path.display(), plain(error)))
     }
 
     /// Adds what to do.
@@ -76,12 +77,20 @@ impl From<Failure> for Failed {
     }
 }
 
+/// What happened, without the number that Rust appends.
+fn plain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(errno) => Errno::from_raw(errno).desc().into(),
+        None => error.to_string(),
+    }
+}
+
 /// What to do about a failure, where there is one thing to do.
 fn advice(failure: &Failure) -> Option<&'static str> {
     match failure {
-        Failure::TokenAbsent { .. } => {
-            Some("Insert it and try again, or open with another recipient: claviger recipient list")
-        }
+        Failure::TokenAbsent { .. } => Some(
+            "Insert it and try again; 'claviger recipient list' shows what else opens a volume",
+        ),
         Failure::NotARecipient(_) => Some(
             "See who opens it with 'claviger recipient list', and your keys with 'claviger key list'",
         ),
@@ -95,9 +104,7 @@ fn advice(failure: &Failure) -> Option<&'static str> {
         Failure::NoDaemon { .. } => {
             Some("Start one by any claviger command of that user, such as 'claviger status'")
         }
-        Failure::Identity(_) => {
-            Some("Do not enter a PIN or write to it unless you know why; see claviger-threat-model")
-        }
+        Failure::Identity(_) => Some("Do not enter a PIN or write to it unless you know why"),
         Failure::TpmLockout(_) => Some("Wait as said, or open with another recipient"),
         Failure::Module { .. } => {
             Some("The next request starts the module anew; see the daemon's log")

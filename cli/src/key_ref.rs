@@ -50,7 +50,7 @@ mod tests {
         let failed = parse("/nowhere/key.pem").unwrap_err();
         assert_eq!(
             failed.to_string(),
-            "claviger: /nowhere/key.pem: No such file or directory (os error 2)"
+            "claviger: /nowhere/key.pem: No such file or directory"
         );
     }
 }

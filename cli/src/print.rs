@@ -8,9 +8,11 @@ use claviger_protocol::Secret;
 use claviger_protocol::control::RecipientInfo;
 use claviger_protocol::failure::ExitCode;
 use serde::Serialize;
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::Failed;
+use crate::args::Output;
 
 /// A file with a secret is one line; anything longer is the wrong file.
 const SECRET_MAX: u64 = 4096;
@@ -57,6 +59,29 @@ pub fn json(reply: &impl Serialize) -> Result<(), Failed> {
     let text = serde_json::to_string_pretty(reply)
         .map_err(|error| Failed::new(ExitCode::Internal, error.to_string()))?;
     println!("{text}");
+    Ok(())
+}
+
+/// Prints an object: a line a field, or as JSON.
+///
+/// # Errors
+/// As [`json`].
+pub fn facts(facts: &Value, output: &Output) -> Result<(), Failed> {
+    if output.json {
+        return json(facts);
+    }
+    for (name, value) in facts.as_object().into_iter().flatten() {
+        match value {
+            Value::Array(rows) => {
+                println!("{name}:");
+                for row in rows {
+                    println!("  {}", plain_line(&row.to_string()));
+                }
+            }
+            Value::String(text) => println!("{name}: {}", plain_line(text)),
+            other => println!("{name}: {other}"),
+        }
+    }
     Ok(())
 }
 

@@ -172,20 +172,10 @@ pub(crate) fn tree_failed(path: &Path, error: &TreeError) -> Failed {
 
 /// What a folder without a readable manifest is reported as.
 pub(crate) fn manifest_failed(dir: &Path, error: &ManifestError) -> Failed {
-    let code = match error {
-        ManifestError::Missing => ExitCode::NotFound,
-        ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => ExitCode::Unsupported,
-        ManifestError::Malformed { .. }
-        | ManifestError::CutShort
-        | ManifestError::UnknownKey { .. }
-        | ManifestError::TooLarge
-        | ManifestError::NotAuthentic
-        | ManifestError::Chain(_) => ExitCode::Integrity,
-        ManifestError::Conflict => ExitCode::Busy,
-        ManifestError::Memory(_) => ExitCode::Internal,
-        ManifestError::Io(error) => return Failed::file(dir, error),
-    };
-    Failed::new(code, format!("{}: {error}", dir.display()))
+    match error {
+        ManifestError::Io(error) => Failed::file(dir, error),
+        _ => Failure::of_manifest(format!("{}: {error}", dir.display()), error).into(),
+    }
 }
 
 /// Opens a lower folder.

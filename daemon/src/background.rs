@@ -15,8 +15,8 @@ use claviger_protocol::paths;
 
 use crate::instance::{InstanceError, private_folder};
 
-/// What the daemon keeps of the environment of whoever started it; all else is cleared, so that it
-/// does not matter which terminal, with which locale, agent sockets and preloads, was the first.
+/// What the daemon keeps of the environment of whoever started it, `LC_*` besides; all else is cleared,
+/// so that it does not matter which terminal, with which agent sockets and preloads, was the first.
 ///
 /// Where files are, where the modules' libraries find tokens, and how it logs. Displays and terminals
 /// are not among them: each CLI call names its own.

@@ -18,6 +18,11 @@
 //! [policy]
 //! final-try = "ask"                                # or "never": whether a PIN's last try may be spent
 //! token-timeout-s = 30                             # how long one token operation may take
+//!
+//! [ecryptfs]
+//! kernel = true                                    # serve the kernel's own eCryptfs; default: false
+//! timeout-s = 3                                    # as the module ecryptfs was loaded; 3 is its default
+//! uids = [1000]                                    # root's daemon only: answer for these users too
 //! ```
 //!
 //! A key of the user's file replaces the same key of the system's. An unknown key or a wrong value is an
@@ -26,9 +31,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use claviger_callout::miscdev::PATIENCE;
 use serde::Deserialize;
 
 /// What the daemon goes by.
@@ -48,6 +55,22 @@ pub struct Config {
     pub final_try: FinalTry,
     /// How long one token operation may take.
     pub token_timeout: Duration,
+    /// Whether the kernel's own eCryptfs is served.
+    pub kernel_ecryptfs: KernelEcryptfs,
+    /// For whom the kernel's eCryptfs is served besides this user; for root's daemon only.
+    pub kernel_uids: Vec<u32>,
+    /// How long the kernel's eCryptfs waits: `ecryptfs_message_wait_timeout` of its module, which is not
+    /// to be seen anywhere once it is loaded.
+    pub kernel_patience: Duration,
+}
+
+/// Whether the kernel's own eCryptfs is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelEcryptfs {
+    /// `/dev/ecryptfs` is opened: its files are answered for like those of our mounts.
+    Served,
+    /// It is left to others.
+    NotServed,
 }
 
 /// Which PKCS#11 libraries are used.
@@ -115,6 +138,9 @@ impl Default for Config {
             prompt_timeout: Duration::from_secs(60),
             final_try: FinalTry::Ask,
             token_timeout: Duration::from_secs(30),
+            kernel_ecryptfs: KernelEcryptfs::NotServed,
+            kernel_uids: Vec::new(),
+            kernel_patience: PATIENCE,
         }
     }
 }
@@ -164,6 +190,17 @@ impl Config {
         if let Some(seconds) = file.policy.token_timeout_s {
             self.token_timeout = Duration::from_secs(seconds.into());
         }
+        match file.ecryptfs.kernel {
+            Some(true) => self.kernel_ecryptfs = KernelEcryptfs::Served,
+            Some(false) => self.kernel_ecryptfs = KernelEcryptfs::NotServed,
+            None => {}
+        }
+        if let Some(uids) = file.ecryptfs.uids {
+            self.kernel_uids = uids;
+        }
+        if let Some(seconds) = file.ecryptfs.timeout_s {
+            self.kernel_patience = Duration::from_secs(seconds.get().into());
+        }
     }
 }
 
@@ -176,6 +213,7 @@ struct File {
     modules: BTreeMap<String, ModuleSection>,
     prompts: PromptsSection,
     policy: PolicySection,
+    ecryptfs: EcryptfsSection,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -202,6 +240,14 @@ struct PromptsSection {
 struct PolicySection {
     final_try: Option<FinalTry>,
     token_timeout_s: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct EcryptfsSection {
+    kernel: Option<bool>,
+    timeout_s: Option<NonZeroU16>,
+    uids: Option<Vec<u32>>,
 }
 
 impl File {
@@ -271,6 +317,21 @@ mod tests {
         assert_eq!(config.prompt_timeout, Duration::from_secs(5));
         assert_eq!(config.pinentry, Path::new("/bin/pe"));
         assert_eq!(config.final_try, FinalTry::Never);
+    }
+
+    #[test]
+    fn the_kernels_ecryptfs_is_served_only_where_somebody_says_so() {
+        let (_dir, etc, home) = dirs(
+            "[ecryptfs]\nkernel = true\ntimeout-s = 20\nuids = [1000]\n",
+            "[ecryptfs]\nkernel = false\n",
+        );
+        let system = Config::load(&etc, None).unwrap();
+        assert_eq!(system.kernel_ecryptfs, KernelEcryptfs::Served);
+        assert_eq!(system.kernel_patience, Duration::from_secs(20));
+        assert_eq!(system.kernel_uids, [1000]);
+        let user = Config::load(&etc, Some(&home)).unwrap();
+        assert_eq!(user.kernel_ecryptfs, KernelEcryptfs::NotServed);
+        assert_eq!(Config::default().kernel_ecryptfs, KernelEcryptfs::NotServed);
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
 
 /// Runs a command; a CLI that goes away calls it off.
 fn run_while_wanted(
-    daemon: &Daemon,
+    daemon: &Arc<Daemon>,
     terminal: &Arc<Terminal>,
     program: Program,
     command: Command,
@@ -165,7 +165,7 @@ fn run_while_wanted(
     run(daemon, command, &caller)
 }
 
-fn run(daemon: &Daemon, command: Command, caller: &Caller) -> Result<Reply, Failure> {
+fn run(daemon: &Arc<Daemon>, command: Command, caller: &Caller) -> Result<Reply, Failure> {
     match command {
         Command::Init {
             dir,
@@ -198,6 +198,11 @@ fn run(daemon: &Daemon, command: Command, caller: &Caller) -> Result<Reply, Fail
         Command::KeyAdd { key, label } => daemon.key_add(&key, label, caller).map(Reply::Key),
         Command::KeyList => Ok(Reply::Keys(daemon.key_list())),
         Command::KeyRemove { key } => daemon.key_remove(&key).map(Reply::Key),
+        Command::EcryptfsAddKey { key } => {
+            let (key, sig) = daemon.ecryptfs_add_key(&key, caller)?;
+            let sig = sig.to_string();
+            Ok(Reply::EcryptfsKey { key, sig })
+        }
         Command::RecipientList { dir } => daemon.recipient_list(&dir, caller),
         Command::RecipientAdd { dir, recipient } => daemon.recipient_add(&dir, &recipient, caller),
         Command::RecipientRemove { dir, recipient } => {

@@ -14,6 +14,7 @@ use claviger_vault::ids::VolumeId;
 
 use crate::audit::Audit;
 use crate::config::Config;
+use crate::ecryptfs::Kernel;
 use crate::errand::Program;
 use crate::instance::Instance;
 use crate::key_service::KeyService;
@@ -24,6 +25,9 @@ use crate::prompt::{Asker, Prompts};
 use crate::tokens::Tokens;
 use crate::volumes::{Volume, Volumes};
 use crate::wait::Wait;
+
+/// How long a new daemon waits for the mounts that are there to take it.
+const GREETINGS: Duration = Duration::from_millis(500);
 
 /// Everything that one user's daemon has.
 pub struct Daemon {
@@ -41,6 +45,8 @@ pub struct Daemon {
     pub audit: Audit,
     /// Unlocked volumes.
     pub volumes: Volumes,
+    /// The kernel's eCryptfs, if it is served.
+    pub kernel: Kernel,
     responder: Mutex<Option<Responder>>,
     /// Until it ends.
     instance: Mutex<Option<Instance>>,
@@ -104,6 +110,7 @@ impl Daemon {
             tokens,
             audit,
             volumes: Volumes::default(),
+            kernel: Kernel::default(),
             responder: Mutex::default(),
             instance: Mutex::new(Some(instance)),
         }
@@ -117,6 +124,9 @@ impl Daemon {
         let dirs = [paths::own_requesters(), paths::system_requesters().into()];
         let service = Arc::new(KeyService::new(self));
         let responder = Responder::start(ResponderConfig::new(dirs), service)?;
+        // The command that this daemon was started for may be an unlock, and mounts that are there
+        // already shall have the keys when it returns.
+        responder.wait_greeted(GREETINGS);
         *self.responder() = Some(responder);
         Ok(())
     }
@@ -133,6 +143,7 @@ impl Daemon {
         if let Some(responder) = responder {
             responder.quit();
         }
+        self.kernel.leave();
         self.tokens.modules.stop();
         let instance = self
             .instance

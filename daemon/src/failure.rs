@@ -52,25 +52,7 @@ pub fn of_unwrap(module: &str, error: UnwrapError) -> Failure {
 
 /// What is wrong with a manifest.
 pub fn of_manifest(error: ManifestError) -> Failure {
-    let text = error.to_string();
-    match error {
-        ManifestError::Missing => Failure::NotFound(text),
-        ManifestError::Malformed { .. }
-        | ManifestError::CutShort
-        | ManifestError::UnknownKey { .. }
-        | ManifestError::TooLarge
-        | ManifestError::NotAuthentic
-        | ManifestError::Chain(_) => Failure::Integrity(text),
-        ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => {
-            Failure::Unsupported(text)
-        }
-        ManifestError::Conflict => Failure::Busy(text),
-        ManifestError::Memory(_) => Failure::Internal(text),
-        ManifestError::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Failure::Permission(text)
-        }
-        ManifestError::Io(_) => Failure::Internal(text),
-    }
+    Failure::of_manifest(error.to_string(), &error)
 }
 
 /// Why a volume is not taken for the one that was known.

@@ -9,12 +9,10 @@ use std::thread;
 use std::time::Instant;
 
 use claviger_callout::{Call, PeerInfo, Service};
-use claviger_protocol::keys::{KeyReply, KeyRequest};
-use claviger_protocol::{Failure, Secret};
+use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
+use claviger_protocol::{Failure, Secret, encode};
 use claviger_vault::ids::VolumeId;
 use claviger_vault::secret::NamesKey;
-use postcard::ser_flavors::Size;
-use zeroize::Zeroizing;
 
 use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
@@ -85,6 +83,11 @@ impl Service for KeyService {
 }
 
 fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
+    let service = &call.peer.service;
+    if service != SERVICE {
+        let text = format!("a mount that asks for {service}; this clavigerd answers {SERVICE}");
+        return reply(call, Err(Failure::Unsupported(text)));
+    }
     let Ok(request) = postcard::from_bytes::<KeyRequest>(&call.body) else {
         reply(
             call,
@@ -174,14 +177,6 @@ fn reply(call: Call, result: Result<KeyReply, Failure>) {
         // The requester is told that there is no answer.
         Err(error) => tracing::error!(%error, "reply does not encode"),
     }
-}
-
-/// Sized first: a buffer that grew would leave copies of keys behind.
-fn encode(message: &KeyReply) -> postcard::Result<Zeroizing<Vec<u8>>> {
-    let length = postcard::serialize_with_flavor(message, Size::default())?;
-    let mut body = Zeroizing::new(vec![0; length]);
-    postcard::to_slice(message, &mut body)?;
-    Ok(body)
 }
 
 fn busy() -> Failure {

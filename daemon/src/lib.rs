@@ -10,6 +10,7 @@ pub mod background;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod ecryptfs;
 pub mod enrol;
 pub mod errand;
 pub mod failure;

@@ -69,7 +69,6 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_env("CLAVIGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
@@ -90,6 +89,7 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let daemon = Arc::new(Daemon::new(config, places, auth_toks, audit, instance));
     daemon.own_keys.load();
     daemon.serve_mounts()?;
+    daemon.serve_kernel_if_configured();
     control::serve(&daemon, listener)?;
     notify::notify("READY=1").context("NOTIFY_SOCKET")?;
     tracing::info!(auth_toks = daemon.status().auth_toks, "clavigerd serves");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use claviger_pki::host::{HostConfig, ModuleHost};
 use claviger_pki::module::{Key, ModuleError, Token};
-use claviger_pki::p11_modules::Folders;
+use claviger_pki::p11_modules;
 use claviger_protocol::control::ModuleStatus;
 use claviger_protocol::{Failure, paths};
 
@@ -266,30 +266,11 @@ fn absence(module: &str) -> String {
     }
 }
 
-/// The PKCS#11 libraries of this machine: those that p11-kit's `*.module` files name.
+/// The PKCS#11 libraries of this machine.
 fn installed_libraries() -> Vec<PathBuf> {
-    let (registered, skipped) = Folders::default().registered();
+    let (libraries, skipped) = p11_modules::installed();
     for skipped in skipped {
         tracing::info!(%skipped, "PKCS#11 library left out");
     }
-    if registered.is_empty() {
-        let known = KNOWN_LIBRARIES.iter().map(PathBuf::from);
-        return known.filter(|library| library.exists()).collect();
-    }
-    registered
-        .into_iter()
-        .map(|registered| registered.library)
-        .collect()
+    libraries
 }
-
-/// Where distributions put the libraries that most people have, for machines without p11-kit.
-const KNOWN_LIBRARIES: &[&str] = &[
-    "/usr/lib/x86_64-linux-gnu/opensc-pkcs11.so",
-    "/usr/lib/aarch64-linux-gnu/opensc-pkcs11.so",
-    "/usr/lib64/opensc-pkcs11.so",
-    "/usr/lib/opensc-pkcs11.so",
-    "/usr/lib/x86_64-linux-gnu/libykcs11.so.2",
-    "/usr/lib64/libykcs11.so.2",
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm.so",
-];

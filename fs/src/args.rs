@@ -1,7 +1,7 @@
 //! The command line, in its two forms.
 //!
 //! ```text
-//! claviger-fs DIR MNT [-o OPTIONS] [-f]
+//! claviger-fs DIR MNT [-o OPTIONS] [-f | --check]
 //! mount.fuse.claviger DIR MNT [-o OPTIONS] [-sfnv] [-N NAMESPACE] [-t TYPE]
 //! ```
 //!
@@ -37,7 +37,7 @@ pub enum Stay {
     Foreground,
     /// [`DETACHED`]: it serves the mount, and reports to standard output how that began.
     Detached,
-    /// mount(8) `-f`: everything but mounting.
+    /// `--check`, mount(8) `-f`: everything but mounting.
     Fake,
 }
 
@@ -57,10 +57,10 @@ pub enum Dialect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArgsError {
     /// It has too few or too many words.
-    #[error("usage: claviger-fs DIR MOUNTPOINT [-o OPTIONS] [-f]")]
+    #[error("usage: claviger-fs DIR MOUNTPOINT [-o OPTIONS] [-f | --check]")]
     Usage,
     /// No such flag.
-    #[error("unknown flag '{0}'\nusage: claviger-fs DIR MOUNTPOINT [-o OPTIONS] [-f]")]
+    #[error("unknown flag '{0}'\nusage: claviger-fs DIR MOUNTPOINT [-o OPTIONS] [-f | --check]")]
     Flag(String),
     /// The mount options.
     #[error(transparent)]
@@ -113,6 +113,7 @@ impl Args {
                 (_, DETACHED) => stay = Stay::Detached,
                 (_, "-o") => push_options(&mut options, words.next())?,
                 (Dialect::Own, "-f") => stay = Stay::Foreground,
+                (Dialect::Own, "--check") => stay = Stay::Fake,
                 (Dialect::MountHelper, "-N" | "-t") => drop(words.next()),
                 (Dialect::MountHelper, _) => stay = helper_flags(flag, stay)?,
                 (Dialect::Own, _) => return Err(ArgsError::Flag(flag.into())),

@@ -180,7 +180,7 @@ impl Report {
     }
 
     /// `None` for what is no report, or not yet.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (head, text) = text.split_once('\n')?;
         if head == "ready" {
             return Some(Self::Ready);

@@ -13,12 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::{Duration, Instant};
 
 use claviger_callout::{BODY_MAX, Requester};
-use claviger_protocol::Failure;
 use claviger_protocol::keys::{KeyEvent, KeyReply, KeyRequest};
+use claviger_protocol::{Failure, encode};
 use claviger_vault::ids::{Scope, VolumeId};
 use claviger_vault::names::NamesKeys;
 use claviger_vault::native::{HEAD_LEN, PAGE};
-use zeroize::Zeroizing;
 
 use crate::keys::{FreshFile, KeySource, Ticket, Unwrap, UnwrapDone};
 use crate::kin::{Kin, Kinship};
@@ -161,8 +160,8 @@ impl CalloutKeys {
             done(Err(Failure::NoDaemon { uid }));
             return None;
         };
-        let body = match postcard::to_stdvec(request) {
-            Ok(body) => Zeroizing::new(body),
+        let body = match encode(request) {
+            Ok(body) => body,
             Err(error) => {
                 done(Err(Failure::Internal(format!(
                     "encoding a key request: {error}"

@@ -83,7 +83,7 @@ impl DirStream {
 }
 
 /// The first record of `records`, and its length.
-fn parse(records: &[u8]) -> Option<(LowerEntry<'_>, usize)> {
+pub(crate) fn parse(records: &[u8]) -> Option<(LowerEntry<'_>, usize)> {
     let (ino, rest) = records.split_first_chunk()?;
     let (next, rest) = rest.split_first_chunk()?;
     let (len, rest) = rest.split_first_chunk()?;

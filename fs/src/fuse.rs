@@ -31,6 +31,8 @@ const TTL: Duration = Duration::from_secs(3600);
 /// Largest WRITE. The kernel takes no more than 256 pages unless an administrator says so.
 const MAX_WRITE: u32 = 1024 * 1024;
 
+/// What the kernel is asked for. It offers all of it from Linux 5.11 on, and 5.10 all but
+/// `FUSE_HANDLE_KILLPRIV_V2`: there the kernel clears suid bits itself, by SETATTR before each WRITE.
 const CAPABILITIES: &[InitFlags] = &[
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_CACHE_SYMLINKS,
@@ -43,7 +45,19 @@ const CAPABILITIES: &[InitFlags] = &[
 ];
 
 /// A volume as `fuser` serves it.
-pub struct Engine(pub Arc<VolumeFs>);
+pub struct Engine(Arc<VolumeFs>, InitFlags);
+
+impl Engine {
+    /// Serves `volume`, with all that this kernel offers.
+    pub fn new(volume: Arc<VolumeFs>) -> Self {
+        Self::without(InitFlags::empty(), volume)
+    }
+
+    /// The same, as on a kernel that does not offer `capabilities`.
+    pub fn without(capabilities: InitFlags, volume: Arc<VolumeFs>) -> Self {
+        Self(volume, capabilities)
+    }
+}
 
 impl From<&Request> for Caller {
     fn from(request: &Request) -> Self {
@@ -77,8 +91,9 @@ macro_rules! entry {
 
 impl fuser::Filesystem for Engine {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let Self(_, without) = self;
         for capability in CAPABILITIES {
-            if config.add_capabilities(*capability).is_err() {
+            if without.contains(*capability) || config.add_capabilities(*capability).is_err() {
                 tracing::debug!(?capability, "not offered by this kernel");
             }
         }

@@ -35,15 +35,22 @@ impl Kernel {
     /// # Errors
     /// If no descriptor is left.
     pub fn of<F: Filesystem>(session: &Session<F>) -> io::Result<Self> {
-        let device = session.as_fd().try_clone_to_owned()?;
         // Nothing has been looked up yet: trying it out costs nothing.
-        let expiry = match increment_epoch(device.as_fd()) {
+        let expiry = match increment_epoch(session.as_fd()) {
             Ok(()) => Expiry::AtOnce,
             Err(_) => Expiry::NameByName,
         };
+        Self::that_expires(expiry, session)
+    }
+
+    /// The same, without trying out whether the kernel can do what `expiry` says.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn that_expires<F: Filesystem>(expiry: Expiry, session: &Session<F>) -> io::Result<Self> {
         Ok(Self {
             notifier: session.notifier(),
-            device,
+            device: session.as_fd().try_clone_to_owned()?,
             expiry,
         })
     }

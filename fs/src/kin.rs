@@ -70,7 +70,7 @@ fn kinship(tid: u32, daemon: u32) -> Kinship {
 
 /// The two ids that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
+pub(crate) struct Stat {
     /// The process that the thread belongs to.
     process: u32,
     parent: u32,
@@ -83,7 +83,7 @@ impl Stat {
 
     /// From `/proc/TID/status`: unlike `stat` it names the thread's process, and a program's name
     /// cannot forge a line of it (the kernel escapes newlines).
-    fn parse(status: &str) -> Option<Self> {
+    pub(crate) fn parse(status: &str) -> Option<Self> {
         let id = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.trim().parse().ok()

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     match report {
         Report::Ready => ExitCode::SUCCESS,
         Report::Failed { exit_code, text } => {
-            eprintln!("claviger-fs: {text}");
+            eprintln!("claviger-fs: {}", text.replace('\n', "\n  "));
             ExitCode::from(exit_code)
         }
     }

@@ -70,7 +70,7 @@ pub fn prepare(args: &Args) -> Result<Prepared, Failure> {
     let lower_root = open_dir(&lower).map_err(|error| lower_failure(&lower, &error))?;
     let mountpoint = mountpoint::check(&args.mountpoint, &lower)?;
     let loaded = manifest::load(&lower_root);
-    let loaded = loaded.map_err(|error| manifest_failure(&lower, error))?;
+    let loaded = loaded.map_err(|error| manifest_failure(&lower, &error))?;
     if let manifest::Copy::Backup { because } = &loaded.copy {
         tracing::warn!(%because, "the manifest's backup is used");
     }
@@ -133,7 +133,12 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     // What daemons say until the keeper starts is kept for it.
     let (listener, notes) = keeper::listen(keys.clone());
     let published = Published::start(&keys, requester_config(&options, about), listener)?;
-    let session = attach(Engine(Arc::clone(&volume)), &lower, &mountpoint, &options)?;
+    let session = attach(
+        Engine::new(Arc::clone(&volume)),
+        &lower,
+        &mountpoint,
+        &options,
+    )?;
     let attached = Attached(Some(&mountpoint));
     let mounted = Lockable {
         volume,
@@ -297,28 +302,15 @@ fn lower_failure(lower: &Path, error: &io::Error) -> Failure {
     }
 }
 
-fn manifest_failure(lower: &Path, error: ManifestError) -> Failure {
-    let text = format!("{}: {error}", lower.display());
-    match error {
-        ManifestError::Missing => Failure::NotFound(format!(
-            "{0} is not a volume: {error}\nmake one: claviger init {0}",
-            lower.display()
-        )),
-        ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => {
-            Failure::Unsupported(text)
+fn manifest_failure(lower: &Path, error: &ManifestError) -> Failure {
+    let lower = lower.display();
+    let text = match error {
+        ManifestError::Missing => {
+            format!("{lower} is not a volume: {error}\nmake one: claviger init {lower}")
         }
-        ManifestError::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-            Failure::Permission(text)
-        }
-        ManifestError::Malformed { .. }
-        | ManifestError::CutShort
-        | ManifestError::UnknownKey { .. }
-        | ManifestError::TooLarge
-        | ManifestError::NotAuthentic
-        | ManifestError::Chain(_) => Failure::Integrity(text),
-        ManifestError::Conflict => Failure::Busy(text),
-        ManifestError::Memory(_) | ManifestError::Io(_) => Failure::Internal(text),
-    }
+        _ => format!("{lower}: {error}"),
+    };
+    Failure::of_manifest(text, error)
 }
 
 fn take_failure(lower: &Path, error: TakeError) -> Failure {

@@ -80,7 +80,7 @@ fn is_signalled(tid: u32) -> bool {
 
 /// The signal masks of `/proc/TID/status` (proc_pid_status(5)): hexadecimal, bit 0 is signal 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Masks {
+pub(crate) struct Masks {
     /// Sent to the thread.
     pending: u64,
     /// Sent to its process.
@@ -91,7 +91,7 @@ struct Masks {
 
 impl Masks {
     /// `None` unless all four are there.
-    fn parse(status: &str) -> Option<Self> {
+    pub(crate) fn parse(status: &str) -> Option<Self> {
         let mask = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             u64::from_str_radix(line.trim(), 16).ok()

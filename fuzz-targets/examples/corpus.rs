@@ -482,6 +482,8 @@ fn keys(corpus: &Corpus) {
         "softhsm",
         "# SoftHSM\nmodule: /usr/lib/softhsm/libsofthsm2.so\npriority: 5\nenable-in: claviger, p11tool\n",
     );
+    let certificate = include_bytes!("../../pki/pkcs11/tests/data/certificate.der");
+    corpus.seed("pki_certificate", "p256", certificate);
     let locator = format!("tpm:srk=000b{};file=/home/a/key.tss", "0f".repeat(32));
     corpus.seed("pki_tpm_locator", "srk", locator);
 }
@@ -496,6 +498,13 @@ fn programs(corpus: &Corpus) {
                   62 31 0:50 / /home/a/my\\040files rw,nosuid - fuse.claviger /home/a/Private rw\n";
     corpus.seed("programs_mountinfo", "two", mounts);
     corpus.seed("programs_own_mounts", "two", mounts);
+    corpus.seed("programs_directory_entries", "three", directory_entries());
+    let status = fs::read("/proc/self/status").unwrap();
+    corpus.seed("programs_proc_status", "own", status);
+    corpus.seed("programs_report", "ready", "ready\n");
+    corpus.seed("programs_report", "failed", "failed 10\nno folder /x\n");
+    let uri = "pkcs11:token=Card?pin-source=file:/run/pin&module-name=x";
+    corpus.seed("programs_pin_source", "file", uri);
     let config = "[pkcs11]\nlibraries = [\"/usr/lib/card.so\"]\n[tpm]\ntcti = \"swtpm:port=1\"\n\
                   [modules.vendor]\nprogram = \"/opt/vendor\"\nsettings = { reader = \"front\" }\n\
                   [prompts]\npinentry = \"pinentry-tty\"\ntimeout-s = 60\n\
@@ -507,4 +516,20 @@ fn programs(corpus: &Corpus) {
         "declined",
         "ERR 83886179 Operation cancelled\n",
     );
+}
+
+/// As `struct linux_dirent64` has it (getdents64(2)).
+fn directory_entries() -> Vec<u8> {
+    let mut records = Vec::new();
+    for (number, name) in ["a", "bcdefghij", ".claviger.dir"].iter().enumerate() {
+        let len = (19 + name.len() + 1).next_multiple_of(8);
+        let start = records.len();
+        records.extend(number.to_ne_bytes());
+        records.extend((number + 1).to_ne_bytes());
+        records.extend(u16::try_from(len).unwrap().to_ne_bytes());
+        records.push(8);
+        records.extend(name.as_bytes());
+        records.resize(start + len, 0);
+    }
+    records
 }

@@ -60,7 +60,8 @@ targets! {
     protocol::{key_request, key_reply, key_event, to_daemon, from_daemon},
     pki::{
         spki, pem, wrapped, recovery_key, passphrase, auth_tok, key_file, to_module, from_module,
-        uri, module_file, tpm_key_file, tpm_locator, pem_key_file,
+        uri, module_file, certificate, tpm_key_file, tpm_locator, pem_key_file,
     },
-    programs::{mount_options, mountinfo, own_mounts, daemon_config, pinentry_answer},
+    programs::{mount_options, mountinfo, own_mounts, directory_entries, proc_status, report, daemon_config,
+        pin_source, pinentry_answer},
 }

@@ -107,6 +107,13 @@ pub fn module_file(data: &[u8]) -> Reached {
     text(data).is_some_and(fuzzing::p11_module_file).into()
 }
 
+/// A certificate that a token keeps of its key.
+pub fn certificate(data: &[u8]) -> Reached {
+    claviger_pki_pkcs11::subject_public_key_info(data)
+        .is_some_and(|spki| PublicKey::from_spki(spki).is_ok())
+        .into()
+}
+
 /// A `TSS2 PRIVATE KEY` file.
 pub fn tpm_key_file(data: &[u8]) -> Reached {
     claviger_pki_tpm::fuzzing::key_file(data).into()

@@ -1,7 +1,10 @@
-//! Runs a story in namespaces of its own, by starting the test program again inside them.
+//! Runs a test in namespaces of its own, by starting the test program again inside them: what it mounts,
+//! listens on and starts is gone with it, even by `kill -9`.
 
 use std::env;
-use std::process::{Command, ExitStatus, id};
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitStatus, Stdio, id};
 
 use nix::unistd::Uid;
 
@@ -14,6 +17,10 @@ const INSIDE: &str = "CLAVIGER_STORY_UIDS";
 /// neighbours. The kernel keyring is not namespaced, so stories at the same time need uids of their own.
 const FIRST_UID: u32 = 3_000_000;
 
+/// What every test finds in its namespaces.
+const FURNISH: &str =
+    "mount -t tmpfs -o nodev,mode=0755 none /run && ip link set lo up && exec \"$0\" \"$@\"";
+
 /// How many users one story may have.
 pub(crate) const UIDS_PER_STORY: u32 = 8;
 
@@ -22,16 +29,34 @@ pub(crate) const UIDS_PER_STORY: u32 = 8;
 /// # Panics
 /// If the story fails, or the namespaces cannot be made.
 pub fn tell(path: &str, body: fn(&mut World)) {
-    let (_crate, test) = path.split_once("::").expect("a test has a path");
-    match enter(&["--exact", test, "--nocapture"]) {
-        Entered::Inside(mut world) => body(&mut world),
-        Entered::Outside(status) => {
-            assert!(
-                status.success(),
-                "the story '{test}' failed: see its output above"
-            );
-        }
+    match inside() {
+        Some(mut world) => body(&mut world),
+        None => rerun(path, INSIDE, first_uid()),
     }
+}
+
+/// Runs a test of this program once more, where it has a `/run`, a loopback and pids of its own and
+/// `variable` tells it so. `path` is the test's full name, the crate's included.
+///
+/// # Panics
+/// If it fails there, or no test is called so: one that did not run would count as one that passed.
+pub fn rerun(path: &str, variable: &str, value: impl AsRef<OsStr>) {
+    let (_crate, test) = path.split_once("::").expect("a test has a path");
+    let mut child = this_program(variable, value.as_ref())
+        .args(["--exact", test, "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("util-linux is installed");
+    let mut ran = false;
+    // Ends when all that the test has started is gone: its pids die with its first process.
+    for line in BufReader::new(child.stdout.take().expect("piped above")).lines() {
+        let line = line.expect("tests print text");
+        ran |= line.contains("1 passed");
+        println!("{line}");
+    }
+    let status = child.wait().expect("it is our child");
+    assert!(status.success(), "{test} failed, see above: {status}");
+    assert!(ran, "no test is called {test}");
 }
 
 /// On which side of the namespaces this process is.
@@ -48,11 +73,26 @@ pub enum Entered {
 /// # Panics
 /// If the namespaces cannot be made.
 pub fn enter(args: &[&str]) -> Entered {
-    if let Ok(uids) = env::var(INSIDE) {
-        let first = uids.parse().expect("set by ourselves");
-        return Entered::Inside(World::new(first));
+    if let Some(world) = inside() {
+        return Entered::Inside(world);
     }
-    let first = FIRST_UID + (id() % 100_000) * UIDS_PER_STORY;
+    let status = this_program(INSIDE, first_uid().as_ref())
+        .args(args)
+        .status();
+    Entered::Outside(status.expect("util-linux is installed"))
+}
+
+fn inside() -> Option<World> {
+    let uids = env::var(INSIDE).ok()?;
+    Some(World::new(uids.parse().expect("set by ourselves")))
+}
+
+fn first_uid() -> String {
+    (FIRST_UID + (id() % 100_000) * UIDS_PER_STORY).to_string()
+}
+
+/// This program in new namespaces, as root.
+fn this_program(variable: &str, value: &OsStr) -> Command {
     let mut command = if Uid::effective().is_root() {
         Command::new("unshare")
     } else {
@@ -69,15 +109,15 @@ pub fn enter(args: &[&str]) -> Entered {
         "--kill-child=KILL",
         "env",
     ]);
-    command.arg(format!("{INSIDE}={first}"));
+    let mut setting = OsString::from(variable);
+    setting.push("=");
+    setting.push(value);
+    command.arg(setting);
+    // sudo drops them.
     for name in ["RUST_BACKTRACE", "CI"] {
         command.args(env::var(name).ok().map(|value| format!("{name}={value}")));
     }
+    command.args(["sh", "-c", FURNISH]);
     command.arg(env::current_exe().expect("/proc is mounted"));
-    Entered::Outside(
-        command
-            .args(args)
-            .status()
-            .expect("util-linux is installed"),
-    )
+    command
 }

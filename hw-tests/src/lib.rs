@@ -3,8 +3,9 @@
 //! A story runs as root in mount, network and pid namespaces of its own ([`story!`]), so that nothing
 //! is left behind even if it is killed. In them [`World`] makes users with homes and runtime folders;
 //! [`SoftHsm`] is a smartcard and [`Swtpm`] a TPM. The programs are those that cargo built beside the
-//! test.
+//! test. [`Guest`] is a machine with a kernel of its own, for what needs one.
 
+mod guest;
 mod isolation;
 mod observed;
 mod process;
@@ -16,7 +17,8 @@ mod user;
 mod wait;
 mod world;
 
-pub use isolation::{Entered, enter, tell};
+pub use guest::{Guest, Ran};
+pub use isolation::{Entered, enter, rerun, tell};
 pub use process::{Process, Searched};
 pub use run::{Finished, Run};
 pub use shell::{Said, Shell};
@@ -28,7 +30,7 @@ pub use world::World;
 
 /// Declares a test that runs in namespaces of its own.
 ///
-/// ```ignore
+/// ```text
 /// story! {
 ///     /// The promise, as the documentation words it.
 ///     fn a_card_opens_the_folder(world) { … }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 
+use memchr::memmem;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -110,10 +111,7 @@ fn search_area(memory: &mut File, mut left: u64, bytes: &[u8], searched: &mut Se
         let piece = left.min(PIECE as u64);
         let got = memory.take(piece).read_to_end(&mut buffer);
         let read = (buffer.len() - kept) as u64;
-        searched.found += buffer
-            .windows(bytes.len())
-            .filter(|window| *window == bytes)
-            .count();
+        searched.found += memmem::find_iter(&buffer, bytes).count();
         searched.bytes += read;
         if got.is_err() || read == 0 {
             return;

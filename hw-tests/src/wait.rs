@@ -14,6 +14,6 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
             begun.elapsed() < Duration::from_secs(20),
             "waited 20 s in vain until {what}"
         );
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

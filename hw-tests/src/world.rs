@@ -27,9 +27,8 @@ impl World {
     pub(crate) fn new(first_uid: u32) -> Self {
         // No terminal to ask on, whoever runs the tests. Pid 1 of its namespace leads no group.
         nix::unistd::setsid().expect("pid 1 may");
-        run("ip", &["link", "set", "lo", "up"]);
         // Root's mounts log to /var/log.
-        for folder in ["/run", "/home", "/var/log"] {
+        for folder in ["/home", "/var/log"] {
             tmpfs(Path::new(folder));
         }
         fs::create_dir_all("/run/user").expect("/run is ours");

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{Failure, Secret};
+use crate::{Failure, Secret, encode};
 
 /// Version of this conversation; both programs come from one build, so it must be equal.
 pub const VERSION: u16 = 1;
@@ -137,6 +137,12 @@ pub enum Command {
     KeyList,
     /// Forgets an enrolled key (the token keeps it): [`Reply::Key`], what was removed.
     KeyRemove {
+        /// Which.
+        key: KeyRef,
+    },
+    /// Puts the auth tok of an RSA key where the kernel's eCryptfs looks for it, and logs in to its token:
+    /// [`Reply::EcryptfsKey`]. Enrols the key if need be.
+    EcryptfsAddKey {
         /// Which.
         key: KeyRef,
     },
@@ -272,6 +278,13 @@ pub enum Reply {
     Tokens(Vec<TokenInfo>),
     /// One key.
     Key(KeyInfo),
+    /// A key that the kernel's eCryptfs can use now.
+    EcryptfsKey {
+        /// Which.
+        key: KeyInfo,
+        /// Its key sig, 16 hexadecimal digits: what the mount option `ecryptfs_sig` names.
+        sig: String,
+    },
     /// All enrolled keys.
     Keys(Vec<KeyInfo>),
     /// Recipients of a volume, and the new recovery key if one was asked for.
@@ -433,8 +446,7 @@ impl Conversation {
     /// # Errors
     /// [`ConversationError`], also if the message is too large.
     pub fn send(&mut self, message: &impl Serialize) -> Result<(), ConversationError> {
-        let body = postcard::to_stdvec(message).map_err(|_| ConversationError::Malformed)?;
-        let body = Zeroizing::new(body);
+        let body = encode(message).map_err(|_| ConversationError::Malformed)?;
         if body.len() > MESSAGE_MAX {
             return Err(ConversationError::TooLarge(body.len()));
         }

@@ -1,5 +1,8 @@
 //! The closed set of failures, and the tables that give each its errno and its exit code.
 
+use std::io;
+
+use claviger_vault::manifest::ManifestError;
 use serde::{Deserialize, Serialize};
 
 /// Why a request to `clavigerd` failed.
@@ -102,6 +105,27 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What it means that a volume's manifest cannot be used, told as `text`.
+    pub fn of_manifest(text: String, error: &ManifestError) -> Self {
+        match error {
+            ManifestError::Missing => Self::NotFound(text),
+            ManifestError::Malformed { .. }
+            | ManifestError::CutShort
+            | ManifestError::UnknownKey { .. }
+            | ManifestError::TooLarge
+            | ManifestError::NotAuthentic
+            | ManifestError::Chain(_) => Self::Integrity(text),
+            ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => {
+                Self::Unsupported(text)
+            }
+            ManifestError::Conflict => Self::Busy(text),
+            ManifestError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Self::Permission(text)
+            }
+            ManifestError::Memory(_) | ManifestError::Io(_) => Self::Internal(text),
+        }
+    }
+
     /// What open(2) and its like report. No `_` arm: a new variant must choose its errno.
     pub fn errno(&self) -> i32 {
         match self {

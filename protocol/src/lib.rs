@@ -6,11 +6,15 @@
 //! Every failure either of them can end in is a [`Failure`], with one errno and one exit code.
 
 pub mod control;
+#[cfg(test)]
+mod document;
+mod encoding;
 pub mod failure;
 pub mod inherited;
 pub mod keys;
 pub mod paths;
 pub mod secret;
 
+pub use encoding::encode;
 pub use failure::Failure;
 pub use secret::Secret;

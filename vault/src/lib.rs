@@ -1,10 +1,12 @@
 //! Claviger's on-disk formats and their cryptography.
 //!
 //! Everything a volume keeps below its mount is made, parsed and authenticated here: native files
-//! ([`native`]), names, directory records and the manifest. The crate opens lower files and reads
+//! ([`native`]), names, directory records and the manifest. [`ecryptfs`] is a second, older format,
+//! that of the Linux kernel's eCryptfs. The crate opens lower files and reads
 //! and writes them; it does no FUSE, no sockets and no prompts, and it never sees a token.
 
 pub mod dir;
+pub mod ecryptfs;
 pub mod epoch;
 pub mod fuzzing;
 pub mod ids;

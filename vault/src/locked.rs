@@ -66,6 +66,8 @@ fn free_slot() -> io::Result<sys::Slot> {
 
 #[cfg(test)]
 mod tests {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
     use super::*;
 
     /// The paragraph of /proc/self/smaps about the mapping that `address` lies in.
@@ -107,16 +109,45 @@ mod tests {
         }
     }
 
+    /// Refuses `call` to this thread with `errno`, as kernels and containers without it do.
+    fn refuse(call: i64, errno: i32) {
+        let filter = SeccompFilter::new(
+            [(call, Vec::new())].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(errno.unsigned_abs()),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+    }
+
     #[test]
     fn without_memfd_secret_the_page_is_locked_all_the_same() {
-        let page = Arc::new(sys::Page::map_anonymous().unwrap());
+        let mapped_without = || {
+            refuse(libc::SYS_memfd_secret, libc::ENOSYS);
+            sys::Page::map().unwrap()
+        };
+        let page = std::thread::scope(|scope| scope.spawn(mapped_without).join().unwrap());
+        let page = Arc::new(page);
         let slot = sys::Slot::take(&page).unwrap();
         let mapping = mapping_of(slot.bytes().as_ptr().addr());
+        assert!(!mapping.contains("secretmem"), "{mapping}");
         let flags = flags_of(&mapping);
         for flag in ["lo", "dd", "dc"] {
             assert!(flags.contains(&flag), "no {flag} in {mapping}");
         }
         assert!(mapping.contains("Locked:                4 kB"), "{mapping}");
+    }
+
+    #[test]
+    fn where_no_memory_can_be_locked_a_key_goes_nowhere() {
+        let map_without = || {
+            refuse(libc::SYS_memfd_secret, libc::ENOSYS);
+            refuse(libc::SYS_mlock, libc::EPERM);
+            sys::Page::map().map(drop)
+        };
+        let refused = std::thread::scope(|scope| scope.spawn(map_without).join().unwrap());
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
     }
 
     #[test]

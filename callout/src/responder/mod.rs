@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::carrier::{CarrierKind, Transport};
 use crate::link::SendError;
@@ -93,6 +94,12 @@ impl Responder {
             shared,
             thread: Some(thread),
         })
+    }
+
+    /// Waits, up to `patience`, until every requester that was there at the start has taken this
+    /// responder or has been tried in vain. An event sent before that leaves them out.
+    pub fn wait_greeted(&self, patience: Duration) {
+        self.shared.wait_settled(patience);
     }
 
     /// Tells every requester something.

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::PeerInfo;
 use super::call::Calls;
@@ -22,6 +23,8 @@ pub(super) struct Peer {
 /// What the responder's thread and everybody else share.
 pub(super) struct Shared {
     state: Mutex<State>,
+    /// Rung when [`State::settled`] is.
+    settling: Condvar,
     pub(super) bell: Bell,
 }
 
@@ -30,6 +33,8 @@ struct State {
     lost: Vec<LinkId>,
     congested: Vec<Arc<Link>>,
     run: Run,
+    /// Whether all who were there at the start have been greeted, or could not be.
+    settled: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,9 +57,11 @@ impl Shared {
             lost: Vec::new(),
             congested: Vec::new(),
             run: Run::Going,
+            settled: false,
         };
         Ok(Self {
             state: Mutex::new(state),
+            settling: Condvar::new(),
             bell: Bell::new()?,
         })
     }
@@ -118,6 +125,22 @@ impl Shared {
             congested,
             run: state.run,
         }
+    }
+
+    /// All who were there at the start have been greeted, or could not be.
+    pub(super) fn settle(&self) {
+        self.state().settled = true;
+        self.settling.notify_all();
+    }
+
+    /// Waits for [`Self::settle`], up to `patience`.
+    pub(super) fn wait_settled(&self, patience: Duration) {
+        let state = self.state();
+        // Whether in time or not, the caller goes on.
+        drop(
+            self.settling
+                .wait_timeout_while(state, patience, |state| !state.settled),
+        );
     }
 
     pub(super) fn stop(&self) {

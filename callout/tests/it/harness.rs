@@ -13,6 +13,7 @@ use claviger_callout::{
     CallError, CarrierKind, Limits, Observer, Outcome, Pending, Requester, RequesterConfig,
     Responder, ResponderConfig, Serves, Ticket, Transport,
 };
+use claviger_hw_tests::rerun;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
@@ -22,8 +23,8 @@ use crate::roles::{self, Answers};
 /// Nothing here takes this long: a test that waits longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-const ISOLATED: &str = "CALLOUT_TEST_ISOLATED";
 const ROLE: &str = "CALLOUT_TEST_ROLE";
+/// Set inside the namespaces; its value is the uid of [`user`].
 const UID: &str = "CALLOUT_TEST_UID";
 
 /// The one test this isolated process runs.
@@ -31,54 +32,20 @@ static TEST: OnceLock<String> = OnceLock::new();
 
 /// Runs `body` inside namespaces of its own; or, in a child of this test, the role it was given.
 pub(crate) fn enter(module: &str, name: &str, body: impl FnOnce()) {
-    let (_, module) = module.split_once("::").unwrap();
-    let test = format!("{module}::{name}");
-    if env::var_os(ISOLATED).is_some() {
-        TEST.set(test.clone())
+    let path = format!("{module}::{name}");
+    if env::var_os(UID).is_some() {
+        let (_crate, test) = path.split_once("::").unwrap();
+        TEST.set(test.to_owned())
             .expect("one test a process, from here on");
-    }
-    if let Ok(role) = env::var(ROLE) {
-        roles::play(&role);
-        process::exit(0);
-    }
-    if env::var_os(ISOLATED).is_some() {
-        run(&["ip", "link", "set", "lo", "up"]);
-        run(&[
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            "mode=0755",
-            "callout-test",
-            "/run",
-        ]);
+        if let Ok(role) = env::var(ROLE) {
+            roles::play(&role);
+            process::exit(0);
+        }
         return body();
     }
-    let status = Command::new("unshare")
-        .args([
-            "--mount",
-            "--net",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child=KILL",
-        ])
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", &test, "--nocapture"])
-        .env(ISOLATED, "1")
-        // Uids of this test's other users: made up, in nobody's range, never the overflow uid.
-        .env(UID, (200_000 + process::id() % 50_000).to_string())
-        .status()
-        .expect("unshare(1) of util-linux");
-    assert!(status.success(), "{test}, inside its namespaces: {status}");
-}
-
-fn run(command: &[&str]) {
-    let status = Command::new(command[0])
-        .args(&command[1..])
-        .status()
-        .unwrap();
-    assert!(status.success(), "{command:?}: {status}");
+    // Uids of this test's other users: made up, in nobody's range, never the overflow uid.
+    let uid = 200_000 + process::id() % 50_000;
+    rerun(&path, UID, uid.to_string());
 }
 
 /// An ordinary user, in whose name daemons run.

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use claviger_cli::args::Cli;
-use claviger_protocol::failure::ExitCode;
 
 fn main() -> Result<()> {
     let folder = PathBuf::from(
@@ -20,18 +19,9 @@ fn main() -> Result<()> {
     let (man, completions) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
-    let command = Cli::command().after_long_help(exit_codes());
-    clap_mangen::generate_to(command, &man).context("man pages")?;
+    clap_mangen::generate_to(Cli::command(), &man).context("man pages")?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut Cli::command(), "claviger", &completions)?;
     }
     Ok(())
-}
-
-/// The table of exit codes, for claviger(1).
-fn exit_codes() -> String {
-    let rows = ExitCode::TABLE
-        .iter()
-        .map(|(code, meaning)| format!("{:>4}  {meaning}\n", *code as u8));
-    format!("Exit codes:\n{}", rows.collect::<String>())
 }

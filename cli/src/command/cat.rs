@@ -9,13 +9,26 @@ use claviger_protocol::failure::ExitCode;
 use zeroize::Zeroizing;
 
 use super::lock;
+use crate::args::{Cat, Format};
+use crate::ecryptfs::{self, Keys, LowerFolder};
 use crate::prompter::Prompter;
 use crate::volume::{self, Volume};
 use crate::{Failed, place};
 
 const CHUNK: usize = 1 << 20;
 
-pub(super) fn run(dir: &Path, path: &Path, mut prompter: Prompter) -> Result<ExitCode, Failed> {
+pub(super) fn run(cat: &Cat, prompter: Prompter) -> Result<ExitCode, Failed> {
+    match cat.format {
+        Format::Native if cat.keys.are_given() => {
+            Err(Failed::usage("these options belong to eCryptfs folders")
+                .advise("Add '--format ecryptfs', or open the volume with 'claviger unlock' first"))
+        }
+        Format::Native => native(&cat.dir, &cat.path, prompter),
+        Format::Ecryptfs => of_ecryptfs(cat, prompter),
+    }
+}
+
+fn native(dir: &Path, path: &Path, mut prompter: Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(dir)?;
     lock::open(&dir, UnlockWith::AnyKey, &mut prompter)?;
     let volume = Volume::open(&dir, prompter)?;
@@ -28,13 +41,36 @@ pub(super) fn run(dir: &Path, path: &Path, mut prompter: Prompter) -> Result<Exi
     let file = volume
         .open_file(&folder, lower.as_bytes(), lower.as_bytes())
         .map_err(|error| error.failed(path))?;
+    print(|offset, chunk| {
+        let read = file.read_at(offset, chunk);
+        read.map_err(|error| volume::file_failed(path, &error))
+    })
+}
+
+fn of_ecryptfs(cat: &Cat, mut prompter: Prompter) -> Result<ExitCode, Failed> {
+    let folder = LowerFolder::open(&cat.dir)?;
+    let keys = Keys::gather(&cat.keys, &cat.dir, &mut prompter)?;
+    let file = folder.open_file(&cat.path, &keys)?;
+    eprintln!("claviger: {}", ecryptfs::WARNING);
+    let Some(file) = file else {
+        // Made and never written: empty, as the kernel has it.
+        return Ok(ExitCode::Ok);
+    };
+    print(|offset, chunk| {
+        let read = file.read_at(offset, chunk);
+        read.map_err(|error| ecryptfs::failed(&cat.path, &error))
+    })
+}
+
+/// Copies to standard output what `read_at` gives, until it gives nothing.
+fn print(
+    mut read_at: impl FnMut(u64, &mut [u8]) -> Result<usize, Failed>,
+) -> Result<ExitCode, Failed> {
     let mut out = io::stdout().lock();
     let mut chunk = Zeroizing::new(vec![0; CHUNK]);
     let mut offset = 0;
     loop {
-        let read = file
-            .read_at(offset, &mut chunk)
-            .map_err(|error| volume::file_failed(path, &error))?;
+        let read = read_at(offset, &mut chunk)?;
         let plain = chunk.get(..read).unwrap_or_default();
         if plain.is_empty() {
             return Ok(ExitCode::Ok);

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use claviger_pki::p11_modules;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::sys::resource::{Resource, getrlimit};
@@ -207,38 +208,21 @@ fn tpm() -> Finding {
     }
 }
 
+/// Those that the daemon takes if its configuration names none.
 fn pkcs11_libraries() -> Finding {
-    let known = [
-        "/usr/lib/softhsm/libsofthsm2.so",
-        "/usr/lib/x86_64-linux-gnu/opensc-pkcs11.so",
-        "/usr/lib/x86_64-linux-gnu/libykcs11.so",
-    ];
-    let modules = ["/usr/share/p11-kit/modules", "/etc/pkcs11/modules"]
+    let (libraries, skipped) = p11_modules::installed();
+    let named = libraries
         .iter()
-        .filter_map(|dir| fs::read_dir(dir).ok())
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|entry| {
-            entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "module")
-        })
-        .count();
-    let found: Vec<&str> = known
-        .into_iter()
-        .filter(|path| Path::new(path).is_file())
-        .collect();
-    if found.is_empty() && modules == 0 {
+        .map(|library| library.display().to_string());
+    let left_out = skipped.iter().map(|skipped| format!("left out {skipped}"));
+    let says = named.chain(left_out).collect::<Vec<_>>().join("; ");
+    if libraries.is_empty() {
+        let what = "no library found; install 'opensc', or name one in config.toml";
         return finding(
             "PKCS#11",
             Verdict::Weak,
-            "no library found; install 'opensc', or name one in config.toml",
+            format!("{what}; {says}").trim_end_matches("; "),
         );
     }
-    finding(
-        "PKCS#11",
-        Verdict::Good,
-        format!("{modules} *.module files; {}", found.join(", ")),
-    )
+    finding("PKCS#11", Verdict::Good, says)
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use claviger_protocol::Secret;
-use claviger_protocol::control::{Command, KeyRef, Prompt, PromptKind, Recovery, Reply};
+use claviger_protocol::control::{Command, KeyRef, PromptKind, Recovery, Reply};
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ids;
 
@@ -67,7 +67,7 @@ pub(super) fn run(init: Init, prompter: &mut Prompter) -> Result<ExitCode, Faile
         recipients,
     } = reply
     else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     println!("Volume {volume} in {}", dir.display());
     println!("It opens with any one of:");
@@ -93,42 +93,31 @@ enum Choice {
 fn choose(prompter: &mut Prompter) -> Result<Choice, Failed> {
     let reply = daemon::run(Command::KeyList, prompter)?;
     let Reply::Keys(keys) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
-    if let [key] = keys.as_slice() {
+    let mut chosen = Vec::new();
+    for key in &keys {
         let text = format!(
             "Let key '{}' ({}, {}) open the volume?",
             key.label, key.module, key.key_type
         );
-        if yes(prompter, text) {
-            return Ok(Choice::Keys(vec![KeyRef::Id(key.key_id.clone())]));
+        if prompter.agrees(text) {
+            chosen.push(KeyRef::Id(key.key_id.clone()));
         }
     }
-    if keys.len() > 1 {
-        let mut chosen = Vec::new();
-        for key in &keys {
-            let text = format!(
-                "Let key '{}' ({}, {}) open the volume?",
-                key.label, key.module, key.key_type
-            );
-            if yes(prompter, text) {
-                chosen.push(KeyRef::Id(key.key_id.clone()));
-            }
-        }
-        if !chosen.is_empty() {
-            return Ok(Choice::Keys(chosen));
-        }
+    if !chosen.is_empty() {
+        return Ok(Choice::Keys(chosen));
     }
     let reply = daemon::run(Command::TokenList, prompter)?;
     let Reply::Tokens(tokens) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     for token in &tokens {
         let text = format!(
             "Use a key in the token '{}' ({})?",
             token.label, token.model
         );
-        if yes(prompter, text) {
+        if prompter.agrees(text) {
             return Ok(Choice::Keys(vec![KeyRef::Uri(token.uri.clone())]));
         }
     }
@@ -142,33 +131,9 @@ fn choose(prompter: &mut Prompter) -> Result<Choice, Failed> {
         "Without a token, a passphrase can open the volume. It is weaker: whoever copies the"
     );
     eprintln!("folder can try passphrases for as long as they like.");
-    let ask = |prompter: &mut Prompter, text: &str| {
-        prompter.ask(&Prompt {
-            kind: PromptKind::Passphrase,
-            text: text.into(),
-        })
-    };
-    let first = ask(prompter, "New passphrase");
-    let again = ask(prompter, "The same once more");
-    match (first, again) {
-        (Some(first), Some(again)) if first.expose().is_empty() || again.expose().is_empty() => {
-            Err(Failed::usage("an empty passphrase protects nothing"))
-        }
-        (Some(first), Some(again)) if first.expose() == again.expose() => {
-            Ok(Choice::Passphrase(first))
-        }
-        (Some(_), Some(_)) => Err(Failed::usage("the two passphrases differ")),
-        _ => Err(Failed::new(ExitCode::Declined, "no passphrase given")),
-    }
-}
-
-fn yes(prompter: &mut Prompter, text: String) -> bool {
     prompter
-        .ask(&Prompt {
-            kind: PromptKind::Confirm,
-            text,
-        })
-        .is_some()
+        .ask_new(PromptKind::Passphrase, "passphrase")
+        .map(Choice::Passphrase)
 }
 
 fn create_secret_file(path: &Path) -> Result<std::fs::File, Failed> {

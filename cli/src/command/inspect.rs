@@ -5,85 +5,146 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use claviger_protocol::failure::ExitCode;
-use claviger_vault::ids::Scope;
+use claviger_vault::ids::{Epoch, FileId, Scope, VolumeId};
 use claviger_vault::manifest;
 use claviger_vault::native::{FixedPart, NativeFile, stat_size};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::args::Output;
 use crate::volume::{file_failed, manifest_failed, open_folder};
 use crate::{Failed, print};
 
+/// What a manifest says.
+#[derive(Serialize)]
+struct VolumeFacts {
+    volume: VolumeId,
+    scope: Scope,
+    epoch: Epoch,
+    minimum_epoch: Epoch,
+    generation: u64,
+    recipients: Vec<RecipientFacts>,
+}
+
+#[derive(Serialize)]
+struct RecipientFacts {
+    kind: &'static str,
+    label: String,
+    key_id: String,
+}
+
+/// What the head of a lower file says.
+#[derive(Serialize)]
+struct FileFacts {
+    volume: VolumeId,
+    file: FileId,
+    scope: Scope,
+    header_pages: u8,
+    lower_length: u64,
+    size_by_length: u64,
+    token_operations_an_open: u8,
+}
+
 pub(super) fn run(path: &Path, output: &Output) -> Result<ExitCode, Failed> {
-    let facts = if path.is_dir() {
-        volume(path)?
+    if path.is_dir() {
+        let facts = volume(path)?;
+        if output.json {
+            print::json(&facts)?;
+        } else {
+            show_volume(&facts);
+        }
     } else {
-        file(path)?
-    };
-    if output.json {
-        print::json(&facts)?;
-        return Ok(ExitCode::Ok);
-    }
-    println!("Not verified: this is what it says of itself.");
-    for (name, value) in facts.as_object().into_iter().flatten() {
-        match value {
-            Value::Array(rows) => {
-                println!("{name}:");
-                for row in rows {
-                    println!("  {}", print::plain_line(&row.to_string()));
-                }
-            }
-            Value::String(text) => println!("{name}: {text}"),
-            other => println!("{name}: {other}"),
+        let facts = file(path)?;
+        if output.json {
+            print::json(&facts)?;
+        } else {
+            show_file(&facts);
         }
     }
     Ok(ExitCode::Ok)
 }
 
-fn volume(dir: &Path) -> Result<Value, Failed> {
-    let loaded = manifest::load(open_folder(dir)?).map_err(|error| manifest_failed(dir, &error))?;
-    let claims = loaded.manifest.claims();
-    let recipients: Vec<Value> = claims
-        .recipients()
-        .iter()
-        .map(|enrolled| {
-            let recipient = &enrolled.recipient;
-            json!({
-                "kind": recipient.kind().word(),
-                "label": recipient.label(),
-                "key_id": recipient.key_id().to_string(),
-            })
-        })
-        .collect();
-    Ok(json!({
-        "volume": claims.volume(),
-        "scope": claims.scope(),
-        "epoch": claims.epoch(),
-        "minimum_epoch": claims.minimum(),
-        "generation": claims.generation(),
-        "recipients": recipients,
-    }))
+const NOT_VERIFIED: &str = "Not verified: this is what it says of itself.";
+
+fn show_volume(facts: &VolumeFacts) {
+    println!("{NOT_VERIFIED}");
+    println!("  volume      {}", facts.volume);
+    println!("  scope       {}", word(facts.scope));
+    println!(
+        "  epoch       {}, readable from {}",
+        facts.epoch, facts.minimum_epoch
+    );
+    println!("  generation  {}", facts.generation);
+    for recipient in &facts.recipients {
+        println!(
+            "  {:<10}  {}  {}",
+            recipient.kind,
+            print::short(&recipient.key_id),
+            print::plain_line(&recipient.label)
+        );
+    }
 }
 
-fn file(path: &Path) -> Result<Value, Failed> {
+fn show_file(facts: &FileFacts) {
+    println!("{NOT_VERIFIED}");
+    println!("  volume      {}", facts.volume);
+    println!("  file        {}", facts.file);
+    println!(
+        "  scope       {}, {} token operations an open",
+        word(facts.scope),
+        facts.token_operations_an_open
+    );
+    println!(
+        "  size        {} bytes, by the {} of the lower file",
+        facts.size_by_length, facts.lower_length
+    );
+}
+
+fn word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Volume => "volume",
+        Scope::File => "file",
+    }
+}
+
+fn volume(dir: &Path) -> Result<VolumeFacts, Failed> {
+    let loaded = manifest::load(open_folder(dir)?).map_err(|error| manifest_failed(dir, &error))?;
+    let claims = loaded.manifest.claims();
+    let recipients = claims.recipients().iter().map(|enrolled| RecipientFacts {
+        kind: enrolled.recipient.kind().word(),
+        label: enrolled.recipient.label().to_owned(),
+        key_id: enrolled.recipient.key_id().to_string(),
+    });
+    Ok(VolumeFacts {
+        volume: claims.volume(),
+        scope: claims.scope(),
+        epoch: claims.epoch(),
+        minimum_epoch: claims.minimum(),
+        generation: claims.generation(),
+        recipients: recipients.collect(),
+    })
+}
+
+fn file(path: &Path) -> Result<FileFacts, Failed> {
     let file = File::open(path).map_err(|error| Failed::file(path, &error))?;
-    let length = file
+    let metadata = file
         .metadata()
-        .map_err(|error| Failed::file(path, &error))?
-        .len();
+        .map_err(|error| Failed::file(path, &error))?;
     let refused = |error| file_failed(path, &error);
     let head = NativeFile::read_head(file.as_fd()).map_err(refused)?;
     let fixed = head
         .first_chunk()
         .expect("a head begins with its fixed part");
     let fixed = FixedPart::parse(fixed).map_err(|error| refused(error.into()))?;
-    Ok(json!({
-        "volume": fixed.volume,
-        "file": fixed.file,
-        "scope": fixed.scope,
-        "header_pages": fixed.header_pages(),
-        "lower_length": length,
-        "size_by_length": stat_size(length, fixed.scope),
-        "token_operations_an_open": match fixed.scope { Scope::Volume => 0, Scope::File => 1 },
-    }))
+    Ok(FileFacts {
+        volume: fixed.volume,
+        file: fixed.file,
+        scope: fixed.scope,
+        header_pages: fixed.header_pages(),
+        lower_length: metadata.len(),
+        size_by_length: stat_size(metadata.len(), fixed.scope),
+        token_operations_an_open: match fixed.scope {
+            Scope::Volume => 0,
+            Scope::File => 1,
+        },
+    })
 }

@@ -1,6 +1,6 @@
 //! `claviger key …`.
 
-use claviger_protocol::control::{Command, GenerateKey, KeyInfo, Prompt, PromptKind, Reply};
+use claviger_protocol::control::{Command, GenerateKey, KeyInfo, PromptKind, Reply};
 use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
@@ -41,7 +41,7 @@ fn generate(order: Generate, prompter: &mut Prompter) -> Result<ExitCode, Failed
         eprintln!("A key in a file is weaker than a token: whoever copies the file has the key.");
     }
     let pin = if order.pin {
-        Some(new_pin(prompter)?)
+        Some(prompter.ask_new(PromptKind::Pin, "PIN")?)
     } else {
         None
     };
@@ -57,31 +57,10 @@ fn generate(order: Generate, prompter: &mut Prompter) -> Result<ExitCode, Failed
     one(Command::KeyGenerate(order), "Made and enrolled", prompter)
 }
 
-fn new_pin(prompter: &mut Prompter) -> Result<claviger_protocol::Secret, Failed> {
-    let mut ask = |text: &str| {
-        let prompt = Prompt {
-            kind: PromptKind::Pin,
-            text: text.into(),
-        };
-        prompter
-            .ask(&prompt)
-            .ok_or_else(|| Failed::new(ExitCode::Declined, "no PIN given"))
-    };
-    let first = ask("New PIN of the key")?;
-    let again = ask("The same once more")?;
-    if first.expose() != again.expose() {
-        return Err(Failed::usage("the two PINs differ"));
-    }
-    if first.expose().is_empty() {
-        return Err(Failed::usage("an empty PIN protects nothing"));
-    }
-    Ok(first)
-}
-
 fn one(command: Command, done: &str, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let reply = daemon::run(command, prompter)?;
     let Reply::Key(key) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     println!("{done}:");
     show(&key);
@@ -91,7 +70,7 @@ fn one(command: Command, done: &str, prompter: &mut Prompter) -> Result<ExitCode
 fn list(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let reply = daemon::run(Command::KeyList, prompter)?;
     let Reply::Keys(keys) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     if output.json {
         print::json(&keys)?;

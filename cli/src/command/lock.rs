@@ -17,13 +17,14 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
     };
     let reply = daemon::run(Command::Lock(target), prompter)?;
     let Reply::Locked { volumes, lost } = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
-    for volume in &volumes {
-        println!("Locked {volume}");
-    }
-    if volumes.is_empty() {
-        println!("Nothing was unlocked");
+    match (volumes.as_slice(), place) {
+        ([], _) => println!("Nothing was unlocked"),
+        (_, Some(place)) => println!("Locked {}", place.display()),
+        (volumes, None) => volumes
+            .iter()
+            .for_each(|volume| println!("Locked {volume}")),
     }
     for path in &lost {
         eprintln!(
@@ -45,31 +46,44 @@ pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode
         (None, None, Some(key)) => UnlockWith::Key(key_ref::parse(key)?),
         (None, None, None) => UnlockWith::AnyKey,
     };
-    open(&dir, with, prompter)?;
+    if open(&dir, with, prompter)? == Found::Unlocked {
+        eprintln!("{} was unlocked already", dir.display());
+    }
     Ok(ExitCode::Ok)
 }
 
-/// Unlocks the volume in `dir` and says by what.
-pub(super) fn open(dir: &Path, with: UnlockWith, prompter: &mut Prompter) -> Result<(), Failed> {
+/// What a volume was when it was to be unlocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Locked,
+    Unlocked,
+}
+
+/// Unlocks the volume in `dir`, unless it is, and says by what.
+pub(super) fn open(dir: &Path, with: UnlockWith, prompter: &mut Prompter) -> Result<Found, Failed> {
     let command = Command::Unlock {
         dir: dir.to_owned(),
         with,
     };
     let reply = daemon::run(command, prompter)?;
     let Reply::Unlocked {
-        volume,
+        volume: _,
         by,
         changes,
     } = reply
     else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
-    match by {
-        Some(by) => eprintln!("Unlocked {volume} with {} '{}'", by.kind, by.label),
-        None => eprintln!("{volume} was unlocked already"),
-    }
+    let found = match by {
+        Some(by) => {
+            let dir = dir.display();
+            eprintln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
+            Found::Locked
+        }
+        None => Found::Unlocked,
+    };
     for change in changes {
         eprintln!("  {change}");
     }
-    Ok(())
+    Ok(found)
 }

@@ -2,6 +2,7 @@
 
 mod cat;
 mod doctor;
+mod ecryptfs;
 mod init;
 mod inspect;
 mod key;
@@ -13,7 +14,6 @@ mod status;
 mod token;
 mod verify;
 
-use claviger_protocol::control;
 use claviger_protocol::failure::ExitCode;
 
 use crate::Failed;
@@ -41,7 +41,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Stop => stop(&mut prompter),
         Command::Inspect { file, output } => inspect::run(&file, &output),
         Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
-        Command::Cat { dir, path } => cat::run(&dir, &path, prompter),
+        Command::Cat(cat) => cat::run(&cat, prompter),
+        Command::Ecryptfs(ecryptfs) => ecryptfs::run(ecryptfs, &mut prompter),
         Command::Seal(order) => seal::seal(&order, prompter),
         Command::Unseal(order) => seal::unseal(&order, prompter),
     }
@@ -57,8 +58,7 @@ fn stop(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
 }
 
 /// The daemon answered another command's reply: the two programs are not of one build.
-fn unexpected(reply: &control::Reply) -> Failed {
-    let _ = reply;
+fn unexpected() -> Failed {
     Failed::new(
         ExitCode::Internal,
         "clavigerd answered something else than was asked",

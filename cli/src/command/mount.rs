@@ -1,12 +1,15 @@
 //! `claviger mount` and `claviger umount`.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use claviger_protocol::control::UnlockWith;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
 
@@ -15,36 +18,44 @@ use crate::args::Mount;
 use crate::prompter::Prompter;
 use crate::{Failed, place};
 
-/// The filesystem program; it says itself what is wrong with a folder, a mount point or an option.
+/// The filesystem program.
 const FILESYSTEM: &str = "claviger-fs";
+
+/// The filesystem holds it, from the lower root, as long as it may write there.
+const LOCK_FILE: &str = ".claviger/lock";
+
+/// How long the last writes of a mount are waited for.
+const LAST_WRITES: Duration = Duration::from_secs(30);
 
 pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(&mount.dir)?;
     if !mount.locked && !is_for_several_users(&mount) {
-        lock::open(&dir, UnlockWith::AnyKey, prompter)?;
+        // What it would refuse, it refuses before anybody is asked for a PIN.
+        match filesystem(&dir, &mount, Some("--check"))? {
+            ExitCode::Ok => lock::open(&dir, UnlockWith::AnyKey, prompter)?,
+            refused => return Ok(refused),
+        };
     }
+    filesystem(&dir, &mount, mount.foreground.then_some("-f"))
+}
+
+/// Runs the filesystem program, which says itself what is wrong.
+fn filesystem(dir: &Path, mount: &Mount, flag: Option<&str>) -> Result<ExitCode, Failed> {
     let program = paths::program(FILESYSTEM);
     let mut command = Command::new(&program);
-    command.arg(&dir).arg(&mount.mountpoint);
+    command.args(flag).arg(dir).arg(&mount.mountpoint);
     if !mount.options.is_empty() {
         command.arg("-o").arg(mount.options.join(","));
-    }
-    if mount.foreground {
-        command.arg("-f");
     }
     let status = command
         .status()
         .map_err(|error| Failed::file(&program, &error))?;
-    if status.success() {
-        return Ok(ExitCode::Ok);
-    }
-    // It has said what is wrong; its exit codes are those of this program.
+    // Its exit codes are those of this program.
     let code = ExitCode::TABLE
         .iter()
         .map(|(code, _)| *code)
-        .find(|code| status.code() == Some(*code as i32))
-        .unwrap_or(ExitCode::Internal);
-    Ok(code)
+        .find(|code| status.code() == Some(*code as i32));
+    Ok(code.unwrap_or(ExitCode::Internal))
 }
 
 /// On root's mount for several users each opens with a key and a daemon of their own.
@@ -55,20 +66,31 @@ fn is_for_several_users(mount: &Mount) -> bool {
 pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
     let mountpoint =
         std::path::absolute(mountpoint).map_err(|error| Failed::file(mountpoint, &error))?;
+    let mounts = place::mounts()?.into_iter().rev();
+    let lower = mounts
+        .filter(|mount| mount.mountpoint == mountpoint)
+        .map(|mount| mount.lower)
+        .next();
+    detach(&mountpoint)?;
+    if let Some(lower) = lower {
+        wait_for_last_writes(&lower);
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn detach(mountpoint: &Path) -> Result<(), Failed> {
     if Uid::effective().is_root() {
-        return match umount2(&mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => Ok(ExitCode::Ok),
-            Err(errno) => Err(refused(&mountpoint, errno)),
-        };
+        return umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|errno| refused(mountpoint, errno));
     }
     let output = Command::new("fusermount3")
         .arg("-u")
         .arg("--")
-        .arg(&mountpoint)
+        .arg(mountpoint)
         .output()
         .map_err(|error| Failed::file(Path::new("fusermount3"), &error))?;
     if output.status.success() {
-        return Ok(ExitCode::Ok);
+        return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let errno = if said.contains("busy") {
@@ -76,7 +98,35 @@ pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
     } else {
         Errno::EINVAL
     };
-    Err(refused(&mountpoint, errno))
+    Err(refused(mountpoint, errno))
+}
+
+/// The kernel detaches the mount before the filesystem has written everything out; whoever unplugs or
+/// copies the lower folder next must find it whole. The filesystem's lock goes when it has.
+fn wait_for_last_writes(lower: &Path) {
+    let Ok(file) = File::open(lower.join(LOCK_FILE)) else {
+        // Not ours to see: another user's mount, unmounted by root.
+        return;
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < LAST_WRITES {
+        let mut lock = libc::flock {
+            l_type: libc::F_RDLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
+        if asked.is_err() || lock.l_type == libc::F_UNLCK as libc::c_short {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    eprintln!(
+        "claviger: the filesystem is still writing to {}",
+        lower.display()
+    );
 }
 
 fn refused(mountpoint: &Path, errno: Errno) -> Failed {

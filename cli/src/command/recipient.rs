@@ -22,7 +22,7 @@ pub(super) fn run(recipient: Recipient, prompter: &mut Prompter) -> Result<ExitC
                 recovery: _,
             } = reply
             else {
-                return Err(unexpected(&reply));
+                return Err(unexpected());
             };
             if output.json {
                 print::json(&json!({ "epoch": epoch, "recipients": recipients }))?;
@@ -84,7 +84,7 @@ fn change(
         recovery,
     } = reply
     else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     println!("Epoch {epoch}. It opens with any one of:");
     print::recipients(&recipients);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,6 +28,10 @@ pub(super) fn seal(seal: &Seal, prompter: Prompter) -> Result<ExitCode, Failed> 
         .iter()
         .map(|key| key_ref::parse(key))
         .collect::<Result<_, _>>()?;
+    if seal.output.is_none() && io::stdout().is_terminal() {
+        return Err(Failed::usage("ciphertext is not for a terminal")
+            .advise("Name a file with --output, or redirect standard output"));
+    }
     let from = input(seal.file.as_deref())?;
     let pid = std::process::id();
     let (header, key) = ask(&KeyRequest::SealStream { recipients, pid }, prompter)?;

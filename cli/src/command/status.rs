@@ -11,7 +11,7 @@ use crate::{Failed, daemon, print};
 pub(super) fn run(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let reply = daemon::run(Command::Status, prompter)?;
     let Reply::Status(status) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     if output.json {
         print::json(&status)?;

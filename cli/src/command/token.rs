@@ -12,7 +12,7 @@ pub(super) fn run(token: Token, prompter: &mut Prompter) -> Result<ExitCode, Fai
     let Token::List { output } = token;
     let reply = daemon::run(Command::TokenList, prompter)?;
     let Reply::Tokens(tokens) = reply else {
-        return Err(unexpected(&reply));
+        return Err(unexpected());
     };
     if output.json {
         print::json(&tokens)?;

@@ -156,6 +156,12 @@ fn empty_folder(dir: &Path) -> Result<PathBuf, Failure> {
         _ => {}
     }
     if fs::read_dir(dir).map_err(failed)?.next().is_some() {
+        if dir.join(RESERVED).exists() {
+            return Err(Failure::Usage(format!(
+                "{0}: not empty, but a volume already: see 'claviger inspect {0}'",
+                dir.display()
+            )));
+        }
         return Err(Failure::Usage(format!("{}: not empty", dir.display())));
     }
     Ok(dir.into())

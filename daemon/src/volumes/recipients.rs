@@ -224,7 +224,6 @@ fn recipients(manifest: &Manifest, recovery: Option<Secret>) -> Reply {
     }
 }
 
-/// The recipient that a person means: by id, its beginning, or label.
 /// Binds the root directory under the new epoch's key, and wipes what the removed recipient could have
 /// made: mounts check the names keys they are given against this record.
 fn renew_root(dir: &Path, keys: &Keys) -> Result<(), Failure> {
@@ -243,6 +242,7 @@ fn renew_root(dir: &Path, keys: &Keys) -> Result<(), Failure> {
     })
 }
 
+/// The recipient that a person means: by id, its beginning, or label.
 fn find(manifest: &Manifest, who: &str) -> Result<KeyId, Failure> {
     let id = who.to_ascii_lowercase();
     let all = manifest

@@ -11,7 +11,7 @@ use claviger_protocol::control::{
 };
 use claviger_vault::ids::{Scope, VolumeId};
 
-use crate::harness::{Cli, Daemon, PIN, User, until, user_test};
+use crate::harness::{Cli, Daemon, PIN, User, user_test, wait_until};
 
 /// A card that counts, and a volume that it opens; nobody is logged in.
 struct Counting {
@@ -198,7 +198,7 @@ user_test! {
         card.next_is("hang");
         let hung = card.unlock(&user.cli()).unwrap_err();
         assert!(matches!(hung, Failure::TimedOut { .. }), "{hung:?}");
-        until("the module was replaced", || card.unlock(&user.cli()).is_ok());
+        wait_until("the module was replaced", || card.unlock(&user.cli()).is_ok());
     }
 }
 
@@ -245,11 +245,11 @@ user_test! {
         crash(&card, &mount, &header);
 
         let (ticket, answer) = mount.begin_unwrap(&header);
-        until("pinentry is asking", || pid_file.exists());
+        wait_until("pinentry is asking", || pid_file.exists());
         mount.cancel(ticket);
         assert!(answer.recv().unwrap().is_err());
         let pid = fs::read_to_string(&pid_file).unwrap();
         let process = PathBuf::from(format!("/proc/{}", pid.trim()));
-        until("pinentry has gone", || !process.exists());
+        wait_until("pinentry has gone", || !process.exists());
     }
 }

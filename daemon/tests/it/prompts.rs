@@ -38,7 +38,7 @@ fn pull_and_put_back(cli: &Cli<'_>) {
         .unwrap();
     let pid = nix::unistd::Pid::from_raw(module.pid.try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    crate::harness::until("the module has gone", || {
+    crate::harness::wait_until("the module has gone", || {
         let Reply::Status(status) = cli.run(Command::Status).unwrap() else {
             panic!()
         };
@@ -200,7 +200,7 @@ user_test! {
         let mut asked = cli.connect(order);
         Cli::next_prompt(&mut asked);
         drop(asked);
-        crate::harness::until("the failure is in the audit log", || {
+        crate::harness::wait_until("the failure is in the audit log", || {
             user.audited("unlock").iter().any(|line| line["result"] != "ok")
         });
         cli.unlock(&dir, UnlockWith::AnyKey).unwrap();

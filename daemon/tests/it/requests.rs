@@ -2,10 +2,10 @@
 
 use claviger_protocol::Failure;
 use claviger_protocol::control::{Recovery, UnlockWith};
-use claviger_protocol::keys::{KeyReply, KeyRequest};
+use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
 use claviger_vault::ids::{Epoch, Scope, VolumeId};
 
-use crate::harness::{Cli, PIN, user_test};
+use crate::harness::{Cli, Mount, PIN, user_test};
 
 user_test! {
     fn a_locked_volume_gives_nothing(user) {
@@ -18,6 +18,17 @@ user_test! {
             assert!(matches!(reply, KeyReply::Failed(Failure::Locked)), "{reply:?}");
         }
         assert_eq!(mount.unwrap(&[0; 512]).unwrap_err(), Failure::Locked);
+    }
+}
+
+user_test! {
+    fn a_mount_of_another_version_is_told_which_one_is_answered(user) {
+        let _daemon = user.start();
+        let mount = Mount::of_service("claviger-keys/999", user, VolumeId([7; 16]));
+        let refused = mount.unwrap(&[0; 512]).unwrap_err();
+        assert!(matches!(refused, Failure::Unsupported(_)), "{refused:?}");
+        let text = refused.to_string();
+        assert!(text.contains("claviger-keys/999") && text.contains(SERVICE), "{text}");
     }
 }
 

@@ -10,7 +10,7 @@ use claviger_protocol::control::{Command, Conversation, Reply, ToDaemon, VERSION
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use crate::harness::{stderr_of, until, user_test};
+use crate::harness::{stderr_of, user_test, wait_until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_clavigerd");
 
@@ -60,7 +60,7 @@ user_test! {
         assert!(!user.control_socket().exists());
         for module in modules {
             let gone = || !Path::new(&format!("/proc/{module}")).exists();
-            until("a module has ended", gone);
+            wait_until("a module has ended", gone);
         }
     }
 }
@@ -168,7 +168,7 @@ user_test! {
         let again = user.command(PROGRAM).arg("--background").output().unwrap();
         assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
         user.cli().run(Command::Stop).unwrap();
-        until("it has ended", || !user.control_socket().exists());
+        wait_until("it has ended", || !user.control_socket().exists());
     }
 }
 

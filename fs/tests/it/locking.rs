@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use claviger_hw_tests::wait_until;
 use claviger_protocol::Failure;
 use claviger_vault::ids::Scope;
 use nix::sys::statvfs::statvfs;
 
 use crate::keys::Manner;
-use crate::mounted::{Mounted, wait_until};
+use crate::mounted::Mounted;
 use crate::namespaces::isolated_test;
 use crate::owners::{as_user, try_as_user};
 

@@ -3,6 +3,7 @@
 // A test that cannot go on has failed, and its line says where.
 #![allow(clippy::unwrap_used)]
 
+mod ages;
 mod content;
 mod keys;
 mod locking;

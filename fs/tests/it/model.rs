@@ -12,7 +12,7 @@ use operation::{Handles, Operation, Side};
 use random::Random;
 use tree::compare;
 
-use crate::mounted::Mounted;
+use crate::mounted::{Age, Mounted};
 use crate::namespaces::isolated_test;
 
 /// How long it goes on.
@@ -24,7 +24,7 @@ const BETWEEN_REMOUNTS: u32 = 8;
 
 isolated_test! {
     fn a_mount_behaves_like_a_plain_directory() {
-        behaves_like_a_plain_directory(Path::new("/mnt"), 1000);
+        behaves_like_a_plain_directory(Path::new("/mnt"), Age::Present, 1000);
     }
 }
 
@@ -32,14 +32,20 @@ isolated_test! {
     /// Inode numbers are used again here, and syncs take their time.
     fn a_mount_behaves_like_a_plain_directory_of_the_disk() {
         let disk = tempfile::tempdir().unwrap();
-        behaves_like_a_plain_directory(disk.path(), 100);
+        behaves_like_a_plain_directory(disk.path(), Age::Present, 100);
+    }
+}
+
+isolated_test! {
+    fn a_mount_behaves_like_a_plain_directory_on_the_oldest_kernel() {
+        behaves_like_a_plain_directory(Path::new("/mnt"), Age::Linux5_10, 1000);
     }
 }
 
 /// Compares a mount over a folder in `base` with a plain folder there, for at least so many
 /// operations.
-fn behaves_like_a_plain_directory(base: &Path, at_least: u32) {
-    let mut mounted = Mounted::over(&base.join("lower"), Scope::Volume);
+fn behaves_like_a_plain_directory(base: &Path, age: Age, at_least: u32) {
+    let mut mounted = Mounted::make(&base.join("lower"), Scope::Volume, age);
     let plain = base.join("plain");
     std::fs::create_dir(&plain).unwrap();
     let mut random = Random::seeded();
@@ -77,19 +83,18 @@ fn step(random: &mut Random, handles: &mut Handles, upper: &Path, plain: &Path, 
 /// What a lock does, without the daemon: nothing is open by now.
 fn lock_and_unlock(mounted: &Mounted) {
     mounted.fs.refuse_opens();
-    let notifier = mounted.notifier();
+    let kernel = mounted.kernel();
     for ino in mounted.fs.open_inodes() {
         // The kernel may have forgotten it since.
-        let _ = notifier.inval_inode(fuser::INodeNo(ino), 0, 0);
+        let _ = kernel.forget_pages(ino);
     }
     assert_eq!(mounted.fs.sync_all(), Vec::<Vec<u8>>::new());
     let names = mounted.fs.known_names();
     mounted.keys.lock();
     assert_eq!(mounted.fs.close_all(), Vec::<Vec<u8>>::new());
     mounted.fs.wipe();
-    for (parent, name) in names {
-        let _ = notifier.inval_entry(fuser::INodeNo(parent), &name);
-    }
+    // One that is gone by now is none that the kernel keeps.
+    let _ = kernel.forget_names(&names);
     let refused = std::fs::read_dir(mounted.root()).map(drop);
     assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOKEY));
     mounted.keys.unlock();

@@ -4,21 +4,32 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use claviger_fs::filesystem::VolumeFs;
 use claviger_fs::fuse::Engine;
+use claviger_fs::kernel::{Expiry, Kernel};
 use claviger_vault::dir::{Location, Record};
 use claviger_vault::ids::Scope;
-use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionACL};
+use fuser::{BackgroundSession, Config, InitFlags, MountOption, Session, SessionACL};
 
 use crate::keys::InProcess;
+
+/// What a mount takes the kernel for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// This one, with all it can do.
+    Present,
+    /// The oldest that is supported: without `FUSE_HANDLE_KILLPRIV_V2` (Linux 5.11) and
+    /// `FUSE_NOTIFY_INC_EPOCH` (6.16).
+    Linux5_10,
+}
 
 /// A new volume in `/mnt`, and its mount.
 pub(crate) struct Mounted {
     pub(crate) keys: Arc<InProcess>,
     pub(crate) fs: Arc<VolumeFs>,
-    session: Option<BackgroundSession>,
+    session: Option<(BackgroundSession, Kernel)>,
+    age: Age,
     lower: PathBuf,
     upper: PathBuf,
 }
@@ -32,8 +43,16 @@ impl Mounted {
         Self::over(Path::new("/mnt/lower"), scope)
     }
 
+    pub(crate) fn of_age(age: Age) -> Self {
+        Self::make(Path::new("/mnt/lower"), Scope::Volume, age)
+    }
+
     /// Makes a volume of the new folder `lower`.
     pub(crate) fn over(lower: &Path, scope: Scope) -> Self {
+        Self::make(lower, scope, Age::Present)
+    }
+
+    pub(crate) fn make(lower: &Path, scope: Scope, age: Age) -> Self {
         // RUST_LOG shows what the filesystem says.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt()
@@ -47,11 +66,12 @@ impl Mounted {
         let keys = InProcess::new(scope);
         Record::create(open(lower), &keys.names_keys(), Location::ROOT)
             .expect("the folder is empty");
-        let (fs, session) = mount(&keys, lower, &upper);
+        let (fs, session) = mount(&keys, lower, &upper, age);
         Self {
             keys,
             fs,
             session: Some(session),
+            age,
             lower: lower.into(),
             upper,
         }
@@ -60,13 +80,13 @@ impl Mounted {
     /// Unmounts and mounts again: nothing is remembered but what is below.
     pub(crate) fn remount(&mut self) {
         self.unmount();
-        let (fs, session) = mount(&self.keys, &self.lower, &self.upper);
+        let (fs, session) = mount(&self.keys, &self.lower, &self.upper, self.age);
         self.fs = fs;
         self.session = Some(session);
     }
 
     pub(crate) fn unmount(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Some((session, _)) = self.session.take() {
             session
                 .umount_and_join()
                 .expect("nothing uses the mount any more");
@@ -85,8 +105,9 @@ impl Mounted {
         &self.lower
     }
 
-    pub(crate) fn notifier(&self) -> Notifier {
-        self.session.as_ref().expect("it is mounted").notifier()
+    pub(crate) fn kernel(&self) -> &Kernel {
+        let (_, kernel) = self.session.as_ref().expect("it is mounted");
+        kernel
     }
 
     /// The lower file that was changed last among those of ours in `dir`.
@@ -113,7 +134,12 @@ impl Drop for Mounted {
     }
 }
 
-fn mount(keys: &Arc<InProcess>, lower: &Path, upper: &Path) -> (Arc<VolumeFs>, BackgroundSession) {
+fn mount(
+    keys: &Arc<InProcess>,
+    lower: &Path,
+    upper: &Path,
+    age: Age,
+) -> (Arc<VolumeFs>, (BackgroundSession, Kernel)) {
     let source = Arc::clone(keys) as Arc<dyn claviger_fs::keys::KeySource>;
     let fs = VolumeFs::new(open(lower), keys.volume, keys.scope, source)
         .expect("the lower root is a directory");
@@ -127,22 +153,20 @@ fn mount(keys: &Arc<InProcess>, lower: &Path, upper: &Path) -> (Arc<VolumeFs>, B
     config.acl = SessionACL::All;
     config.n_threads = Some(2);
     config.clone_fd = true;
-    let session = Session::new(Engine(Arc::clone(&fs)), upper, &config).expect("root may mount");
-    (fs, session.spawn().expect("a thread"))
+    let volume = Arc::clone(&fs);
+    let engine = match age {
+        Age::Present => Engine::new(volume),
+        Age::Linux5_10 => Engine::without(InitFlags::FUSE_HANDLE_KILLPRIV_V2, volume),
+    };
+    let session = Session::new(engine, upper, &config).expect("root may mount");
+    let kernel = match age {
+        Age::Present => Kernel::of(&session),
+        Age::Linux5_10 => Kernel::that_expires(Expiry::NameByName, &session),
+    };
+    let kernel = kernel.expect("a descriptor is left");
+    (fs, (session.spawn().expect("a thread"), kernel))
 }
 
 fn open(folder: &Path) -> OwnedFd {
     fs::File::open(folder).expect("the folder is there").into()
-}
-
-/// Waits for `condition`; the limit is for a machine that is busy, not part of any promise.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "never happened: {what}"
-        );
-        std::thread::yield_now();
-    }
 }

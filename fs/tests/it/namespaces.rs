@@ -2,12 +2,11 @@
 
 use std::env;
 use std::path::Path;
-use std::process::Command;
 
+use claviger_hw_tests::rerun;
 use nix::mount::{MsFlags, mount};
-use nix::unistd::Uid;
 
-/// Set in the process that is in the namespaces, to the test's name.
+/// Set in the process that is in the namespaces.
 const INSIDE: &str = "CLAVIGER_TEST_IN_NAMESPACES";
 
 /// Where a test runs.
@@ -45,47 +44,24 @@ macro_rules! isolated_test {
 pub(crate) use isolated_test;
 
 /// The work of [`isolated!`]; `path` is that of a function in the test's own.
-///
-/// # Panics
-/// If the test fails, or namespaces cannot be had. Nothing is skipped: a test that did not run would
-/// count as one that passed.
 pub(crate) fn enter(path: &str) -> Place {
-    let test = path
-        .strip_suffix("::here")
-        .and_then(|path| path.split_once("::"))
-        .map(|(_crate, test)| test)
-        .expect("isolated! stands in a test, in a module");
-    if env::var(INSIDE).is_ok_and(|name| name == test) {
-        for place in ["/mnt", "/run"] {
-            let options = Some("mode=0755");
-            let flags = MsFlags::empty();
-            mount(Some("test"), place, Some("tmpfs"), flags, options)
-                .expect("root in a mount namespace may mount a tmpfs");
-        }
+    if env::var_os(INSIDE).is_some() {
+        let flags = MsFlags::empty();
+        mount(
+            Some("test"),
+            "/mnt",
+            Some("tmpfs"),
+            flags,
+            Some("mode=0755"),
+        )
+        .expect("root in a mount namespace may mount a tmpfs");
         return Place::Inside;
     }
-    assert!(
-        Uid::effective().is_root() && Path::new("/dev/fuse").exists(),
-        "{test} needs root and /dev/fuse"
-    );
-    let output = Command::new("unshare")
-        .args([
-            "--mount",
-            "--net",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child=KILL",
-        ])
-        .arg(env::current_exe().expect("the test program has a path"))
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, test)
-        .output()
-        .expect("unshare is in util-linux");
-    let said = String::from_utf8_lossy(&output.stdout);
-    print!("{said}");
-    eprint!("{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test} failed in its namespaces");
-    assert!(said.contains("1 passed"), "no test is called {test}");
+    // Nothing is skipped: a test that did not run would count as one that passed.
+    assert!(Path::new("/dev/fuse").exists(), "{path} needs /dev/fuse");
+    let test = path
+        .strip_suffix("::here")
+        .expect("isolated! names a function of its own");
+    rerun(test, INSIDE, "1");
     Place::Outside
 }

@@ -182,7 +182,7 @@ fn serve_as_user(uid: u32) {
     let volume = keys.volume;
     let volume = VolumeFs::new(lower.into(), volume, Scope::Volume, keys).unwrap();
     let config = Config::default();
-    let session = Session::from_fd(Engine(volume), device.into(), SessionACL::All, config);
+    let session = Session::from_fd(Engine::new(volume), device.into(), SessionACL::All, config);
     // Serves on while the handle is forgotten.
     std::mem::forget(session.unwrap().spawn().unwrap());
 }

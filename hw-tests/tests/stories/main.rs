@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // In a helper of a story, as in the story itself, it is an assertion.
 
+mod adversary;
 mod carriers;
 mod commands;
 mod configuration;
+mod daily_use;
+mod ecryptfs;
 mod first_steps;
+mod identity;
 mod keyring;
 mod locking;
 mod lower_disk;

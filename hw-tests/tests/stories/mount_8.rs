@@ -2,7 +2,7 @@
 
 use claviger_hw_tests::{story, wait_until};
 
-use crate::scene::{folder, says, software_key};
+use crate::scene::{finds_a_mount_of_roots, folder, says, software_key};
 
 const LOCKED: &str = "Required key not available";
 
@@ -17,6 +17,7 @@ story! {
         root.sh("mount -t fuse.claviger -o allow_other /home/alice/Private /home/alice/private").ok();
         assert!(root.sh("findmnt -n -o FSTYPE,SOURCE /home/alice/private").ok().contains("fuse.claviger /home/alice/Private"));
         says(&alice.sh("ls private").finish().stderr, &[LOCKED]);
+        finds_a_mount_of_roots(&alice);
         alice.claviger(["unlock", "private"]).ok();
         alice.sh("echo text >private/letter").ok();
         assert_eq!(alice.sh("cat private/letter; stat -c %U private/letter").ok(), "text\nalice\n");
@@ -39,6 +40,7 @@ story! {
         folder(&alice, &["--recipient", "k"]);
         world.fstab("/home/alice/Private /home/alice/private fuse.claviger allow_other,nofail,x-systemd.automount 0 0\n");
         root.sh("mount -a -t fuse.claviger").ok();
+        finds_a_mount_of_roots(&alice);
         alice.claviger(["unlock", "private"]).ok();
         alice.sh("echo text >private/letter").ok();
         root.sh("umount /home/alice/private").ok();
@@ -92,7 +94,9 @@ story! {
         software_key(&alice, "k");
         folder(&alice, &["--recipient", "k"]);
         let mut mount = alice.claviger(["mount", "-f", "Private", "private"]).spawn();
-        wait_until("it is mounted", || alice.sh("mountpoint -q private").finish().code == 0);
+        wait_until("it is mounted and has its keys", || {
+            alice.sh("mountpoint -q private && ls private").finish().code == 0
+        });
         alice.sh("echo text >private/letter").ok();
         alice.claviger(["umount", "private"]).ok();
         assert_eq!(mount.wait().unwrap().code(), Some(0));

@@ -20,6 +20,8 @@ story! {
         says(&alice.claviger(["umount", "private"]).fails(10), &["nothing of yours is mounted"]);
         alice.claviger(["mount", "Private", "/root"]).fails(10);
         alice.claviger(["mount", "-o", "shiny", "Private", "private"]).fails(2);
+        // Each was refused before a key was asked for.
+        says(&alice.claviger(["status"]).ok(), &["No volume is open"]);
     }
 }
 

@@ -142,24 +142,20 @@ story! {
 }
 
 story! {
-    /// A prompt ends when its time is up, and what is answered later is not sent to the token.
-    fn an_answer_that_comes_too_late_is_not_used(world) {
+    /// "No token, driver, daemon or prompt can hang": a prompt that nobody answers ends when its time is up.
+    fn a_prompt_that_nobody_answers_ends_when_its_time_is_up(world) {
         let (alice, _card) = alice_with_a_card(world);
         alice.configure("[prompts]\ntimeout-s = 1\n");
         folder(&alice, &["--recipient", "k"]);
         alice.claviger(["stop"]).ok();
         // A pipe that stays open and says nothing.
         let mut asked = alice.claviger(["--pin-fd", "0", "unlock", "Private"]).spawn();
-        wait_until("the prompt has run out", || {
-            alice.audit().last().is_some_and(|line| line["result"].to_string().contains("timed out"))
-        });
-        // It says so when the line it reads comes.
-        let mut input = asked.stdin.take().unwrap();
-        std::io::Write::write_all(&mut input, format!("{PIN}\n").as_bytes()).unwrap();
+        let silent = asked.stdin.take();
+        wait_until("the prompt has run out", || asked.try_wait().unwrap().is_some());
         let said = asked.wait_with_output().unwrap();
         assert_eq!(said.status.code(), Some(8), "{said:?}");
         says(&String::from_utf8_lossy(&said.stderr), &["timed out", "PIN of token"]);
-        assert!(!alice.claviger(["status"]).ok().contains("unlocked"));
+        drop(silent);
         alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
     }
 }

@@ -123,9 +123,12 @@ story! {
             fs::write(bob.home().join("After/.claviger").join(name), &manifest).unwrap();
         }
         bob.sh("rm -rf .local/state/claviger/known_volumes").ok();
-        assert_eq!(bob.claviger(["cat", "After", "old"]).answers(&[PIN]).ok(), "old\n");
-        let said = bob.claviger(["cat", "After", "new"]).answers(&[PIN]).finish();
-        assert!(said.code != 0 && !said.stdout.contains("new"), "{said}");
+        for path in ["new", "dir/file"] {
+            let said = bob.claviger(["cat", "After", path]).answers(&[PIN]).finish();
+            assert!(said.code != 0 && said.stdout.is_empty(), "{said}");
+        }
+        // What he copied before, he keeps.
+        assert_eq!(bob.claviger(["cat", "Before", "old"]).answers(&[PIN]).ok(), "old\n");
 
         // And put back where Alice will look.
         alice.claviger(["umount", "private"]).ok();

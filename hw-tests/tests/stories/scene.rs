@@ -1,6 +1,6 @@
 //! How several stories begin.
 
-use claviger_hw_tests::{SoftHsm, User, World};
+use claviger_hw_tests::{SoftHsm, User, World, wait_until};
 
 /// Alice, with a software key `k`, and the volume `Private` open at `private`: for stories that are not
 /// about tokens.
@@ -49,6 +49,20 @@ pub fn folder(user: &User, options: &[&str]) {
     args.push("Private");
     user.claviger(args).ok();
     user.sh("mkdir private").ok();
+}
+
+/// Waits until the daemon of `user`, which runs already, has found what root has mounted just now:
+/// nothing that root does waits for the daemons of others.
+pub fn finds_a_mount_of_roots(user: &User) {
+    let found = || {
+        let status = user.status();
+        let volumes = status["volumes"].as_array().expect("it is a list");
+        let mounts = volumes
+            .iter()
+            .filter_map(|volume| volume["mounts"].as_array());
+        mounts.flatten().next().is_some()
+    };
+    wait_until("the daemon has found the mount", found);
 }
 
 /// Expects that what was said says all of this.

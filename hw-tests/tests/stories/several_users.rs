@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use claviger_hw_tests::{User, World, story, wait_until};
 
-use crate::scene::{says, software_key};
+use crate::scene::{finds_a_mount_of_roots, says, software_key};
 
 const LOCKED: &str = "Required key not available";
 
@@ -50,6 +50,9 @@ fn team(world: &mut World) -> Team {
         mountpoint.as_os_str(),
     ])
     .ok();
+    for user in [&alice, &bob] {
+        finds_a_mount_of_roots(user);
+    }
     Team {
         alice,
         bob,

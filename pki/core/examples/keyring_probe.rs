@@ -1,7 +1,6 @@
 //! Does with auth toks what the lines of its input say, one answer a line; for tests of the keyring,
 //! which run it as users of their own.
 
-#![allow(unsafe_code)] // One prctl(2), below.
 #![allow(clippy::unwrap_used)] // It serves tests only.
 
 use std::io::{BufRead, Write};
@@ -11,7 +10,7 @@ use claviger_pki::auth_tok::{AuthTok, AuthToks, Place, description};
 use claviger_pki::key::KeyId;
 use claviger_pki::module::Locator;
 use linux_keyutils::{KeyRing, KeyRingIdentifier};
-use nix::sys::prctl;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 fn main() {
     let mut toks = None;
@@ -90,37 +89,13 @@ fn said<E: std::fmt::Display>(result: Result<(), E>) -> String {
 
 /// As the default seccomp profile of Docker does: EPERM for keyctl(2) and its like.
 fn refuse_keyctl() {
-    let load = |k| filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, k);
-    let skip_unless =
-        |nr: libc::c_long| filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, nr as u32);
-    let give = |k| filter(libc::BPF_RET | libc::BPF_K, 0, k);
-    let refuse = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    let mut program = vec![load(0)];
-    for nr in [libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key] {
-        program.extend([skip_unless(nr), give(refuse)]);
-    }
-    program.push(give(libc::SECCOMP_RET_ALLOW));
-    prctl::set_no_new_privs().unwrap();
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: `program` points to its instructions, which the kernel copies before it returns.
-    let set = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
-    assert_eq!(set, 0);
-}
-
-fn filter(code: u32, jump_if_not: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: jump_if_not,
-        k,
-    }
+    let calls = [libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key];
+    let filter = SeccompFilter::new(
+        calls.map(|call| (call, Vec::new())).into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM.unsigned_abs()),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
 }

@@ -18,6 +18,7 @@ pub mod fuzzing;
 pub mod host;
 pub mod key;
 pub mod module;
+pub mod oaep;
 pub mod p11_modules;
 pub mod p11_uri;
 pub mod seed;

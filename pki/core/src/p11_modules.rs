@@ -133,6 +133,18 @@ impl Folders {
     }
 }
 
+/// The libraries of this machine: those that p11-kit knows, or else what distributions install; and what
+/// was passed over.
+pub fn installed() -> (Vec<PathBuf>, Vec<Skipped>) {
+    let (registered, skipped) = Folders::default().registered();
+    if registered.is_empty() {
+        let known = KNOWN_LIBRARIES.iter().map(PathBuf::from);
+        return (known.filter(|library| library.exists()).collect(), skipped);
+    }
+    let libraries = registered.into_iter().map(|registered| registered.library);
+    (libraries.collect(), skipped)
+}
+
 fn real_path(library: &Path) -> PathBuf {
     fs::canonicalize(library).unwrap_or_else(|_| library.to_owned())
 }
@@ -195,6 +207,18 @@ fn lists_us(programs: &str) -> bool {
         .split(|c: char| c == ',' || c.is_whitespace())
         .any(|program| program == PROGRAM)
 }
+
+/// Where distributions put the libraries that most people have, for machines without p11-kit.
+const KNOWN_LIBRARIES: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu/opensc-pkcs11.so",
+    "/usr/lib/aarch64-linux-gnu/opensc-pkcs11.so",
+    "/usr/lib64/opensc-pkcs11.so",
+    "/usr/lib/opensc-pkcs11.so",
+    "/usr/lib/x86_64-linux-gnu/libykcs11.so.2",
+    "/usr/lib64/libykcs11.so.2",
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm.so",
+];
 
 #[cfg(test)]
 mod tests {

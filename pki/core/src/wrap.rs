@@ -19,15 +19,13 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand;
-use aws_lc_rs::rsa::{
-    OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPublicEncryptingKey,
-    PublicEncryptingKey,
-};
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm};
 use zeroize::Zeroizing;
 
 use crate::dhkem::{Dhkem, Length};
 use crate::key::{Kem, KeyId, PublicKey, check_point};
 use crate::module::{Decapsulate, Locator, ModuleError};
+use crate::oaep;
 
 /// What a wrapped key is for. Opening it under any other context fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +239,7 @@ impl Recipient for PublicKeyRecipient {
     fn wrap(&self, context: &Context, payload: &[u8]) -> Result<Wrapped, WrapError> {
         let refused = || WrapError::Refused(self.key.key_id());
         let (secret, encapsulation) = match Scheme::of(self.kem) {
-            Scheme::Rsa(oaep) => rsa_encapsulate(&self.key, oaep).ok_or_else(refused)?,
+            Scheme::Rsa(algorithm) => rsa_encapsulate(&self.key, algorithm).ok_or_else(refused)?,
             Scheme::Ec(dhkem) => {
                 let point = self.key.ec_point().ok_or_else(refused)?;
                 dhkem.encapsulate(point).map_err(|_| refused())?
@@ -331,16 +329,11 @@ impl Scheme {
 
 fn rsa_encapsulate(
     key: &PublicKey,
-    oaep: &'static OaepAlgorithm,
+    algorithm: &'static OaepAlgorithm,
 ) -> Option<(Zeroizing<Vec<u8>>, Vec<u8>)> {
     let mut secret = Zeroizing::new(vec![0; RSA_SECRET_LEN]);
     rand::fill(&mut secret).expect("the system gives random bytes");
-    let public = PublicEncryptingKey::from_der(key.spki()).ok()?;
-    let public = OaepPublicEncryptingKey::new(public).ok()?;
-    let mut encapsulation = vec![0; public.ciphertext_size()];
-    public
-        .encrypt(oaep, &secret, &mut encapsulation, None)
-        .ok()?;
+    let encapsulation = oaep::encrypt(key, algorithm, &secret)?;
     Some((secret, encapsulation))
 }
 

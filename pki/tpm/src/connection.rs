@@ -5,6 +5,7 @@
 //! from its saved context, which costs a fourteenth of loading it from its file.
 
 use std::collections::HashMap;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -75,8 +76,7 @@ impl Connection {
     pub(crate) fn open(tcti: &str) -> Result<Self, ModuleError> {
         let conf = TctiNameConf::from_str(tcti)
             .map_err(|error| ModuleError::BadRequest(format!("tcti '{tcti}': {error}")))?;
-        let mut context =
-            Context::new(conf).map_err(|error| ModuleError::Absent(format!("{tcti}: {error}")))?;
+        let mut context = Context::new(conf).map_err(|_| absent(tcti))?;
         flush_left_behind(&mut context).map_err(|error| backend("Esys_FlushContext", error))?;
         let srk = create_srk(&mut context).map_err(|error| backend("Esys_CreatePrimary", error))?;
         let srk_name = context
@@ -247,6 +247,15 @@ fn flush_left_behind(context: &mut Context) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The TSS has no words for what its transports meet; of a device, opening it tells.
+fn absent(tcti: &str) -> ModuleError {
+    let why = tcti
+        .strip_prefix("device:")
+        .and_then(|device| OpenOptions::new().read(true).write(true).open(device).err())
+        .map(|error| format!(": {error}"));
+    ModuleError::Absent(format!("TPM at {tcti}{}", why.unwrap_or_default()))
 }
 
 fn create_srk(context: &mut Context) -> Result<KeyHandle, Error> {

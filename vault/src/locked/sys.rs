@@ -50,7 +50,7 @@ impl Page {
     }
 
     /// Maps an ordinary page and locks it.
-    pub(super) fn map_anonymous() -> io::Result<Self> {
+    fn map_anonymous() -> io::Result<Self> {
         // SAFETY: no address is asked for, so no other mapping is replaced.
         let start = unsafe { mmap_anonymous(None, PAGE, readable(), MapFlags::MAP_PRIVATE) }?;
         let page = Self::own(start);

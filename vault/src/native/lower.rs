@@ -116,7 +116,7 @@ impl Lower {
 }
 
 /// Reads up to the end of `out` or of the file, whichever is first.
-pub(super) fn read_at(fd: BorrowedFd<'_>, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_at(fd: BorrowedFd<'_>, offset: u64, out: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while let Some((_, rest)) = out
         .split_at_mut_checked(done)
@@ -133,7 +133,7 @@ pub(super) fn read_at(fd: BorrowedFd<'_>, offset: u64, out: &mut [u8]) -> io::Re
 }
 
 /// Writes all of `bytes`.
-pub(super) fn write_at(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_at(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let mut rest = Octets(bytes);
     let mut offset = offset;
     while !rest.0.is_empty() {

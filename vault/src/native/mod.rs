@@ -55,7 +55,7 @@ pub mod fuzzing;
 pub mod head;
 mod key_record;
 mod layout;
-mod lower;
+pub(crate) mod lower;
 pub(crate) mod octets;
 mod packet;
 mod place;

@@ -5,6 +5,7 @@
 //! victim's token, which takes no more than the public key.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::{hkdf, hmac};
@@ -48,7 +49,59 @@ fn nothing_made_without_the_epoch_key_is_accepted() {
     }
 }
 
-/// Each forgery alone, and all of them together.
+/// A fifo would hang whoever opens it, a symlink lead out of the folder.
+#[test]
+fn something_of_another_kind_in_its_place_gives_nothing() {
+    let world = World::new(Scope::Volume);
+    let mine = |path: &str| world.mine.lower_path(path);
+    let sidecar = sidecar(&world.mine);
+    let places = [
+        mine("memo"),
+        mine("folder"),
+        mine("pointer"),
+        mine("folder").join(RECORD),
+        world.mine.lower.join(RECORD),
+        sidecar,
+        world.mine.lower.join(".claviger/volume.toml"),
+        world.mine.lower.join(".claviger"),
+    ];
+    let other = world.aside();
+    for place in places {
+        let another = [mine("letter"), mine("folder-new"), place.clone()];
+        for kind in [
+            "fifo",
+            "directory",
+            "link to a file",
+            "link to a folder",
+            "link to itself",
+        ] {
+            let [file, folder, itself] = another.each_ref();
+            match kind {
+                "fifo" => nix::unistd::mkfifo(&other, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+                "directory" => fs::create_dir(&other).unwrap(),
+                "link to a file" => symlink(file, &other).unwrap(),
+                "link to a folder" => symlink(folder, &other).unwrap(),
+                _ => symlink(itself, &other).unwrap(),
+            }
+            let undo = Step::Exchange {
+                one: place.clone(),
+                other: other.clone(),
+            }
+            .take();
+            let effects = effects(&world, Machine::KnowsTheVolume);
+            undo();
+            let removed = fs::remove_file(&other).or_else(|_| fs::remove_dir(&other));
+            removed.unwrap();
+            let worst = effects.keys().next_back();
+            assert!(
+                worst <= Some(&Effect::Gone),
+                "{kind} at {place:?}: {effects:#?}"
+            );
+        }
+    }
+}
+
+/// Each forgery alone.
 fn forgeries(world: &World, forged: &Volume) -> Vec<(&'static str, Machine, Vec<Step>)> {
     use Machine::{IsNew, KnowsTheVolume};
     let mine = |path: &str| world.mine.lower_path(path);
@@ -59,10 +112,6 @@ fn forgeries(world: &World, forged: &Volume) -> Vec<(&'static str, Machine, Vec<
     let read = |path: &Path| fs::read(path).unwrap();
     let target = |path: &Path| fs::read_link(path).unwrap().into_os_string();
 
-    let sidecar = |volume: &Volume| match volume.resolve(LONG).1 {
-        LowerName::Long { sidecar, .. } => volume.lower.join(sidecar),
-        LowerName::Short(_) => panic!("not a long name"),
-    };
     let moved_in = |from: PathBuf| {
         let to = world.mine.lower.join(from.file_name().unwrap());
         Step::Rename { from, to }
@@ -174,6 +223,13 @@ fn forgeries(world: &World, forged: &Volume) -> Vec<(&'static str, Machine, Vec<
             vec![set(own_name, value)],
         ),
     ]
+}
+
+fn sidecar(volume: &Volume) -> PathBuf {
+    match volume.resolve(LONG).1 {
+        LowerName::Long { sidecar, .. } => volume.lower.join(sidecar),
+        LowerName::Short(_) => panic!("not a long name"),
+    }
 }
 
 /// The enemy's volume: the id of `world.mine`, and files with the ids of its files.

@@ -23,7 +23,7 @@ mod world;
 use claviger_vault::ids::Scope;
 
 use attack::attacks;
-use seen::{Effect, Effects, read};
+use seen::{Effect, Effects, read_all};
 use step::Undo;
 use table::{Cell, Class, Mutation, Row, TABLE};
 use world::{Machine, World};
@@ -126,7 +126,7 @@ fn check_row(world: &World, (class, cells): &Row, wrong: &mut Vec<String>) -> us
 }
 
 fn effects(world: &World, machine: Machine) -> Effects {
-    read(world, machine).effects(&world.mine.written, &world.earlier)
+    read_all(world, machine).effects(&world.mine.written, &world.earlier)
 }
 
 /// Whether the worst effect is the one that the table tells.

@@ -54,6 +54,12 @@ impl IoThread {
         times.min()
     }
 
+    /// Whether a greeting is on its way to anyone.
+    pub(super) fn is_greeting(&self) -> bool {
+        let mut known = self.known.values();
+        known.any(|known| matches!(known.standing, Standing::Greeting(..)))
+    }
+
     /// Reads the folders, forgets who left, greets whoever is due.
     pub(super) fn look_around(&mut self) {
         let now = Instant::now();

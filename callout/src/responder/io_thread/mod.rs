@@ -93,7 +93,12 @@ impl IoThread {
 
     pub(super) fn run(mut self) {
         self.look_around();
+        let mut settled = false;
         while self.upkeep() == Run::Going {
+            if !settled && !self.is_greeting() {
+                settled = true;
+                self.shared.settle();
+            }
             let tokens = match self.poll.wait(self.wake_at()) {
                 Ok(tokens) => tokens,
                 Err(error) => {

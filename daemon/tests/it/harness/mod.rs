@@ -6,9 +6,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use claviger_hw_tests::rerun;
+pub use claviger_hw_tests::wait_until;
 use nix::unistd::Uid;
 
 mod cli;
@@ -44,9 +45,7 @@ pub(crate) use user_test;
 /// Runs `body` in new namespaces, as a uid that nobody else has.
 pub fn as_user(test: &str, body: impl FnOnce(&User)) {
     if let Some(home) = std::env::var_os(INSIDE) {
-        let user = User::become_owner_of(home.into());
-        body(&user);
-        user.clear_keyring();
+        body(&User::become_owner_of(home.into()));
         return;
     }
     assert!(
@@ -65,36 +64,7 @@ pub fn as_user(test: &str, body: impl FnOnce(&User)) {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         chown(&path, Some(uid), Some(uid)).unwrap();
     }
-    let test = test.split_once("::").unwrap().1;
-    // A /run of its own: root's mounts of other tests must not be seen.
-    let script = "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\" \"$@\"";
-    let output = Command::new("unshare")
-        .args([
-            "--mount",
-            "--net",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child=KILL",
-        ])
-        .args(["sh", "-c", script])
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(INSIDE, home.path())
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let log = fs::read_to_string(home.path().join("daemon.log")).unwrap_or_default();
-    assert!(
-        output.status.success(),
-        "{}\n{}\n--- daemon\n{log}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-    assert!(
-        text(&output.stdout).contains("1 passed"),
-        "ran nothing: {test}"
-    );
+    rerun(test, INSIDE, home.path());
 }
 
 /// The modules that this crate's tests use, beside the program under test.
@@ -119,15 +89,6 @@ fn build_modules() {
         .status()
         .unwrap();
     assert!(built.success(), "the modules do not build");
-}
-
-/// Waits for a condition.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// What a child says on stderr until it ends.

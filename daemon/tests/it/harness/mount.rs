@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
 use claviger_callout::{Observer, Outcome, Requester, RequesterConfig, Ticket};
-use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest};
+use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::VolumeId;
 use zeroize::Zeroizing;
 
-use super::{SOON, User, until};
+use super::{SOON, User, wait_until};
 
 /// It acknowledges what the daemon tells of keys, as filesystems do; a lock is the test's business.
 pub struct Mount {
@@ -44,8 +44,13 @@ impl Observer for Events {
 
 impl Mount {
     pub fn start(user: &User, volume: VolumeId) -> Self {
+        Self::of_service(SERVICE, user, volume)
+    }
+
+    /// One that asks for another service than ours, perhaps.
+    pub fn of_service(service: &str, user: &User, volume: VolumeId) -> Self {
         let events = Arc::new(Events::default());
-        let mut config = RequesterConfig::new(user.home.join("run/claviger/mounts"), "test/1");
+        let mut config = RequesterConfig::new(user.home.join("run/claviger/mounts"), service);
         config.about = BTreeMap::from([
             ("volume".into(), volume.to_string()),
             ("mountpoint".into(), "/mnt".into()),
@@ -119,7 +124,7 @@ impl Mount {
     }
 
     pub fn wait_event(&self, event: KeyEvent) {
-        until("an event", || {
+        wait_until("an event", || {
             self.events.seen.lock().unwrap().contains(&event)
         });
     }

@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use claviger_protocol::control::{Command as Order, GenerateKey, KeyInfo, Reply};
 use claviger_vault::ids::VolumeId;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::{Cli, Daemon, Mount, PIN, until};
+use super::{Cli, Daemon, Mount, PIN, wait_until};
 
 /// Somebody with a home, a SoftHSM of his own, and an empty kernel keyring.
 pub struct User {
@@ -173,7 +174,7 @@ impl User {
             .spawn()
             .unwrap();
         let mut daemon = Daemon { child };
-        until("the daemon serves", || {
+        wait_until("the daemon serves", || {
             let ended = daemon.child.try_wait().unwrap();
             assert!(ended.is_none(), "clavigerd ended: {ended:?}");
             UnixStream::connect(self.control_socket()).is_ok()
@@ -184,5 +185,17 @@ impl User {
     /// Poses as a filesystem with this volume.
     pub fn mount(&self, volume: VolumeId) -> Mount {
         Mount::start(self, volume)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // It may have been root who panicked, whose keyring is not ours to clear.
+            let log = fs::read_to_string(self.home.join("daemon.log")).unwrap_or_default();
+            eprintln!("--- daemon\n{log}");
+            return;
+        }
+        self.clear_keyring();
     }
 }

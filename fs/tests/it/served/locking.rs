@@ -7,12 +7,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use claviger_hw_tests::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::daemon::Daemon;
 use super::example;
-use super::volume::{Volume, wait_until};
+use super::volume::Volume;
 use crate::namespaces::isolated;
 
 /// 10 seconds until the wipe, 2 for the kernel, and what a busy machine adds.

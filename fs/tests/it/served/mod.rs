@@ -9,6 +9,7 @@ mod daemon;
 mod locking;
 mod mounting;
 mod parking;
+mod secrets;
 mod users;
 mod volume;
 

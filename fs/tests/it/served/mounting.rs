@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use claviger_hw_tests::wait_until;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::daemon::Daemon;
 use super::example;
-use super::volume::{Volume, refusal, wait_until};
+use super::volume::{Volume, refusal};
 use crate::namespaces::isolated;
 
 #[test]
@@ -79,6 +80,7 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
         refusal(&output.unwrap())
     };
     let expect = |outcome: (i32, String), code: ExitCode, text: &str| {
+        let text = text.replace('\n', "\n  ");
         assert_eq!(outcome, (code as i32, format!("claviger-fs: {text}\n")));
     };
 
@@ -145,7 +147,7 @@ fn a_mount_whose_server_was_killed_is_told_from_other_mountpoints() {
         (
             ExitCode::BadMountpoint as i32,
             format!(
-                "claviger-fs: {here}: the filesystem mounted there has ended without unmounting\n\
+                "claviger-fs: {here}: the filesystem mounted there has ended without unmounting\n  \
                  clean up: fusermount3 -u {here}\n"
             )
         )
@@ -376,7 +378,7 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
     let unpublished = refused("rw", Path::new("/nowhere"));
     assert!(
         unpublished.ends_with(
-            "Permission denied (os error 13)\n\
+            "Permission denied (os error 13)\n  \
              set XDG_RUNTIME_DIR to a folder of your own, as a login session does\n"
         ),
         "{unpublished}"

@@ -5,15 +5,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
+use claviger_hw_tests::wait_until;
 use claviger_vault::dir::{Location, Record};
 use claviger_vault::ids::{Scope, VolumeId};
 use claviger_vault::manifest::{self, Manifest, Recipient, RecipientKind, ToWrap, Wrap};
 use claviger_vault::names::NamesKeys;
 
-use super::daemon::{Daemon, PATIENCE, write_key_file};
+use super::daemon::{Daemon, write_key_file};
 
 /// An empty volume, and a mountpoint beside it.
 pub(crate) struct Volume {
@@ -171,15 +170,6 @@ impl Drop for Mounted {
         let _ = self.child.wait();
         let _ = nix::mount::umount2(&self.mountpoint, nix::mount::MntFlags::MNT_DETACH);
         eprint!("{}", fs::read_to_string(&self.log).unwrap_or_default());
-    }
-}
-
-/// Looks every few milliseconds until `condition` holds.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never {what}");
-        thread::sleep(Duration::from_millis(5));
     }
 }
 

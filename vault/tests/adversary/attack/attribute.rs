@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use claviger_vault::ids::FileId;
 use claviger_vault::xattr::{Attributes, Owner};
 
-use super::{Attack, on_shelf, one};
+use super::{Attack, changed, on_shelf, one};
 use crate::octets::octets;
 use crate::step::{Step, attribute};
 use crate::table::Mutation;
@@ -102,7 +102,8 @@ pub fn on_attribute_name(world: &World, mutation: Mutation) -> Vec<Attack> {
             .chain([one("removed", vec![this.set(None)])])
             .collect(),
         Mutation::Duplicate => {
-            let made_up = format!("{}A", &this.name[..this.name.len() - 1]);
+            let (known, sealed) = this.name.split_at("user.claviger.1.".len());
+            let made_up = format!("{known}{}", changed(sealed));
             vec![one("", vec![this.set_as(&made_up, Some(this.value()))])]
         }
         Mutation::SwapWithin => {

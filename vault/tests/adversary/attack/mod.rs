@@ -76,3 +76,9 @@ fn target(path: &Path) -> String {
     let target = fs::read_link(path).unwrap();
     target.into_os_string().into_string().unwrap()
 }
+
+/// Text of the same length and kind, but for the first letter.
+fn changed(text: &str) -> String {
+    let (first, rest) = text.split_at(1);
+    format!("{}{rest}", if first == "A" { "B" } else { "A" })
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use claviger_vault::names::LowerName;
 
 use super::octets::flipped;
-use super::{Attack, on_shelf, one, target};
+use super::{Attack, changed, on_shelf, one, target};
 use crate::octets::Site;
 use crate::step::Step;
 use crate::table::{Class, Mutation};
@@ -66,7 +66,7 @@ pub fn on_name(world: &World, class: Class, mutation: Mutation) -> Vec<Attack> {
                 ));
             }
             Mutation::Duplicate => {
-                let made_up = this.with_file_name(format!("A{}", &lower[1..]));
+                let made_up = this.with_file_name(changed(&lower));
                 let mut names = vec![path("gone")];
                 if class == Class::Name {
                     names.push(made_up);

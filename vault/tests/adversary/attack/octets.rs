@@ -156,14 +156,14 @@ pub fn flipped(site: &Site) -> Vec<(String, Vec<Step>)> {
     flipped
 }
 
-/// Which octets are flipped: all of 64, every third of a record, every 67th of a page.
+/// Which octets are flipped: all of 64, every third of a record, some of a page.
 fn is_chosen(at: usize, len: usize) -> bool {
-    let stride = match len {
-        0..=64 => 1,
-        65..=600 => 3,
-        _ => 67,
+    let (stride, ends) = match len {
+        0..=64 => (1, 0),
+        65..=600 => (3, 8),
+        _ => (307, 4),
     };
-    at < 16 || at + 32 >= len || at.is_multiple_of(stride)
+    at < ends || at + ends >= len || at.is_multiple_of(stride)
 }
 
 fn cuts(site: &Site, range: &Range<u64>) -> Vec<(String, Vec<Step>)> {

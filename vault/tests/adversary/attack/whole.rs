@@ -23,7 +23,7 @@ pub fn on_manifest(world: &World, copies: &[&str], mutation: Mutation) -> Vec<At
     };
     match mutation {
         Mutation::Flip => (0..text.len())
-            .step_by(5)
+            .step_by(7)
             .map(|at| {
                 let mut changed = text.clone().into_bytes();
                 changed[at] ^= 1 << (at % 7);

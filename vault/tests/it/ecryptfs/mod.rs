@@ -1,0 +1,7 @@
+//! eCryptfs, against what a kernel wrote.
+
+mod hostile;
+mod keys;
+mod round_trips;
+mod vector;
+mod vectors;
