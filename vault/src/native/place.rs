@@ -113,7 +113,8 @@ impl Place {
         let expected = mac(key, cover, maced);
         aws_lc_rs::constant_time::verify_slices_are_equal(expected.as_ref(), tag).ok()?;
         let mut octets = Octets(maced);
-        let seq = octets.u64()?;
+        // A later record needs a higher one.
+        let seq = octets.u64().filter(|seq| *seq < u64::MAX)?;
         let names_epoch = Epoch(octets.u32()?);
         let flags = octets.u32()?;
         let (here, next) = (*octets.array()?, *octets.array()?);

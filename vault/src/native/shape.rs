@@ -47,7 +47,11 @@ impl Shape {
             UNSETTLED => Settled::No,
             _ => return None,
         };
-        let possible = size <= MAX_SIZE && solid <= layout::blocks(size) && is_zero(octets.0);
+        // A later copy needs a higher seq.
+        let possible = seq < u64::MAX
+            && size <= MAX_SIZE
+            && solid <= layout::blocks(size)
+            && is_zero(octets.0);
         possible.then_some(Self {
             seq,
             size,

@@ -336,6 +336,11 @@ fn a_shape_that_no_version_writes_is_refused_though_its_mac_is_right() {
         ..shape
     };
     assert_eq!(Shape::parse(&too_large.write(&key), &key), None);
+    let last_ever = Shape {
+        seq: u64::MAX,
+        ..shape
+    };
+    assert_eq!(Shape::parse(&last_ever.write(&key), &key), None);
     let too_solid = Shape { solid: 2, ..shape };
     assert_eq!(Shape::parse(&too_solid.write(&key), &key), None);
 }
@@ -387,6 +392,20 @@ fn no_flipped_bit_of_a_place_or_of_what_it_covers_passes() {
         no_flipped_bit_passes(&bytes, |bytes| {
             Place::parse(bytes.first_chunk().unwrap(), &key, b"cover").is_some()
         });
+    }
+}
+
+#[test]
+fn a_place_that_no_later_one_could_follow_is_refused_though_its_mac_is_right() {
+    let key = PlaceKey::new(&NamesKey::new(&mut [1; 32]), &FILE.0);
+    let place = |seq| Place {
+        seq,
+        names_epoch: Epoch(1),
+        bound: Bound::Linked,
+    };
+    for (seq, is_possible) in [(u64::MAX - 1, true), (u64::MAX, false)] {
+        let bytes = place(seq).write(&key, &[]);
+        assert_eq!(Place::parse(&bytes, &key, &[]).is_some(), is_possible);
     }
 }
 
