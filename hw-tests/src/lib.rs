@@ -26,7 +26,7 @@ pub use softhsm::{PIN, SoftHsm};
 pub use swtpm::Swtpm;
 pub use user::User;
 pub use wait::wait_until;
-pub use world::World;
+pub use world::{PROGRAMS, World, show_programs};
 
 /// Declares a test that runs in namespaces of its own.
 ///

@@ -13,7 +13,7 @@ use crate::User;
 use crate::isolation::UIDS_PER_STORY;
 
 /// The programs under test; a bind mount, since other uids may not be able to enter a clone's folder.
-const PROGRAMS: &str = "/run/programs";
+pub const PROGRAMS: &str = "/run/programs";
 
 /// What a story has to itself.
 #[derive(Debug)]
@@ -32,8 +32,7 @@ impl World {
             tmpfs(Path::new(folder));
         }
         fs::create_dir_all("/run/user").expect("/run is ours");
-        fs::create_dir_all(PROGRAMS).expect("/run is ours");
-        bind(&built_programs(), Path::new(PROGRAMS));
+        show_programs();
         for file in ["/etc/passwd", "/etc/fuse.conf", "/etc/fstab"] {
             let copy = Path::new("/run").join(file.replace('/', "_"));
             fs::copy(file, &copy).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -123,6 +122,13 @@ impl World {
         );
         folder
     }
+}
+
+/// Makes the built programs, and the examples below them, visible to every uid in [`PROGRAMS`]: a clone
+/// may lie in a folder that only its owner enters. To be called as root, in namespaces of one's own.
+pub fn show_programs() {
+    fs::create_dir_all(PROGRAMS).expect("/run is ours");
+    bind(&built_programs(), Path::new(PROGRAMS));
 }
 
 /// One of the programs under test.

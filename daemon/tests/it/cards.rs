@@ -11,7 +11,7 @@ use claviger_protocol::control::{
 };
 use claviger_vault::ids::{Scope, VolumeId};
 
-use crate::harness::{Cli, Daemon, PIN, User, user_test, wait_until};
+use crate::harness::{CLAVIGERD, Cli, Daemon, PIN, User, user_test, wait_until};
 
 /// A card that counts, and a volume that it opens; nobody is logged in.
 struct Counting {
@@ -25,8 +25,7 @@ impl Counting {
     fn new(user: &User, scope: Scope, settings: &str) -> Self {
         let card = user.home.join("card");
         fs::create_dir(&card).unwrap();
-        let module =
-            Path::new(env!("CARGO_BIN_EXE_clavigerd")).with_file_name("examples/counting_card");
+        let module = Path::new(CLAVIGERD).with_file_name("examples/counting_card");
         user.configure(&format!(
             "{settings}\n[modules.card]\nprogram = '{}'\nsettings = {{ dir = '{}', pin = '{PIN}' }}\n",
             module.display(),

@@ -10,14 +10,12 @@ use claviger_protocol::control::{Command, Conversation, Reply, ToDaemon, VERSION
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use crate::harness::{stderr_of, user_test, wait_until};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_clavigerd");
+use crate::harness::{CLAVIGERD, stderr_of, user_test, wait_until};
 
 user_test! {
     fn a_configuration_error_ends_it_and_names_file_and_line(user) {
         user.configure("[pkcs11]\nlibraries = []\nlibrarys = []\n");
-        let child = user.command(PROGRAM).stderr(Stdio::piped()).spawn().unwrap();
+        let child = user.command(CLAVIGERD).stderr(Stdio::piped()).spawn().unwrap();
         let (status, said) = stderr_of(child);
         assert_eq!(status.code(), Some(2));
         let file = user.home.join("config/claviger/config.toml");
@@ -28,7 +26,7 @@ user_test! {
 user_test! {
     fn a_second_daemon_of_one_user_says_that_there_is_one(user) {
         let _first = user.start();
-        let second = user.command(PROGRAM).stderr(Stdio::piped()).spawn().unwrap();
+        let second = user.command(CLAVIGERD).stderr(Stdio::piped()).spawn().unwrap();
         let (status, said) = stderr_of(second);
         assert_eq!(status.code(), Some(75));
         assert!(said.contains("another clavigerd of this user is running"), "{said}");
@@ -149,7 +147,7 @@ user_test! {
 user_test! {
     fn started_in_the_background_it_keeps_nothing_of_the_environment_but_what_is_listed(user) {
         let started = user
-            .command(PROGRAM)
+            .command(CLAVIGERD)
             .arg("--background")
             .env("LANG", "C.UTF-8")
             .env("PLANTED_VARIABLE", "planted")
@@ -165,7 +163,7 @@ user_test! {
         assert!(!environment.contains("planted") && !environment.contains("DISPLAY"), "{environment}");
 
         // One that runs is as good as one that was started.
-        let again = user.command(PROGRAM).arg("--background").output().unwrap();
+        let again = user.command(CLAVIGERD).arg("--background").output().unwrap();
         assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
         user.cli().run(Command::Stop).unwrap();
         wait_until("it has ended", || !user.control_socket().exists());
@@ -175,7 +173,7 @@ user_test! {
 user_test! {
     fn started_in_the_background_it_tells_its_starter_what_is_wrong(user) {
         user.configure("nonsense = 1\n");
-        let started = user.command(PROGRAM).arg("--background").output().unwrap();
+        let started = user.command(CLAVIGERD).arg("--background").output().unwrap();
         assert_eq!(started.status.code(), Some(2));
         let said = String::from_utf8_lossy(&started.stderr);
         assert!(said.contains("config.toml:1: unknown field `nonsense`"), "{said}");

@@ -25,6 +25,9 @@ pub use user::User;
 /// The PIN of every token here; long enough that finding it in memory is no accident.
 pub const PIN: &str = "planted-pin-7391";
 
+/// The program under test, where every uid finds it.
+pub const CLAVIGERD: &str = "/run/programs/clavigerd";
+
 /// Longest wait for anything: far beyond what a loaded machine needs.
 const SOON: Duration = Duration::from_secs(30);
 

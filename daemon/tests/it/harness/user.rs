@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use claviger_hw_tests::show_programs;
 use claviger_protocol::control::{Command as Order, GenerateKey, KeyInfo, Reply};
 use claviger_vault::ids::VolumeId;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::{Cli, Daemon, Mount, PIN, wait_until};
+use super::{CLAVIGERD, Cli, Daemon, Mount, PIN, wait_until};
 
 /// Somebody with a home, a SoftHSM of his own, and an empty kernel keyring.
 pub struct User {
@@ -24,6 +25,7 @@ impl User {
 
         let uid = fs::metadata(&home).unwrap().uid();
         let user = Self { home, uid };
+        show_programs();
         user.step_down();
         user.clear_keyring();
         let conf = format!(
@@ -167,7 +169,7 @@ impl User {
             .open(self.home.join("daemon.log"))
             .unwrap();
         let child = self
-            .command(env!("CARGO_BIN_EXE_clavigerd"))
+            .command(CLAVIGERD)
             .env("CLAVIGER_LOG", "debug")
             .stdin(Stdio::null())
             .stderr(log)
