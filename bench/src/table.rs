@@ -78,7 +78,7 @@ impl fmt::Display for Row {
         let met = if ratio >= aim { "" } else { " **missed**" };
         write!(
             f,
-            "| {what} | {unit} | {ours:.0} | {against} {theirs:.0} | {ratio:.2} | {aim}{met} |"
+            "| {what} | {unit} | {ours:.0} | {against} {theirs:.0} | {ratio:.2} | {aim:.2}{met} |"
         )
     }
 }
