@@ -109,6 +109,8 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
                 .done(event, &instance, lost.collect());
             Ok(KeyReply::Done)
         }
+        // No eCryptfs folder is unlocked here yet.
+        KeyRequest::Ecryptfs { .. } => Err(Failure::Locked),
         KeyRequest::SealStream { recipients, pid } => {
             let work = move |daemon: &Daemon, _: &mut UsedKey, request: &Arc<Request>| {
                 stream::seal(daemon, &recipients, request)

@@ -15,7 +15,9 @@ use crate::control::{
     Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, NewRecipient, Prompt,
     PromptKind, PromptPlace, RecipientInfo, Recovery, Reply, Status, ToDaemon, UnlockWith, VERSION,
 };
-use crate::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest};
+use crate::keys::{
+    EcryptfsReply, EcryptfsRequest, FreshFek, FreshFile, KeyEvent, KeyReply, KeyRequest,
+};
 use crate::{Failure, Secret, encode};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol.md");
@@ -66,6 +68,39 @@ fn requests() -> Vec<KeyRequest> {
             event: lock,
             lost: vec![b"x/y".to_vec()],
         },
+        KeyRequest::Ecryptfs {
+            folder: VOLUME,
+            request: ecryptfs_requests().swap_remove(0),
+        },
+    ]
+}
+
+fn ecryptfs_requests() -> Vec<EcryptfsRequest> {
+    vec![
+        EcryptfsRequest::Names {
+            fnek: Some([0x9e; 8]),
+        },
+        EcryptfsRequest::Fek {
+            packets: vec![0x8c; 3],
+            lower_path: b"x/y".to_vec(),
+            pid: 4711,
+        },
+        EcryptfsRequest::Fresh {
+            recipients: vec![[0xf2; 8]],
+            key_len: 16,
+            count: 64,
+        },
+    ]
+}
+
+fn ecryptfs_replies() -> Vec<EcryptfsReply> {
+    vec![
+        EcryptfsReply::Names(Some(secret(0x9e))),
+        EcryptfsReply::Fek(secret(0xfe)),
+        EcryptfsReply::Fresh(vec![FreshFek {
+            packets: vec![0x8c; 3],
+            fek: secret(0xfe),
+        }]),
     ]
 }
 
@@ -93,6 +128,7 @@ fn replies() -> Vec<KeyReply> {
             key: secret(0xcc),
         },
         KeyReply::Done,
+        KeyReply::Ecryptfs(ecryptfs_replies().swap_remove(0)),
     ]
 }
 
@@ -303,6 +339,10 @@ fn examples() -> String {
             &requests()[5],
             "REQUEST Acknowledge of Lock, `x/y` lost its last writes",
         ),
+        (
+            &requests()[6],
+            "REQUEST Ecryptfs Names, names encrypted by `9e9e9e9e9e9e9e9e`",
+        ),
     ];
     for (body, what) in bodies {
         example(what, &encode(body).unwrap());
@@ -323,6 +363,7 @@ fn examples() -> String {
             "RESPONSE Stream, header `aaaaaa` (cut short)",
         ),
         (&replies()[5], "RESPONSE Done"),
+        (&replies()[6], "RESPONSE Ecryptfs Names"),
     ];
     for (body, what) in bodies {
         example(what, &encode(body).unwrap());
@@ -384,6 +425,8 @@ fn the_examples_in_the_protocol_s_description_are_what_the_code_sends() {
 fn the_tables_in_the_protocol_s_description_number_every_message() {
     numbered(&requests());
     numbered(&replies());
+    numbered(&ecryptfs_requests());
+    numbered(&ecryptfs_replies());
     numbered(&events());
     numbered(&commands());
     numbered(&[command(), answer()]);

@@ -9,9 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::control::KeyRef;
 use crate::{Failure, Secret};
 
+mod ecryptfs;
+
+pub use ecryptfs::{EcryptfsReply, EcryptfsRequest, FreshFek, SigBytes};
+
 /// The service that requesters of keys name in their rendezvous entry. The number counts versions of
 /// the bodies below.
-pub const SERVICE: &str = "claviger-keys/0";
+pub const SERVICE: &str = "claviger-keys/1";
 
 /// What a requester asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,6 +68,13 @@ pub enum KeyRequest {
         /// Lower paths of files whose last writes a lock could not write out.
         lost: Vec<Vec<u8>>,
     },
+    /// Something of an eCryptfs folder: [`KeyReply::Ecryptfs`].
+    Ecryptfs {
+        /// Which folder, in the place of a volume.
+        folder: VolumeId,
+        /// What.
+        request: EcryptfsRequest,
+    },
 }
 
 /// What the daemon answers.
@@ -102,6 +113,8 @@ pub enum KeyReply {
     },
     /// Noted.
     Done,
+    /// Of an eCryptfs folder.
+    Ecryptfs(EcryptfsReply),
 }
 
 /// What a new file starts with: made by the daemon, which alone holds the epoch key.
