@@ -140,8 +140,10 @@ impl Keys {
             }
         };
         match request {
-            KeyRequest::SealStream { .. } | KeyRequest::UnsealStream { .. } => {
-                unreachable!("a mount seals no streams")
+            KeyRequest::SealStream { .. }
+            | KeyRequest::UnsealStream { .. }
+            | KeyRequest::Ecryptfs { .. } => {
+                unreachable!("a mount of a native volume")
             }
             KeyRequest::Acknowledge { event, lost } => {
                 if let KeyEvent::Lock { .. } = event {
@@ -233,8 +235,10 @@ fn volume_of(request: &KeyRequest) -> VolumeId {
         KeyRequest::Names { volume, .. }
         | KeyRequest::UnwrapFek { volume, .. }
         | KeyRequest::Fresh { volume, .. } => *volume,
-        KeyRequest::SealStream { .. } | KeyRequest::UnsealStream { .. } => {
-            unreachable!("a mount seals no streams")
+        KeyRequest::SealStream { .. }
+        | KeyRequest::UnsealStream { .. }
+        | KeyRequest::Ecryptfs { .. } => {
+            unreachable!("a mount of a native volume")
         }
         KeyRequest::Acknowledge { event, .. } => {
             let (KeyEvent::Lock { volume }

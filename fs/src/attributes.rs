@@ -55,17 +55,17 @@ impl VolumeFs {
     pub(crate) fn getattr(&self, ino: u64, fh: Option<FileHandle>) -> Result<FileAttr, OpError> {
         if ino == ROOT {
             let stat = fstat(&self.lower)?;
-            return Ok(self.attributes_of(self.inodes.root(), &stat));
+            return self.attributes_of(self.inodes.root(), &stat);
         }
         let inode = match fh.and_then(|fh| self.files.find(fh)) {
             Some(handle) => {
-                self.names()?;
+                self.tree()?;
                 Arc::clone(handle.inode())
             }
             None => self.inode(ino)?,
         };
         let stat = self.stat_any(&inode)?;
-        Ok(self.attributes_of(&inode, &stat))
+        self.attributes_of(&inode, &stat)
     }
 
     /// Changes attributes, then calls `done`: at once, or when the caller has been granted the file
@@ -145,7 +145,7 @@ impl VolumeFs {
             )?;
         }
         let stat = fstat(&pinned.fd)?;
-        Ok(self.attributes_of(inode, &stat))
+        self.attributes_of(inode, &stat)
     }
 
     /// Holds the lower object, even one that has no name any more but is open.

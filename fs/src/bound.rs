@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::ids::{Epoch, FileId};
 use claviger_vault::names::{NamesKeys, RECORD};
-use claviger_vault::native::{self, FileError, Links, PlaceSeal, Synced};
-use claviger_vault::secret::NamesKey;
+use claviger_vault::native::{self, FileError, Links, PlaceSeal, Synced, key_of};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
@@ -135,12 +134,15 @@ impl VolumeFs {
         to: &Spot,
         stat: &FileStat,
     ) -> Result<Bound, OpError> {
-        let names = self.names()?;
+        let tree = self.tree()?;
+        let Some(names) = tree.names_keys() else {
+            return Ok(Bound::Nowhere);
+        };
         let inode = self.inodes.find(self.inodes.number(stat.st_ino));
         let mut bound = self.bound(
-            &names,
+            names,
             &from.dir,
-            from.name.as_str(),
+            from.name.as_bytes(),
             stat,
             inode.as_deref(),
         )?;
@@ -151,9 +153,9 @@ impl VolumeFs {
                 synced: Synced::Maybe,
             } => {
                 let places = (from.location(), to.location());
-                record.prepare_move(&*fd, &names, places, Synced::Maybe)?;
+                record.prepare_move(&*fd, names, places, Synced::Maybe)?;
             }
-            Bound::File(file) => file.prepare(&names, to.location(), Links::One)?,
+            Bound::File(file) => file.prepare(names, to.location(), Links::One)?,
             Bound::Dir { .. } | Bound::Nowhere => {}
         }
         Ok(bound)
@@ -161,10 +163,7 @@ impl VolumeFs {
 
     /// The rename failed: `bound` belongs at `at` only, as before.
     pub(crate) fn unannounce(&self, bound: &mut Bound, at: &Spot) {
-        let settled = self
-            .names()
-            .and_then(|names| bound.settle(&names, at.location()));
-        if let Err(error) = settled {
+        if let Err(error) = self.settle(bound, at.location()) {
             tracing::warn!(%error, "what was not renamed also opens where it would have gone");
         }
     }
@@ -174,11 +173,16 @@ impl VolumeFs {
         if bound.synced() != Some(Synced::Never) {
             return;
         }
-        let settled = self
-            .names()
-            .and_then(|names| bound.settle(&names, at.location()));
-        if let Err(error) = settled {
+        if let Err(error) = self.settle(bound, at.location()) {
             tracing::warn!(%error, "what was renamed is not bound to its new place");
+        }
+    }
+
+    /// Lets what is bound be at `at` only.
+    fn settle(&self, bound: &mut Bound, at: Location<'_>) -> Result<(), OpError> {
+        match self.tree()?.names_keys() {
+            Some(names) => bound.settle(names, at),
+            None => Ok(()),
         }
     }
 
@@ -230,23 +234,29 @@ impl VolumeFs {
 
     /// Binds a file to none of its names: it is about to have several.
     pub(crate) fn unbind(&self, inode: &Arc<Inode>) -> Result<(), OpError> {
-        let names = self.names()?;
+        let tree = self.tree()?;
+        let Some(names) = tree.names_keys() else {
+            return Ok(());
+        };
         let place = inode.place().ok_or(Errno::ESTALE)?;
         let dir = self.dir_of(&place.parent)?;
         let stat = self.stat(inode)?;
-        match self.bound(&names, &dir, &place.name, &stat, Some(inode))? {
-            Bound::File(file) => file.prepare(&names, location(&dir, &place.name), Links::Several),
+        match self.bound(names, &dir, &place.name, &stat, Some(inode))? {
+            Bound::File(file) => file.prepare(names, location(&dir, &place.name), Links::Several),
             Bound::Dir { .. } | Bound::Nowhere => Ok(()),
         }
     }
 
     fn settle_inode(&self, inode: &Arc<Inode>) -> Result<(), OpError> {
+        let tree = self.tree()?;
+        let Some(names) = tree.names_keys() else {
+            return Ok(());
+        };
         let place = inode.place().ok_or(Errno::ENOENT)?;
         let dir = self.dir_of(&place.parent)?;
-        let names = self.names()?;
         let stat = self.stat(inode)?;
-        let mut bound = self.bound(&names, &dir, &place.name, &stat, Some(inode))?;
-        bound.settle(&names, location(&dir, &place.name))
+        let mut bound = self.bound(names, &dir, &place.name, &stat, Some(inode))?;
+        bound.settle(names, location(&dir, &place.name))
     }
 
     /// What binds `name` in `dir`. A rename before that has not been settled is made durable: a crash
@@ -255,7 +265,7 @@ impl VolumeFs {
         &self,
         names: &NamesKeys,
         dir: &Dir,
-        name: &str,
+        name: &[u8],
         stat: &FileStat,
         inode: Option<&Inode>,
     ) -> Result<Bound, OpError> {
@@ -320,9 +330,4 @@ impl VolumeFs {
             _ => Ok(Bound::Nowhere),
         }
     }
-}
-
-/// The names keys, as `native` asks for them.
-pub(crate) fn key_of<'a>(names: &'a NamesKeys) -> impl Fn(Epoch) -> Option<&'a NamesKey> {
-    |epoch| names.names_key(epoch).ok()
 }

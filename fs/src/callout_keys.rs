@@ -3,8 +3,6 @@
 //! Requests go to the daemon that has registered for the caller's uid; every one has a deadline, and
 //! its outcome is a key or a [`Failure`]. When keys come and go unasked is [`crate::keeper`]'s.
 
-mod reply;
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -12,16 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use claviger_callout::{BODY_MAX, Requester};
+use claviger_callout::Requester;
 use claviger_protocol::keys::{KeyEvent, KeyReply, KeyRequest};
 use claviger_protocol::{Failure, encode};
-use claviger_vault::ids::{Scope, VolumeId};
-use claviger_vault::names::NamesKeys;
-use claviger_vault::native::{HEAD_LEN, PAGE};
+use claviger_vault::format::{NewFile, Tree};
+use claviger_vault::ids::VolumeId;
 
-use crate::keys::{FreshFile, KeySource, Ticket, Unwrap, UnwrapDone};
+use crate::bodies::{Bodies, key_reply};
+use crate::keys::{KeySource, Ticket, Unwrap, UnwrapDone};
 use crate::kin::{Kin, Kinship};
-use crate::pool::{self, Order, Pool};
+use crate::pool::{Order, Pool};
 
 /// Longest wait for the FEKs of one file: a person may have to find a card and type a PIN.
 const PARK_LIMIT: Duration = Duration::from_secs(30);
@@ -35,11 +33,10 @@ pub struct CalloutKeys(Arc<Shared>);
 
 struct Shared {
     volume: VolumeId,
-    /// Absolute, as bytes of a path.
-    lower_root: Vec<u8>,
+    bodies: Box<dyn Bodies>,
     /// `None` before the mount is published, and after.
     requester: RwLock<Option<Arc<Requester>>>,
-    names: RwLock<Option<Arc<NamesKeys>>>,
+    tree: RwLock<Option<Arc<dyn Tree>>>,
     /// Processes, by uid: as the kernel told, and only for what [`Kin`] does with them.
     daemons: RwLock<HashMap<u32, u32>>,
     pool: Pool,
@@ -58,15 +55,15 @@ enum UnderWay {
 }
 
 impl CalloutKeys {
-    /// Keys of `volume`, whose lower root is `lower_root`; locked, and without a daemon.
-    pub fn new(volume: VolumeId, scope: Scope, lower_root: &Path) -> Self {
+    /// Keys of `volume`, asked for by `bodies`; locked, and without a daemon.
+    pub fn new(volume: VolumeId, bodies: Box<dyn Bodies>) -> Self {
         Self(Arc::new(Shared {
             volume,
-            lower_root: lower_root.as_os_str().as_encoded_bytes().to_vec(),
+            pool: Pool::new(bodies.new_files_at_most()),
+            bodies,
             requester: RwLock::default(),
-            names: RwLock::default(),
+            tree: RwLock::default(),
             daemons: RwLock::default(),
-            pool: Pool::new(fresh_files_a_reply(scope)),
             kin: Kin::default(),
             park_limit: park_limit(Path::new("/proc/sys/fs/fuse")),
             next_ticket: AtomicU64::new(1),
@@ -96,9 +93,9 @@ impl CalloutKeys {
         &self.0.pool
     }
 
-    /// Gives names to everyone, or takes them away; returns what was there.
-    pub(crate) fn set_names(&self, names: Option<Arc<NamesKeys>>) -> Option<Arc<NamesKeys>> {
-        std::mem::replace(&mut *write(&self.0.names), names)
+    /// Gives the tree to everyone, or takes it away; returns what was there.
+    pub(crate) fn set_tree(&self, tree: Option<Arc<dyn Tree>>) -> Option<Arc<dyn Tree>> {
+        std::mem::replace(&mut *write(&self.0.tree), tree)
     }
 
     /// Orders fresh files for the creates of `uid` to come.
@@ -106,18 +103,16 @@ impl CalloutKeys {
         self.0.pool.prefill(uid, |order| self.place(order));
     }
 
-    /// Asks the daemon of `uid` for the names keys.
-    pub(crate) fn ask_names(
+    /// Asks the daemon of `uid` for what opens the tree.
+    pub(crate) fn ask_tree(
         &self,
         uid: u32,
-        done: impl FnOnce(Result<NamesKeys, Failure>) + Send + 'static,
+        done: impl FnOnce(Result<Arc<dyn Tree>, Failure>) + Send + 'static,
     ) {
-        let request = KeyRequest::Names {
-            volume: self.0.volume,
-            lower_root: self.0.lower_root.clone(),
-        };
+        let request = self.0.bodies.ask_tree();
+        let shared = Arc::clone(&self.0);
         self.ask(uid, &request, SHORT_LIMIT, move |reply| {
-            done(reply.and_then(reply::names_keys))
+            done(reply.and_then(|reply| shared.bodies.tree(reply)));
         });
     }
 
@@ -132,14 +127,11 @@ impl CalloutKeys {
     }
 
     fn place(&self, order: Order) {
-        let request = KeyRequest::Fresh {
-            volume: self.0.volume,
-            count: order.count,
-        };
+        let request = self.0.bodies.ask_new_files(order.count);
         let shared = Arc::downgrade(&self.0);
         self.ask(order.uid, &request, SHORT_LIMIT, move |reply| {
             if let Some(shared) = shared.upgrade() {
-                let files = reply.and_then(reply::fresh_files);
+                let files = reply.and_then(|reply| shared.bodies.new_files(reply));
                 let files = files.and_then(|files| shared.check_epoch(files));
                 shared.pool.deliver(order, files);
             }
@@ -170,7 +162,7 @@ impl CalloutKeys {
             }
         };
         let deadline = Instant::now() + limit;
-        let done = Box::new(move |outcome| done(reply::key_reply(uid, outcome)));
+        let done = Box::new(move |outcome| done(key_reply(uid, outcome)));
         requester.submit(uid, body, deadline, done)
     }
 
@@ -195,9 +187,10 @@ impl CalloutKeys {
 impl Shared {
     /// Refuses fresh files of an epoch that is over: where several users share a mount, another one's
     /// daemon may have begun a new epoch that this one has not heard of.
-    fn check_epoch(&self, files: Vec<FreshFile>) -> Result<Vec<FreshFile>, Failure> {
-        let names = read(&self.names).clone().ok_or(Failure::Locked)?;
-        if files.iter().any(|file| file.epoch < names.current()) {
+    fn check_epoch(&self, files: Vec<Box<dyn NewFile>>) -> Result<Vec<Box<dyn NewFile>>, Failure> {
+        let tree = read(&self.tree).clone().ok_or(Failure::Locked)?;
+        let current = tree.names_keys().map(|names| names.current());
+        if files.iter().any(|file| file.epoch() < current) {
             let text = "clavigerd has not taken note of the new epoch yet";
             return Err(Failure::Busy(text.into()));
         }
@@ -206,12 +199,12 @@ impl Shared {
 }
 
 impl KeySource for CalloutKeys {
-    fn names(&self) -> Option<Arc<NamesKeys>> {
-        read(&self.0.names).clone()
+    fn tree(&self) -> Option<Arc<dyn Tree>> {
+        read(&self.0.tree).clone()
     }
 
-    fn fresh(&self, uid: u32) -> Result<FreshFile, Failure> {
-        let take = || match self.names() {
+    fn fresh(&self, uid: u32) -> Result<Box<dyn NewFile>, Failure> {
+        let take = || match self.tree() {
             Some(_) => self.0.pool.take(uid, |order| self.place(order)),
             None => Err(Failure::Locked),
         };
@@ -230,17 +223,12 @@ impl KeySource for CalloutKeys {
             done(Err(failure));
             return ticket;
         }
-        let request = KeyRequest::UnwrapFek {
-            volume: self.0.volume,
-            header: request.head,
-            lower_path: request.lower_path,
-            pid,
-        };
+        let body = self.0.bodies.ask_file(&request);
         self.tickets().insert(ticket, UnderWay::Starting);
         let keys = self.clone();
-        let sent = self.ask(uid, &request, self.0.park_limit, move |reply| {
+        let sent = self.ask(uid, &body, self.0.park_limit, move |reply| {
             keys.tickets().remove(&ticket);
-            done(reply.and_then(reply::feks));
+            done(reply.and_then(|reply| keys.0.bodies.file(request.head, reply)));
         });
         // Unless its outcome was there first.
         if let (Some(sent), Some(under_way)) = (sent, self.tickets().get_mut(&ticket)) {
@@ -272,17 +260,6 @@ fn park_limit(settings: &Path) -> Duration {
     ];
     let kernel = limits.into_iter().flatten().min().map(Duration::from_secs);
     kernel.map_or(PARK_LIMIT, |limit| PARK_LIMIT.min(limit / 2))
-}
-
-/// How many fresh files fit into one reply.
-fn fresh_files_a_reply(scope: Scope) -> u16 {
-    let head = match scope {
-        Scope::Volume => HEAD_LEN,
-        Scope::File => HEAD_LEN + PAGE,
-    };
-    // With the FEK, the epoch and the lengths of both.
-    let file = head + 64;
-    u16::try_from(BODY_MAX / file).unwrap_or(pool::FULL)
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

@@ -5,9 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use claviger_vault::dir::{DirError, Location, Record};
-use claviger_vault::names::{LowerName, RECORD};
-use claviger_vault::native::{Links, NativeFile};
-use claviger_vault::symlink;
+use claviger_vault::names::{LowerName, NamesKeys, RECORD};
+use claviger_vault::native::Links;
 use claviger_vault::tree;
 use fuser::{FileHandle, OpenFlags};
 use nix::errno::Errno;
@@ -25,7 +24,7 @@ use crate::lower::{Pinned, drop_sidecar, open_dir, remove, rename, temporary_nam
 use crate::open::{Access, OpenUse};
 use crate::opening::access_of;
 use crate::sys::set_times;
-use crate::tree::location;
+use crate::tree::{Binds, location};
 
 /// Where something is about to be made.
 pub(crate) struct Spot {
@@ -37,7 +36,7 @@ pub(crate) struct Spot {
 impl Spot {
     /// For place records.
     pub(crate) fn location(&self) -> Location<'_> {
-        location(&self.dir, self.name.as_str())
+        location(&self.dir, self.name.as_bytes())
     }
 }
 
@@ -54,10 +53,10 @@ impl VolumeFs {
     fn make<T>(
         &self,
         spot: &Spot,
-        make: impl FnOnce(&str) -> Result<T, OpError>,
+        make: impl FnOnce(&[u8]) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
         tree::write_sidecar(&spot.dir.fd, &spot.name).map_err(DirError::Io)?;
-        let made = make(spot.name.as_str());
+        let made = make(spot.name.as_bytes());
         match &made {
             Ok(_) => self.unsynced.wrote_sidecar(spot.parent.ino, &spot.name),
             Err(_) => drop_sidecar(&spot.dir, &spot.name),
@@ -116,9 +115,9 @@ impl VolumeFs {
         target: &[u8],
     ) -> Result<Entry, OpError> {
         let spot = self.spot(parent, name)?;
-        let target = symlink::seal(&spot.dir.names, target)?;
+        let target = spot.dir.names.seal_target(target)?;
         self.make(&spot, |lower| {
-            let link = || symlinkat(target.as_str(), &spot.dir.fd, lower);
+            let link = || symlinkat(target.as_slice(), &spot.dir.fd, lower);
             Ok(self.ownership.create(caller, 0, link)?)
         })?;
         self.entry(&spot.parent, &spot.dir, &spot.name)
@@ -130,11 +129,9 @@ impl VolumeFs {
         let dir = self.dir_of(&place.parent)?;
         let pinned = self.pin(&inode)?;
         let lower = readlinkat(&pinned.fd, "")?;
-        Ok(symlink::open(&dir.names, lower.as_bytes())?)
+        Ok(dir.names.open_target(lower.as_bytes())?)
     }
 
-    /// Makes a directory under a temporary name, writes its record, and puts it into place: whatever
-    /// has a name of ours has a record.
     pub(crate) fn mkdir(
         &self,
         caller: Caller,
@@ -144,13 +141,36 @@ impl VolumeFs {
         umask: u32,
     ) -> Result<Entry, OpError> {
         let spot = self.spot(parent, name)?;
-        let (pinned, made) = self.make(&spot, |lower| {
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        let make = |name: &[u8]| {
+            let make = || mkdirat(&spot.dir.fd, name, mode);
+            Ok(self.ownership.create(caller, umask, make)?)
+        };
+        let tree = self.tree()?;
+        match tree.names_keys() {
+            Some(names) => self.make_recorded_dir(caller, &spot, names, make),
+            None => {
+                self.make(&spot, make)?;
+                self.entry(&spot.parent, &spot.dir, &spot.name)
+            }
+        }
+    }
+
+    /// Makes a directory under a temporary name, writes its record, and puts it into place: whatever
+    /// has a name of ours has a record.
+    fn make_recorded_dir(
+        &self,
+        caller: Caller,
+        spot: &Spot,
+        names: &NamesKeys,
+        make: impl Fn(&[u8]) -> Result<(), OpError>,
+    ) -> Result<Entry, OpError> {
+        let (pinned, made) = self.make(spot, |lower| {
             let temporary = temporary_name();
-            let mode = Mode::from_bits_truncate(mode & 0o7777);
-            let make = || mkdirat(&spot.dir.fd, temporary.as_str(), mode);
-            self.ownership.create(caller, umask, make)?;
-            let made = self.fill_dir(caller, &spot, &temporary).and_then(|made| {
-                let (from, to) = ((&*spot.dir, temporary.as_str()), (&*spot.dir, lower));
+            make(&temporary)?;
+            let made = self.fill_dir(caller, spot, names, &temporary);
+            let made = made.and_then(|made| {
+                let (from, to) = ((&*spot.dir, temporary.as_slice()), (&*spot.dir, lower));
                 rename(from, to, RenameFlags::RENAME_NOREPLACE)?;
                 Ok(made)
             });
@@ -160,17 +180,12 @@ impl VolumeFs {
             made
         })?;
         let stat = fstat(&pinned.fd)?;
-        let entry = self.known(&spot.parent, spot.name.as_str(), &stat)?;
+        let entry = self.known(&spot.parent, spot.name.as_bytes(), &stat)?;
         if let Some(inode) = self.inodes.find(entry.attr.ino.0) {
             self.unsynced.wrote(inode.ino, RECORD);
-            let names = made.names(&*self.names()?)?;
-            self.dirs.keep(
-                &inode,
-                Dir {
-                    fd: pinned.fd,
-                    names,
-                },
-            );
+            let names = Box::new(made.names(names)?);
+            let fd = pinned.fd;
+            self.dirs.keep(&inode, Dir { fd, names });
         }
         Ok(entry)
     }
@@ -180,7 +195,8 @@ impl VolumeFs {
         &self,
         caller: Caller,
         spot: &Spot,
-        temporary: &str,
+        names: &NamesKeys,
+        temporary: &[u8],
     ) -> Result<(Pinned, Record), OpError> {
         let pinned = Pinned::new(spot.dir.fd.as_fd(), temporary)?;
         let mode = pinned.mode();
@@ -188,9 +204,7 @@ impl VolumeFs {
         if !mode.contains(Mode::S_IRWXU) {
             pinned.set_mode(mode | Mode::S_IRWXU)?;
         }
-        let names = self.names()?;
-        let at = location(&spot.dir, spot.name.as_str());
-        let create = || Record::create(&pinned.fd, &names, at);
+        let create = || Record::create(&pinned.fd, names, spot.location());
         let record = self.ownership.create(caller, 0, create)?;
         if !mode.contains(Mode::S_IRWXU) {
             pinned.set_mode(mode)?;
@@ -204,7 +218,9 @@ impl VolumeFs {
         let inode = self.inode(ino)?;
         let spot = self.spot(parent, name)?;
         match inode.kind {
-            Kind::SYMLINK => return self.copy_symlink(&inode, &spot),
+            Kind::SYMLINK if self.binds()? == Binds::Yes => {
+                return self.copy_symlink(&inode, &spot);
+            }
             // From now on it is bound to none of its names.
             Kind::REGULAR => self.unbind(&inode)?,
             _ => {}
@@ -247,28 +263,26 @@ impl VolumeFs {
     ) -> Result<(Entry, OpenUse), OpError> {
         let _opening = self.opening()?;
         let fresh = self.keys.fresh(caller.uid)?;
-        let dir = spot.dir.names.dir();
-        let seal = self.seal(&fresh.head, &dir, spot.name.as_bytes(), Links::One)?;
+        let tree = self.tree()?;
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         self.make(spot, |lower| {
             let create = || openat(&spot.dir.fd, lower, flags, mode);
             let fd: OwnedFd = self.ownership.create(caller, umask, create)?;
-            let made = NativeFile::create(fd, &fresh.head, fresh.feks, seal).map_err(OpError::from);
-            let made = made.and_then(|content| {
-                let stat = fstat(content.lower())?;
-                let entry = self.known(&spot.parent, lower, &stat)?;
-                let inode = self.inodes.find(entry.attr.ino.0).ok_or(Errno::ESTALE)?;
+            let made = fresh.create(fd, &*tree, spot.location(), Links::One);
+            let made = made.map_err(OpError::from).and_then(|content| {
+                let stat = fstat(content.as_fd())?;
+                let inode = self.known_inode(&spot.parent, lower, &stat)?;
                 inode.is_made();
-                let open =
-                    inode
-                        .open
-                        .grant(&inode, caller.uid, Access::Write, &self.linger, || {
-                            Ok(content)
-                        })?;
-                // Known before it was open: as long as its header, and empty.
-                let attr = self.attributes_of(&inode, &stat);
-                Ok((Entry { attr, ..entry }, open))
+                let linger = &self.linger;
+                let open = inode
+                    .open
+                    .grant(&inode, caller.uid, Access::Write, linger, || Ok(content))?;
+                let entry = Entry {
+                    attr: self.attributes_of(&inode, &stat)?,
+                    generation: inode.generation,
+                };
+                Ok((entry, open))
             });
             if made.is_err() {
                 remove(&spot.dir, lower);
@@ -279,12 +293,12 @@ impl VolumeFs {
 }
 
 /// Makes a symlink `to` with the target, owner and times of the one `from`.
-pub(crate) fn reseal_symlink(from: (&Dir, &str), to: (&Dir, &str)) -> Result<(), OpError> {
+pub(crate) fn reseal_symlink(from: (&Dir, &[u8]), to: (&Dir, &[u8])) -> Result<(), OpError> {
     let old = Pinned::new(from.0.fd.as_fd(), from.1)?;
     let target = readlinkat(&old.fd, "")?;
-    let target = symlink::open(&from.0.names, target.as_bytes())?;
-    let target = symlink::seal(&to.0.names, &target)?;
-    symlinkat(target.as_str(), &to.0.fd, to.1)?;
+    let target = from.0.names.open_target(target.as_bytes())?;
+    let target = to.0.names.seal_target(&target)?;
+    symlinkat(target.as_slice(), &to.0.fd, to.1)?;
     let new = Pinned::new(to.0.fd.as_fd(), to.1)?;
     let (uid, gid) = (old.stat.st_uid.into(), old.stat.st_gid.into());
     fchownat(&new.fd, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
@@ -295,12 +309,12 @@ pub(crate) fn reseal_symlink(from: (&Dir, &str), to: (&Dir, &str)) -> Result<(),
 }
 
 /// Removes a directory that was not to be, or no longer is.
-pub(crate) fn discard_dir(parent: &Dir, name: &str) {
+pub(crate) fn discard_dir(parent: &Dir, name: &[u8]) {
     if let Ok(fd) = open_dir(parent.fd.as_fd(), name) {
         let _ = unlinkat(fd, RECORD, UnlinkatFlags::NoRemoveDir);
     }
     if let Err(errno) = unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir) {
-        tracing::warn!(name, %errno, "left behind in the lower folder");
+        tracing::warn!(name = %name.escape_ascii(), %errno, "left behind in the lower folder");
     }
 }
 

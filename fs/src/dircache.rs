@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use claviger_vault::names::DirNames;
+use claviger_vault::format::Folder;
 
 use crate::inode::Inode;
 
@@ -16,8 +16,8 @@ const KEPT: usize = 512;
 pub(crate) struct Dir {
     /// An `O_PATH` descriptor: a directory may be searched by whom it may not be read by.
     pub(crate) fd: OwnedFd,
-    /// Its names; knows its id and epoch.
-    pub(crate) names: DirNames,
+    /// Its names; knows its id.
+    pub(crate) names: Box<dyn Folder>,
 }
 
 /// Where an inode keeps its [`Dir`]: with the inode, so that a number used again finds no old one.

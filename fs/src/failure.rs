@@ -2,9 +2,9 @@
 
 use claviger_protocol::Failure;
 use claviger_vault::dir::DirError;
-use claviger_vault::names::{EpochRefused, NameError};
-use claviger_vault::native::{FileError, Unsupported};
-use claviger_vault::symlink::TargetError;
+use claviger_vault::format::FormatError;
+use claviger_vault::names::EpochRefused;
+use claviger_vault::native::FileError;
 use nix::errno::Errno;
 
 /// Why a file operation failed.
@@ -35,69 +35,35 @@ impl OpError {
     }
 }
 
-impl From<FileError> for OpError {
-    fn from(error: FileError) -> Self {
+impl From<FormatError> for OpError {
+    fn from(error: FormatError) -> Self {
         match error {
-            FileError::Io(error) => io_errno(error).into(),
-            FileError::TooLarge => Errno::EFBIG.into(),
-            FileError::ReadOnly => Errno::EBADF.into(),
-            FileError::Unsupported(what) => what.into(),
-            FileError::NeverReachedDisk
-            | FileError::Integrity(_)
-            | FileError::Misplaced
-            | FileError::NoNamesKey(_)
-            | FileError::Poisoned => Self::Damaged(error.to_string()),
+            FormatError::Io(error) => io_errno(error).into(),
+            FormatError::NameTooLong => Errno::ENAMETOOLONG.into(),
+            FormatError::InvalidName => Errno::EINVAL.into(),
+            FormatError::TooLarge => Errno::EFBIG.into(),
+            FormatError::ReadOnly => Errno::EBADF.into(),
+            FormatError::Unsupported(text) => Failure::Unsupported(text).into(),
+            FormatError::Damaged(text) => Self::Damaged(text),
         }
     }
 }
 
-impl From<Unsupported> for OpError {
-    fn from(what: Unsupported) -> Self {
-        match what {
-            // Not ours at all, or no longer.
-            Unsupported::Magic | Unsupported::Layout => Self::Damaged(what.to_string()),
-            Unsupported::Version(_) | Unsupported::Suite(_) | Unsupported::CriticalFlags(_) => {
-                Failure::Unsupported(what.to_string()).into()
-            }
-        }
+impl From<FileError> for OpError {
+    fn from(error: FileError) -> Self {
+        FormatError::from(error).into()
     }
 }
 
 impl From<DirError> for OpError {
     fn from(error: DirError) -> Self {
-        match error {
-            DirError::Io(error) => io_errno(error).into(),
-            DirError::Version(_) => Failure::Unsupported(error.to_string()).into(),
-            DirError::NeverReachedDisk
-            | DirError::NotAuthentic
-            | DirError::Misplaced
-            | DirError::Epoch(_) => Self::Damaged(error.to_string()),
-        }
-    }
-}
-
-impl From<NameError> for OpError {
-    fn from(error: NameError) -> Self {
-        match error {
-            NameError::TooLong => Errno::ENAMETOOLONG.into(),
-            NameError::Invalid => Errno::EINVAL.into(),
-            NameError::Foreign => Self::Damaged(error.to_string()),
-        }
-    }
-}
-
-impl From<TargetError> for OpError {
-    fn from(error: TargetError) -> Self {
-        match error {
-            TargetError::TooLong => Errno::ENAMETOOLONG.into(),
-            TargetError::Foreign => Self::Damaged(error.to_string()),
-        }
+        FormatError::from(error).into()
     }
 }
 
 impl From<EpochRefused> for OpError {
     fn from(error: EpochRefused) -> Self {
-        Self::Damaged(error.to_string())
+        FormatError::from(error).into()
     }
 }
 

@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use claviger_protocol::Failure;
-use claviger_vault::ids::{Scope, VolumeId};
-use claviger_vault::names::NamesKeys;
-use claviger_vault::tree;
+use claviger_vault::format::{Format, Tree};
 use fuser::FileAttr;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
@@ -39,8 +37,7 @@ use crate::unsynced::Unsynced;
 pub struct VolumeFs {
     pub(crate) lower: OwnedFd,
     pub(crate) lower_device: u64,
-    pub(crate) volume: VolumeId,
-    pub(crate) scope: Scope,
+    pub(crate) format: Arc<dyn Format>,
     pub(crate) caching: Caching,
     pub(crate) keys: Arc<dyn KeySource>,
     pub(crate) ownership: Ownership,
@@ -76,11 +73,10 @@ impl VolumeFs {
     /// Those of fstat(2); `EAGAIN` if there can be no further thread.
     pub fn new(
         lower: OwnedFd,
-        volume: VolumeId,
-        scope: Scope,
+        format: Arc<dyn Format>,
         keys: Arc<dyn KeySource>,
     ) -> Result<Arc<Self>, Errno> {
-        Self::with_caching(lower, volume, scope, keys, Caching::Kept)
+        Self::with_caching(lower, format, keys, Caching::Kept)
     }
 
     /// The same, with a choice of what the kernel keeps.
@@ -89,8 +85,7 @@ impl VolumeFs {
     /// Those of fstat(2).
     pub fn with_caching(
         lower: OwnedFd,
-        volume: VolumeId,
-        scope: Scope,
+        format: Arc<dyn Format>,
         keys: Arc<dyn KeySource>,
         caching: Caching,
     ) -> Result<Arc<Self>, Errno> {
@@ -102,8 +97,7 @@ impl VolumeFs {
         Ok(Arc::new(Self {
             lower,
             lower_device: stat.st_dev,
-            volume,
-            scope,
+            format,
             caching,
             keys,
             ownership: Ownership::of_process(),
@@ -148,7 +142,7 @@ impl VolumeFs {
             .flat_map(|inode| inode.places().clone());
         let name = |place: Place| {
             let dir = self.dir_of(&place.parent).ok()?;
-            let name = tree::upper_name(&dir.fd, &dir.names, place.name.as_bytes())?.ok()?;
+            let name = dir.names.upper_name(dir.fd.as_fd(), &place.name)?.ok()?;
             Some((place.parent.ino, OsString::from_vec(name)))
         };
         places.filter_map(name).collect()
@@ -255,9 +249,9 @@ impl VolumeFs {
         fuser::Errno::from_i32(error.errno())
     }
 
-    /// The names keys, or `ENOKEY`.
-    pub(crate) fn names(&self) -> Result<Arc<NamesKeys>, OpError> {
-        self.keys.names().ok_or(OpError::LOCKED)
+    /// The unlocked tree, or `ENOKEY`.
+    pub(crate) fn tree(&self) -> Result<Arc<dyn Tree>, OpError> {
+        self.keys.tree().ok_or(OpError::LOCKED)
     }
 
     /// Keeps [`VolumeFs::refuse_opens`] from returning while an open is completed.

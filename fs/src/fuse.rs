@@ -471,7 +471,7 @@ impl fuser::Filesystem for Engine {
                 lower.files(),
                 lower.files_free(),
                 u32::try_from(lower.block_size()).unwrap_or(4096),
-                claviger_vault::names::NAME_MAX as u32,
+                self.0.format.name_max(),
                 u32::try_from(lower.fragment_size()).unwrap_or(4096),
             ),
             Err(error) => reply.error(self.0.report("statfs", ino.0, &error)),

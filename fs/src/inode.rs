@@ -49,7 +49,7 @@ pub(crate) struct Place {
     /// The directory. Held, so that it is found as long as its children are.
     pub(crate) parent: Arc<Inode>,
     /// The lower name in it.
-    pub(crate) name: Arc<str>,
+    pub(crate) name: Arc<[u8]>,
 }
 
 impl Place {
@@ -94,7 +94,7 @@ impl Inode {
             place = parent.place();
         }
         names.reverse();
-        names.join("/").into_bytes()
+        names.join(&b'/')
     }
 
     /// The same, to be printed.
@@ -320,7 +320,7 @@ mod tests {
     fn place(parent: &Arc<Inode>, name: &str) -> Place {
         Place {
             parent: Arc::clone(parent),
-            name: name.into(),
+            name: name.as_bytes().into(),
         }
     }
 
@@ -376,7 +376,7 @@ mod tests {
         inodes.looked_up(5, Kind::REGULAR, place(&root, "b"), Links::Several);
         assert_eq!(inode.places().len(), 2);
         looked_up(&inodes, 5, "c");
-        assert_eq!(inode.place().expect("it has one").name.as_ref(), "c");
+        assert_eq!(inode.place().expect("it has one").name.as_ref(), b"c");
         assert_eq!(inode.places().len(), 1);
     }
 }

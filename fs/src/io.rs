@@ -2,10 +2,8 @@
 
 use std::cell::RefCell;
 
-use claviger_vault::native::{NativeFile, PAGE};
 use fuser::FileHandle;
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::attributes::touch;
 use crate::caller::{Caller, SuidOnChange};
@@ -52,7 +50,7 @@ impl VolumeFs {
         let file = handle.file()?;
         file.change(|content| {
             if suid == SuidOnChange::Clear {
-                self.clear_suid(content.lower())?;
+                self.clear_suid(content.as_fd())?;
             }
             Ok(content.write_at(offset, data)?)
         })?;
@@ -91,27 +89,28 @@ impl VolumeFs {
         let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
         open.file().change(|content| {
             if caller.suid_on_change() == SuidOnChange::Clear {
-                self.clear_suid(content.lower())?;
+                self.clear_suid(content.as_fd())?;
             }
+            let ranges = content.ranges().ok_or(Errno::EOPNOTSUPP)?;
             let within = content.size().saturating_sub(offset).min(length);
             match mode {
                 0 => {
-                    reserve(content, offset, end)?;
-                    content.allocate(offset, length)?;
+                    ranges.reserve(offset, end)?;
+                    ranges.allocate(offset, length)?;
                 }
-                libc::FALLOC_FL_KEEP_SIZE => reserve(content, offset, end)?,
-                PUNCH_HOLE | ZERO_RANGE_KEEPING_SIZE => content.punch(offset, within)?,
+                libc::FALLOC_FL_KEEP_SIZE => ranges.reserve(offset, end)?,
+                PUNCH_HOLE | ZERO_RANGE_KEEPING_SIZE => ranges.punch(offset, within)?,
                 libc::FALLOC_FL_ZERO_RANGE => {
-                    content.punch(offset, within)?;
+                    ranges.punch(offset, within)?;
                     if end > content.size() {
-                        reserve(content, offset, end)?;
-                        content.allocate(offset, length)?;
+                        ranges.reserve(offset, end)?;
+                        ranges.allocate(offset, length)?;
                     }
                 }
                 _ => return Err(Errno::EOPNOTSUPP.into()),
             }
             // Below, it may have changed nothing yet.
-            Ok(touch(content.lower())?)
+            Ok(touch(content.as_fd())?)
         })
     }
 
@@ -123,11 +122,16 @@ impl VolumeFs {
     ) -> Result<i64, OpError> {
         let handle = self.handle(handle)?;
         let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-        let found = handle.file()?.with(|content| match whence {
-            libc::SEEK_DATA => Ok(content.seek_data(offset)?),
-            libc::SEEK_HOLE => Ok(content.seek_hole(offset)?),
-            _ => Err(Errno::EINVAL.into()),
-        })?;
+        let found = handle
+            .file()?
+            .with(|content| match (whence, content.ranges()) {
+                (libc::SEEK_DATA, Some(ranges)) => Ok(ranges.seek_data(offset)?),
+                (libc::SEEK_HOLE, Some(ranges)) => Ok(ranges.seek_hole(offset)?),
+                // Without holes all of it is data, and the end is the only hole.
+                (libc::SEEK_DATA, None) => Ok((offset < content.size()).then_some(offset)),
+                (libc::SEEK_HOLE, None) => Ok((offset < content.size()).then_some(content.size())),
+                _ => Err(Errno::EINVAL.into()),
+            })?;
         let found = found.ok_or(Errno::ENXIO)?;
         Ok(i64::try_from(found).map_err(|_| Errno::EOVERFLOW)?)
     }
@@ -135,24 +139,6 @@ impl VolumeFs {
     pub(crate) fn handle(&self, handle: FileHandle) -> Result<std::sync::Arc<Handle>, OpError> {
         self.files.find(handle).ok_or(OpError::Errno(Errno::EBADF))
     }
-}
-
-/// Reserves lower room for the blocks of a range, wherever they will be: a block is at least as far
-/// into the lower file as into the upper one, and at most by its header pages and one slot page for
-/// each segment of 64 further. The lower length stays as it is.
-fn reserve(content: &NativeFile, offset: u64, end: u64) -> Result<(), Errno> {
-    let page = PAGE as u64;
-    let end = end
-        .checked_add((end / (64 * page) + 3) * page)
-        .ok_or(Errno::EFBIG)?;
-    let start = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
-    let len = i64::try_from(end - offset).map_err(|_| Errno::EFBIG)?;
-    fallocate(
-        content.lower(),
-        FallocateFlags::FALLOC_FL_KEEP_SIZE,
-        start,
-        len,
-    )
 }
 
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

@@ -17,7 +17,8 @@ use std::time::Duration;
 use claviger_callout::{CarrierKind, Observer};
 use claviger_protocol::Failure;
 use claviger_protocol::keys::KeyEvent;
-use claviger_vault::names::NamesKeys;
+use claviger_vault::format::Tree;
+use claviger_vault::ids::Epoch;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::callout_keys::CalloutKeys;
@@ -31,11 +32,11 @@ enum Note {
     Registered(u32),
     Gone(u32),
     Event(u32, KeyEvent),
-    Names(Question, Result<NamesKeys, Failure>),
+    Tree(Question, Result<Arc<dyn Tree>, Failure>),
     Stop,
 }
 
-/// One request for names keys.
+/// One request for what opens the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Question {
     uid: u32,
@@ -187,21 +188,21 @@ impl State {
             match note {
                 Note::Registered(uid) => {
                     self.present.insert(uid);
-                    self.ask_names(uid, None, 1);
+                    self.ask_tree(uid, None, 1);
                 }
                 Note::Gone(uid) => drop(self.present.remove(&uid)),
                 Note::Event(
                     uid,
                     event @ (KeyEvent::Unlocked { .. } | KeyEvent::NewEpoch { .. }),
-                ) => self.ask_names(uid, Some(event), 1),
+                ) => self.ask_tree(uid, Some(event), 1),
                 Note::Event(uid, event @ KeyEvent::Lock { .. }) => self.lock(uid, event),
-                Note::Names(question, outcome) => self.names_came(question, outcome),
+                Note::Tree(question, outcome) => self.tree_came(question, outcome),
                 Note::Stop => return,
             }
         }
     }
 
-    fn ask_names(&self, uid: u32, because: Option<KeyEvent>, attempt: u32) {
+    fn ask_tree(&self, uid: u32, because: Option<KeyEvent>, attempt: u32) {
         let question = Question {
             uid,
             because,
@@ -209,12 +210,12 @@ impl State {
             locks: self.locks,
         };
         let notes = self.notes.clone();
-        self.mount.keys.ask_names(uid, move |outcome| {
-            let _ = notes.send(Note::Names(question, outcome));
+        self.mount.keys.ask_tree(uid, move |outcome| {
+            let _ = notes.send(Note::Tree(question, outcome));
         });
     }
 
-    fn names_came(&mut self, question: Question, outcome: Result<NamesKeys, Failure>) {
+    fn tree_came(&mut self, question: Question, outcome: Result<Arc<dyn Tree>, Failure>) {
         let Question {
             uid,
             because,
@@ -222,9 +223,9 @@ impl State {
             locks,
         } = question;
         match outcome {
-            Ok(_) if locks != self.locks => return self.ask_names(uid, because, 1),
-            Ok(names) => {
-                self.adopt(uid, names);
+            Ok(_) if locks != self.locks => return self.ask_tree(uid, because, 1),
+            Ok(tree) => {
+                self.adopt(uid, tree);
                 if let Some(event) = because {
                     self.mount.keys.acknowledge(uid, event, Vec::new());
                 }
@@ -232,22 +233,22 @@ impl State {
             // It will say when it is unlocked.
             Err(Failure::Locked | Failure::NoDaemon { .. }) => (),
             Err(Failure::TimedOut { .. } | Failure::Busy(_)) if attempt < ATTEMPTS => {
-                return self.ask_names(uid, because, attempt + 1);
+                return self.ask_tree(uid, because, attempt + 1);
             }
             Err(failure) => tracing::warn!(uid, %failure, "no names keys"),
         }
         self.unanswered = None;
     }
 
-    fn adopt(&mut self, uid: u32, names: NamesKeys) {
-        if let Err(reason) = self.mount.check_names(&names) {
+    fn adopt(&mut self, uid: u32, tree: Arc<dyn Tree>) {
+        if let Err(reason) = self.mount.check_tree(&*tree) {
             tracing::error!(uid, reason, "names keys refused");
             return;
         }
-        tracing::info!(uid, epoch = %names.current(), "unlocked");
-        let epoch = names.current();
-        let old = self.mount.keys.set_names(Some(Arc::new(names)));
-        if old.is_some_and(|old| old.current() < epoch) {
+        let epoch = epoch_of(&*tree);
+        tracing::info!(uid, ?epoch, "unlocked");
+        let old = self.mount.keys.set_tree(Some(tree));
+        if old.is_some_and(|old| epoch_of(&*old) < epoch) {
             // Those of other users too, whose daemons may not know yet.
             self.mount.keys.pool().clear();
         }
@@ -271,4 +272,9 @@ impl State {
         };
         self.mount.keys.acknowledge(uid, event, lost);
     }
+}
+
+/// The epoch that new files are made in; `None` where the format has none.
+fn epoch_of(tree: &dyn Tree) -> Option<Epoch> {
+    Some(tree.names_keys()?.current())
 }

@@ -6,25 +6,23 @@
 use std::sync::Arc;
 
 use claviger_protocol::Failure;
-use claviger_vault::ids::Epoch;
-use claviger_vault::names::NamesKeys;
-use claviger_vault::native::Feks;
+use claviger_vault::format::{FileKeys, NewFile, Tree};
 
-/// Gives names keys, fresh files and the FEKs of existing ones.
+/// Gives the unlocked tree, what new files start with, and the keys of existing ones.
 pub trait KeySource: Send + Sync + 'static {
-    /// The names keys of the volume; `None` while it is locked, and then everything is `ENOKEY`.
+    /// The volume's tree; `None` while it is locked, and then everything is `ENOKEY`.
     ///
     /// Called by nearly every operation: it clones an [`Arc`] and waits for nobody.
-    fn names(&self) -> Option<Arc<NamesKeys>>;
+    fn tree(&self) -> Option<Arc<dyn Tree>>;
 
     /// What a new file of `uid` starts with, from a pool: called under a directory's lock, so it
     /// fails rather than wait for a person or a token.
     ///
     /// # Errors
     /// [`Failure::Locked`], [`Failure::NoDaemon`] or [`Failure::Busy`] when the pool has run dry.
-    fn fresh(&self, uid: u32) -> Result<FreshFile, Failure>;
+    fn fresh(&self, uid: u32) -> Result<Box<dyn NewFile>, Failure>;
 
-    /// Asks for the FEKs of one existing file, on behalf of an opener who is not yet granted it.
+    /// Asks for the keys of one existing file, on behalf of an opener who is not yet granted it.
     ///
     /// Returns at once. `done` is called exactly once, from any thread, possibly before this
     /// returns; by the deadline that the source sets itself ([`Failure::TimedOut`]) at the latest.
@@ -43,25 +41,14 @@ pub struct Unwrap {
     pub uid: u32,
     /// The opener's thread id; 0 where it is in a pid namespace that we cannot see.
     pub pid: u32,
-    /// The lower file's head, as `native::NativeFile::read_head` returned it.
+    /// What the format needs to have unwrapped: [`claviger_vault::format::Begun::Sealed`].
     pub head: Vec<u8>,
     /// The lower path from the lower root, for prompts and the audit line.
     pub lower_path: Vec<u8>,
 }
 
-/// What becomes of an unwrap: the FEKs and the epoch of the header, or the failure to report.
-pub type UnwrapDone = Box<dyn FnOnce(Result<(Feks, Epoch), Failure>) + Send>;
-
-/// What a new file starts with: of no use once another epoch than `epoch` has begun.
-#[derive(Debug)]
-pub struct FreshFile {
-    /// The epoch whose key seals `head`.
-    pub epoch: Epoch,
-    /// The head of the new lower file.
-    pub head: Vec<u8>,
-    /// The FEKs that `head` seals.
-    pub feks: Feks,
-}
+/// What becomes of an unwrap: the file's keys, or the failure to report.
+pub type UnwrapDone = Box<dyn FnOnce(Result<Box<dyn FileKeys>, Failure>) + Send>;
 
 /// Names one unwrap to its [`KeySource`], which hands out each number once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,6 +11,7 @@ mod attach;
 mod attr;
 mod attributes;
 pub mod background;
+pub mod bodies;
 mod bound;
 mod caller;
 pub mod callout_keys;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use claviger_protocol::Failure;
 use claviger_vault::dir::{self, Location};
-use claviger_vault::names::NamesKeys;
+use claviger_vault::format::Tree;
 use subtle::ConstantTimeEq;
 
 use crate::callout_keys::CalloutKeys;
@@ -79,10 +79,15 @@ impl Lockable {
     ///
     /// # Errors
     /// Why they are refused, for the log.
-    pub(crate) fn check_names(&self, new: &NamesKeys) -> Result<(), String> {
+    pub(crate) fn check_tree(&self, new: &dyn Tree) -> Result<(), String> {
+        // What a format without names keys opens names by, the mount has named by its sig.
+        let Some(new) = new.names_keys() else {
+            return Ok(());
+        };
         let root = dir::Record::open(&self.volume.lower, new, Location::ROOT);
         root.map_err(|error| error.to_string())?;
-        let Some(old) = self.keys.names() else {
+        let old = self.keys.tree();
+        let Some(old) = old.as_ref().and_then(|old| old.names_keys()) else {
             return Ok(());
         };
         // Each may know epochs that the other does not, but not both the other's current one.
@@ -110,7 +115,7 @@ impl Lockable {
             Expiry::AtOnce => Vec::new(),
             Expiry::NameByName => self.volume.known_names(),
         };
-        drop(self.keys.set_names(None));
+        drop(self.keys.set_tree(None));
         self.volume.wipe();
         let mount = self.clone();
         let forgetting = in_thread(move || {

@@ -24,7 +24,7 @@ pub(crate) struct Pinned {
 
 impl Pinned {
     /// Holds `name` in `dir`, whatever it is.
-    pub(crate) fn new(dir: BorrowedFd<'_>, name: &str) -> Result<Self, Errno> {
+    pub(crate) fn new(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(dir, name, flags, Mode::empty())?;
         let stat = fstat(&fd)?;
@@ -55,8 +55,8 @@ impl Pinned {
 }
 
 /// A lower name for what is not yet, or no longer, there.
-pub(crate) fn temporary_name() -> String {
-    format!("{TEMPORARY}{:016x}", u64::from_ne_bytes(random_array()))
+pub(crate) fn temporary_name() -> Vec<u8> {
+    format!("{TEMPORARY}{:016x}", u64::from_ne_bytes(random_array())).into_bytes()
 }
 
 /// Whether `lower` is such a name.
@@ -67,7 +67,7 @@ pub(crate) fn is_temporary(lower: &[u8]) -> bool {
 /// Opens a lower file, and nothing that waits or acts when opened.
 pub(crate) fn open_regular(
     dir: BorrowedFd<'_>,
-    name: &str,
+    name: &[u8],
     access: OFlag,
 ) -> Result<OwnedFd, Errno> {
     let safe = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
@@ -81,7 +81,7 @@ pub(crate) fn open_regular(
 /// Opens a lower file of ours whose mode denies us what we need: for a moment it does not.
 pub(crate) fn open_whatever_its_mode(
     dir: &Dir,
-    name: &str,
+    name: &[u8],
     access: OFlag,
 ) -> Result<OwnedFd, Errno> {
     use std::os::fd::AsFd;
@@ -97,19 +97,19 @@ pub(crate) fn open_whatever_its_mode(
 }
 
 /// Opens a lower directory to work in.
-pub(crate) fn open_dir(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(dir, name, flags, Mode::empty())
 }
 
 /// Opens a lower directory to list or sync it.
-pub(crate) fn open_dir_to_read(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_dir_to_read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(dir, name, flags, Mode::empty())
 }
 
 /// Attributes of a lower name, if it is there.
-pub(crate) fn stat_at(dir: &Dir, name: &str) -> Result<Option<FileStat>, Errno> {
+pub(crate) fn stat_at(dir: &Dir, name: &[u8]) -> Result<Option<FileStat>, Errno> {
     match fstatat(&dir.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),
@@ -120,8 +120,8 @@ pub(crate) fn stat_at(dir: &Dir, name: &str) -> Result<Option<FileStat>, Errno> 
 /// Renames within the lower filesystem. One that does not know `RENAME_NOREPLACE` does without: we
 /// are the only writer, and the kernel above has looked.
 pub(crate) fn rename(
-    from: (&Dir, &str),
-    to: (&Dir, &str),
+    from: (&Dir, &[u8]),
+    to: (&Dir, &[u8]),
     flags: RenameFlags,
 ) -> Result<(), Errno> {
     match renameat2(&from.0.fd, from.1, &to.0.fd, to.1, flags) {
@@ -137,7 +137,7 @@ pub(crate) fn drop_sidecar(dir: &Dir, name: &LowerName) {
     let LowerName::Long { name: lower, .. } = name else {
         return;
     };
-    if matches!(stat_at(dir, lower), Ok(None))
+    if matches!(stat_at(dir, lower.as_bytes()), Ok(None))
         && let Err(error) = tree::remove_sidecar(&dir.fd, name)
     {
         tracing::warn!(lower, %error, "sidecar left behind in the lower folder");
@@ -145,10 +145,10 @@ pub(crate) fn drop_sidecar(dir: &Dir, name: &LowerName) {
 }
 
 /// Removes a lower file that only takes up room if it stays.
-pub(crate) fn remove(dir: &Dir, name: &str) {
+pub(crate) fn remove(dir: &Dir, name: &[u8]) {
     if let Err(errno) = unlinkat(&dir.fd, name, UnlinkatFlags::NoRemoveDir)
         && errno != Errno::ENOENT
     {
-        tracing::warn!(name, %errno, "left behind in the lower folder");
+        tracing::warn!(name = %name.escape_ascii(), %errno, "left behind in the lower folder");
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use claviger_callout::{Limits, Requester, RequesterConfig, Serves, StartError};
 use claviger_protocol::{Failure, keys, paths};
 use claviger_vault::manifest::{self, Manifest, ManifestError};
+use claviger_vault::native::NativeFormat;
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sys::prctl;
@@ -23,6 +24,7 @@ use nix::unistd::Uid;
 
 use crate::args::Args;
 use crate::attach::{Busy, attach, unmount};
+use crate::bodies::NativeBodies;
 use crate::callout_keys::CalloutKeys;
 use crate::filesystem::VolumeFs;
 use crate::fuse::Engine;
@@ -113,11 +115,14 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
         options,
         taken,
     } = prepared;
-    let keys = CalloutKeys::new(manifest.volume(), manifest.scope(), &lower);
+    let bodies = NativeBodies::new(manifest.volume(), manifest.scope(), &lower);
+    let keys = CalloutKeys::new(manifest.volume(), Box::new(bodies));
+    let format = NativeFormat {
+        volume: manifest.volume(),
+    };
     let volume = VolumeFs::with_caching(
         lower_root,
-        manifest.volume(),
-        manifest.scope(),
+        Arc::new(format),
         Arc::new(keys.clone()),
         options.caching,
     )

@@ -1,4 +1,4 @@
-//! Open content: one [`NativeFile`] an inode, shared by all who have been granted it.
+//! Open content: one [`Content`] an inode, shared by all who have been granted it.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use claviger_protocol::Failure;
-use claviger_vault::native::{FixedPart, NativeFile};
+use claviger_vault::format::Content;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 
@@ -180,7 +180,7 @@ impl OpenSlot {
         uid: u32,
         access: Access,
         linger: &Arc<Linger>,
-        open: impl FnOnce() -> Result<NativeFile, OpError>,
+        open: impl FnOnce() -> Result<Box<dyn Content>, OpError>,
     ) -> Result<OpenUse, OpError> {
         let mut slot = self.lock();
         self.has_been_open.store(true, Ordering::Relaxed);
@@ -320,23 +320,16 @@ impl OpenSlot {
         self.file()?.with(|content| Ok(content.size())).ok()
     }
 
-    /// Fixed part of the content, if it is open.
-    pub(crate) fn fixed(&self) -> Result<Option<FixedPart>, OpError> {
-        self.file()
-            .map(|file| file.with(|content| Ok(*content.fixed())))
-            .transpose()
-    }
-
     /// Attributes of the lower file, if it is open.
     pub(crate) fn stat(&self) -> Option<Result<FileStat, OpError>> {
         let file = self.file()?;
-        Some(file.with(|content| Ok(fstat(content.lower())?)))
+        Some(file.with(|content| Ok(fstat(content.as_fd())?)))
     }
 
     /// A descriptor of the lower file, if it is open.
     pub(crate) fn lower(&self) -> Result<Option<OwnedFd>, OpError> {
-        let clone = |content: &NativeFile| {
-            let clone = content.lower().try_clone_to_owned();
+        let clone = |content: &dyn Content| {
+            let clone = content.as_fd().try_clone_to_owned();
             clone.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)).into())
         };
         self.file().map(|file| file.with(clone)).transpose()

@@ -1,10 +1,10 @@
 //! The content of one open file, and changing a lower file without its time showing it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
-use claviger_vault::native::NativeFile;
+use claviger_vault::format::{Content, Settling};
 use nix::sys::stat::{FileStat, fstat};
 
 use crate::failure::OpError;
@@ -14,7 +14,7 @@ use crate::sys;
 /// The content of one open file.
 pub(crate) struct OpenFile {
     /// `None` once the volume has been locked.
-    content: RwLock<Option<NativeFile>>,
+    content: RwLock<Option<Box<dyn Content>>>,
     /// The volume is being locked. Looked at before `content` is, so that nobody queues up behind a
     /// lock that waits for a lower filesystem that hangs.
     refused: AtomicBool,
@@ -23,14 +23,14 @@ pub(crate) struct OpenFile {
     ended: AtomicU64,
     /// How many had begun when all of it was last durable.
     settled: AtomicU64,
-    /// How many had begun when the shape below last told of them.
+    /// How many had begun when the lower file last told the size that they left.
     flushed: AtomicU64,
     /// Where it waits, closed, for what was written to be durable.
     pub(crate) linger: Arc<Linger>,
 }
 
 impl OpenFile {
-    pub(crate) fn new(content: NativeFile, linger: Arc<Linger>) -> Self {
+    pub(crate) fn new(content: Box<dyn Content>, linger: Arc<Linger>) -> Self {
         Self {
             content: RwLock::new(Some(content)),
             refused: AtomicBool::new(false),
@@ -42,7 +42,7 @@ impl OpenFile {
         }
     }
 
-    pub(crate) fn replace(&self, content: NativeFile) {
+    pub(crate) fn replace(&self, content: Box<dyn Content>) {
         *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(content);
     }
 
@@ -52,7 +52,7 @@ impl OpenFile {
         self.refused.store(true, Ordering::Release);
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let synced = match content.as_ref() {
-            Some(content) => keeping_time(content.lower(), Some(self), || {
+            Some(content) => keeping_time(content.as_fd(), Some(self), || {
                 content.sync()?;
                 Ok(content.flush()?)
             }),
@@ -83,19 +83,19 @@ impl OpenFile {
     /// Uses the content. Many may at once; a lock of the volume waits for them.
     pub(crate) fn with<T>(
         &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
+        work: impl FnOnce(&dyn Content) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
         if self.refused.load(Ordering::Acquire) {
             return Err(OpError::LOCKED);
         }
         let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
-        work(content.as_ref().ok_or(OpError::LOCKED)?)
+        work(content.as_deref().ok_or(OpError::LOCKED)?)
     }
 
     /// Changes the content on behalf of an application.
     pub(crate) fn change<T>(
         &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
+        work: impl FnOnce(&dyn Content) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
         self.begun.fetch_add(1, Ordering::AcqRel);
         let done = self.with(work);
@@ -107,12 +107,12 @@ impl OpenFile {
     /// on and compares it, must not see it move: it is put back unless content changed meanwhile.
     pub(crate) fn maintain<T>(
         &self,
-        work: impl FnOnce(&NativeFile) -> Result<T, OpError>,
+        work: impl FnOnce(&dyn Content) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
-        self.with(|content| keeping_time(content.lower(), Some(self), || work(content)))
+        self.with(|content| keeping_time(content.as_fd(), Some(self), || work(content)))
     }
 
-    /// Has the shape below tell the size, unless nothing has changed since it did.
+    /// Has the lower file tell the size, unless nothing has changed since it did.
     pub(crate) fn flush(&self) -> Result<(), OpError> {
         let begun = self.begun.load(Ordering::Acquire);
         if self.flushed.load(Ordering::Acquire) == begun {
@@ -126,7 +126,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Makes everything durable, and has the shape say so.
+    /// Makes everything durable, and has the lower file say so.
     pub(crate) fn sync(&self) -> Result<(), OpError> {
         let begun = self.begun.load(Ordering::Acquire);
         let idle = begun == self.ended.load(Ordering::Acquire);
@@ -145,9 +145,13 @@ impl OpenFile {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Whether nothing has changed since everything was durable.
+    /// Whether it may be closed for good: nothing has changed since everything was durable, or nothing
+    /// is to be written once it is.
     pub(crate) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Acquire) == self.begun.load(Ordering::Acquire)
+            || self
+                .with(|content| Ok(content.settling() == Settling::Needless))
+                .unwrap_or(true)
     }
 }
 

@@ -1,13 +1,12 @@
 //! Opening content: who is granted what, and who waits for it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use claviger_protocol::Failure;
-use claviger_vault::ids::Epoch;
-use claviger_vault::names::NamesKeys;
-use claviger_vault::native::{self, Feks, FileError, FixedPart, NativeFile, PlaceSeal};
+use claviger_vault::format::{Begun, Content, FileKeys};
+use claviger_vault::native::{self, FileError};
 use fuser::{FileHandle, FopenFlags, OpenAccMode, OpenFlags};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -15,7 +14,6 @@ use nix::sys::stat::fstat;
 
 use crate::attr::Kind;
 use crate::attributes::touch;
-use crate::bound::key_of;
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
@@ -25,6 +23,7 @@ use crate::lower::{open_regular, open_whatever_its_mode};
 use crate::open::{Access, Handle, OpenUse, Want};
 use crate::options::Caching;
 use crate::park::{Awaited, Flight, Parked, Wanted};
+use crate::tree::location;
 
 /// Takes the content that was asked for, or why there is none.
 pub(crate) type Granted = Box<dyn FnOnce(Result<OpenUse, OpError>) + Send>;
@@ -96,20 +95,21 @@ impl VolumeFs {
         if let Some(open) = inode.open.granted(&inode, caller.uid, access) {
             return done(Ok(open));
         }
-        let lower = match self.open_lower(&inode, access) {
-            Ok(lower) => lower,
-            Err(error) => return done(Err(error)),
-        };
-        let head = match NativeFile::read_head(lower.as_fd()) {
-            Ok(head) => head,
-            Err(FileError::NeverReachedDisk) if want == Want::Truncated => {
+        let begun = self
+            .open_lower(&inode, access)
+            .and_then(|lower| Ok(self.format.begin(lower, access.into())?));
+        let (lower, head) = match begun {
+            Ok(Begun::Sealed { lower, head }) => (lower, head),
+            Ok(Begun::Open(content)) => {
+                return done(self.grant_at_once(&inode, caller, access, content));
+            }
+            Ok(Begun::Empty(lower)) => return done(self.make_anew(&inode, caller, lower)),
+            Ok(Begun::NeverReachedDisk(lower)) if want == Want::Truncated => {
                 return done(self.make_anew(&inode, caller, lower));
             }
-            Err(error) => return done(Err(error.into())),
+            Ok(Begun::NeverReachedDisk(_)) => return done(Err(FileError::NeverReachedDisk.into())),
+            Err(error) => return done(Err(error)),
         };
-        if let Err(error) = self.check_volume(&head) {
-            return done(Err(error));
-        }
         let Caller { uid, pid, .. } = caller;
         let wanted = Wanted {
             ino: inode.ino,
@@ -135,12 +135,12 @@ impl VolumeFs {
         let request = Unwrap {
             uid,
             pid,
-            head: head.clone(),
+            head,
             lower_path,
         };
         let fs = Arc::clone(self);
-        let landed = move |feks: Result<(Feks, Epoch), Failure>| {
-            fs.land(flight, &inode, uid, access, lower, &head, feks);
+        let landed = move |keys: Result<Box<dyn FileKeys>, Failure>| {
+            fs.land(flight, &inode, uid, access, lower, keys);
         };
         let ticket = self.keys.unwrap(request, Box::new(landed));
         if self.park.started(flight, ticket) == Awaited::No {
@@ -148,11 +148,22 @@ impl VolumeFs {
         }
     }
 
+    /// Grants a file that needs no key.
+    fn grant_at_once(
+        &self,
+        inode: &Arc<Inode>,
+        caller: Caller,
+        access: Access,
+        content: Box<dyn Content>,
+    ) -> Result<OpenUse, OpError> {
+        let _opening = self.opening()?;
+        let linger = &self.linger;
+        inode
+            .open
+            .grant(inode, caller.uid, access, linger, || Ok(content))
+    }
+
     /// Completes an unwrap: opens the content, grants it, and answers who waits.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what an open carries through its unwrap"
-    )]
     fn land(
         &self,
         flight: Flight,
@@ -160,24 +171,16 @@ impl VolumeFs {
         uid: u32,
         access: Access,
         lower: OwnedFd,
-        head: &[u8],
-        feks: Result<(Feks, Epoch), Failure>,
+        keys: Result<Box<dyn FileKeys>, Failure>,
     ) {
         let waiting = self.park.land(flight);
         if waiting.is_empty() {
             return;
         }
-        let opened = feks.map_err(OpError::from).and_then(|(feks, epoch)| {
+        let opened = keys.map_err(OpError::from).and_then(|keys| {
             let _opening = self.opening()?;
-            let names = self.names()?;
-            if epoch < names.minimum() {
-                return Err(OpError::Damaged(format!(
-                    "sealed under epoch {epoch}, which is over"
-                )));
-            }
             inode.open.grant(inode, uid, access, &self.linger, || {
-                self.check_place(&names, inode, &lower)?;
-                Ok(NativeFile::open(lower, head, feks, access.into())?)
+                self.open_content(inode, lower, access, keys)
             })
         });
         // Held until all have a use of their own, so that the first to close does not end it.
@@ -187,36 +190,25 @@ impl VolumeFs {
         }
     }
 
-    /// Refuses a file of another volume, before a daemon is asked about it.
-    fn check_volume(&self, head: &[u8]) -> Result<(), OpError> {
-        let fixed = FixedPart::parse(head.first_chunk().ok_or(Errno::EIO)?)?;
-        if fixed.volume == self.volume {
-            return Ok(());
-        }
-        Err(OpError::Damaged(format!(
-            "file belongs to volume {}",
-            fixed.volume
-        )))
-    }
-
-    /// Refuses a file that is not where its place record says.
-    fn check_place(
+    /// Opens a file by its keys; refuses one that is not where it belongs.
+    fn open_content(
         &self,
-        names: &NamesKeys,
         inode: &Inode,
-        lower: &OwnedFd,
-    ) -> Result<(), OpError> {
-        let Some(place) = inode.place() else {
-            return Ok(());
-        };
-        let parent = self.dir_of(&place.parent)?;
-        let (dir, name) = (parent.names.dir(), place.name.as_bytes());
-        Ok(native::check_place(
-            lower.as_fd(),
-            key_of(names),
-            &dir,
-            name,
-        )?)
+        lower: OwnedFd,
+        access: Access,
+        keys: Box<dyn FileKeys>,
+    ) -> Result<Box<dyn Content>, OpError> {
+        let tree = self.tree()?;
+        let place = inode.place();
+        let parent = place
+            .as_ref()
+            .map(|place| self.dir_of(&place.parent))
+            .transpose()?;
+        let at = parent
+            .as_deref()
+            .zip(place.as_ref())
+            .map(|(parent, place)| location(parent, &place.name));
+        Ok(keys.open(lower, access.into(), &*tree, at)?)
     }
 
     /// Gives a file whose header never reached the disk a new one: nothing of it is wanted.
@@ -235,40 +227,14 @@ impl VolumeFs {
         } else {
             native::Links::One
         };
-        let seal = self.seal(
-            &fresh.head,
-            &parent.names.dir(),
-            place.name.as_bytes(),
-            links,
-        )?;
+        let tree = self.tree()?;
         inode
             .open
             .grant(inode, caller.uid, Access::Write, &self.linger, || {
                 nix::unistd::ftruncate(&lower, 0)?;
-                Ok(NativeFile::create(lower, &fresh.head, fresh.feks, seal)?)
+                let at = location(&parent, &place.name);
+                Ok(fresh.create(lower, &*tree, at, links)?)
             })
-    }
-
-    /// What binds a file of `head` to its place.
-    pub(crate) fn seal(
-        &self,
-        head: &[u8],
-        parent: &claviger_vault::ids::DirId,
-        lower_name: &[u8],
-        links: native::Links,
-    ) -> Result<PlaceSeal, OpError> {
-        let names = self.names()?;
-        let epoch = names.current();
-        let key = names.names_key(epoch)?;
-        let fixed = head.first_chunk().ok_or(Errno::EIO)?;
-        let file = FixedPart::parse(fixed).map_err(FileError::from)?.file;
-        Ok(PlaceSeal::new(
-            (epoch, key),
-            &file.0,
-            parent,
-            lower_name,
-            links,
-        ))
     }
 
     /// O_TRUNC: nothing is left of the content, and of what its old author was trusted with.
@@ -276,10 +242,10 @@ impl VolumeFs {
         open.truncate(0)?;
         open.file().with(|content| {
             if caller.suid_on_change() == SuidOnChange::Clear {
-                self.clear_suid(content.lower())?;
+                self.clear_suid(content.as_fd())?;
             }
             // The time is set even where there was nothing to cut.
-            Ok(touch(content.lower())?)
+            Ok(touch(content.as_fd())?)
         })
     }
 

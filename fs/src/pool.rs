@@ -9,8 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_protocol::Failure;
-
-use crate::keys::FreshFile;
+use claviger_vault::format::NewFile;
 
 /// The most on a shelf; also the most that one request may ask for.
 pub const FULL: u16 = 64;
@@ -37,7 +36,7 @@ struct Shelves {
 #[derive(Debug)]
 struct Shelf {
     generation: u64,
-    ready: VecDeque<FreshFile>,
+    ready: VecDeque<Box<dyn NewFile>>,
     supply: Supply,
 }
 
@@ -76,7 +75,7 @@ impl Pool {
     /// The failure of an order that was waited for, at once if it fails at once;
     /// [`Failure::TimedOut`] after [`PATIENCE`], counted from the order, so that creates do not queue
     /// up behind a daemon that hangs; [`Failure::Locked`] if the shelf is thrown away meanwhile.
-    pub fn take(&self, uid: u32, place: impl Fn(Order)) -> Result<FreshFile, Failure> {
+    pub fn take(&self, uid: u32, place: impl Fn(Order)) -> Result<Box<dyn NewFile>, Failure> {
         let (file, order) = {
             let mut shelves = self.shelves();
             let shelf = shelves.shelf(uid);
@@ -99,7 +98,7 @@ impl Pool {
     }
 
     /// Puts what an order brought on its shelf, unless that has been thrown away meanwhile.
-    pub fn deliver(&self, order: Order, outcome: Result<Vec<FreshFile>, Failure>) {
+    pub fn deliver(&self, order: Order, outcome: Result<Vec<Box<dyn NewFile>>, Failure>) {
         let mut shelves = self.shelves();
         let shelf = shelves.by_uid.get_mut(&order.uid);
         let Some(shelf) = shelf.filter(|shelf| shelf.generation == order.generation) else {
@@ -132,7 +131,7 @@ impl Pool {
     }
 
     /// Waits for the order that is under way.
-    fn wait(&self, uid: u32) -> Result<FreshFile, Failure> {
+    fn wait(&self, uid: u32) -> Result<Box<dyn NewFile>, Failure> {
         let mut shelves = self.shelves();
         loop {
             let shelf = shelves.by_uid.get_mut(&uid).ok_or(Failure::Locked)?;
@@ -198,7 +197,7 @@ mod tests {
     use std::thread;
 
     use claviger_vault::ids::Epoch;
-    use claviger_vault::native::Feks;
+    use claviger_vault::native::{Feks, NewNative};
     use claviger_vault::secret::Fek;
 
     use super::*;
@@ -207,13 +206,13 @@ mod tests {
     const ANN: u32 = 1000;
     const BOB: u32 = 1001;
 
-    fn files(count: u16) -> Vec<FreshFile> {
-        let file = |n: u16| FreshFile {
-            epoch: Epoch::FIRST,
-            head: n.to_le_bytes().to_vec(),
+    fn files(count: u16) -> Vec<Box<dyn NewFile>> {
+        let file = |n: u16| NewNative {
+            epoch: Epoch(u32::from(n)),
+            head: Vec::new(),
             feks: Feks::first(Fek::random()),
         };
-        (0..count).map(file).collect()
+        (0..count).map(|n| Box::new(file(n)) as _).collect()
     }
 
     /// Keeps orders instead of placing them.
@@ -263,7 +262,7 @@ mod tests {
             let daemon = Arc::clone(&daemon);
             thread::spawn(move || daemon.deliver(order, Ok(files(order.count))));
         };
-        assert_eq!(pool.take(ANN, place).unwrap().head, [0, 0]);
+        assert_eq!(pool.take(ANN, place).unwrap().epoch(), Some(Epoch(0)));
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use claviger_vault::tree;
 use fuser::FileHandle;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -52,7 +51,7 @@ impl VolumeFs {
     pub(crate) fn opendir(&self, ino: u64) -> Result<FileHandle, OpError> {
         let inode = self.inode(ino)?;
         let dir = self.dir_of(&inode)?;
-        let stream = Mutex::new(DirStream::new(open_dir_to_read(dir.fd.as_fd(), ".")?));
+        let stream = Mutex::new(DirStream::new(open_dir_to_read(dir.fd.as_fd(), b".")?));
         Ok(self.listings.insert(Listing { inode, stream }))
     }
 
@@ -113,7 +112,7 @@ impl VolumeFs {
         &self,
         handle: FileHandle,
         from: u64,
-        mut show: impl FnMut(&Arc<Inode>, &Dir, &str, Shown<'_>) -> Result<Room, OpError>,
+        mut show: impl FnMut(&Arc<Inode>, &Dir, &[u8], Shown<'_>) -> Result<Room, OpError>,
     ) -> Result<(), OpError> {
         let listing = self.listings.find(handle).ok_or(Errno::EBADF)?;
         let dir = self.dir_of(&listing.inode)?;
@@ -135,8 +134,7 @@ impl VolumeFs {
                     kind: entry.kind,
                     name: &name,
                 };
-                // Names of ours are ASCII.
-                let lower = entry.name.to_str().ok_or(Errno::EIO)?;
+                let lower = entry.name.as_bytes();
                 if show(&listing.inode, &dir, lower, shown)? == Room::Full {
                     return Ok(());
                 }
@@ -152,7 +150,7 @@ impl VolumeFs {
         if matches!(lower, b"." | b"..") {
             return Some(lower.to_vec());
         }
-        match tree::upper_name(&dir.fd, &dir.names, lower)? {
+        match dir.names.upper_name(dir.fd.as_fd(), lower)? {
             Ok(name) => Some(name),
             Err(_) if is_temporary(lower) => None,
             Err(error) => {

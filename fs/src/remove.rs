@@ -20,6 +20,7 @@ use crate::inode::{Inode, Place, drop_place};
 use crate::lower::{
     Pinned, drop_sidecar, is_temporary, open_dir_to_read, rename, stat_at, temporary_name,
 };
+use crate::tree::Binds;
 
 /// The inode behind a name that is about to go, if the kernel knows it.
 pub(crate) struct Leaving {
@@ -49,24 +50,33 @@ impl Leaving {
 impl VolumeFs {
     pub(crate) fn unlink(&self, parent: u64, name: &[u8]) -> Result<(), OpError> {
         let spot = self.spot(parent, name)?;
-        let lower = spot.name.as_str();
+        self.remove_at(&spot, UnlinkatFlags::NoRemoveDir)?;
+        drop_sidecar(&spot.dir, &spot.name);
+        Ok(())
+    }
+
+    fn remove_at(&self, spot: &Spot, how: UnlinkatFlags) -> Result<(), OpError> {
+        let lower = spot.name.as_bytes();
         let stat = stat_at(&spot.dir, lower)?.ok_or(Errno::ENOENT)?;
-        let leaving = self.leaving(&spot, &stat);
-        match unlinkat(&spot.dir.fd, lower, UnlinkatFlags::NoRemoveDir) {
+        let leaving = self.leaving(spot, &stat);
+        match unlinkat(&spot.dir.fd, lower, how) {
             Ok(()) => leaving.gone(),
             Err(errno) => {
                 leaving.stays();
                 return Err(errno.into());
             }
         }
-        drop_sidecar(&spot.dir, &spot.name);
         Ok(())
     }
 
-    /// Removes a directory: out of sight first, in one step, then what is ours in it.
+    /// Removes a directory. One with a record goes out of sight first, in one step, then what is ours
+    /// in it.
     pub(crate) fn rmdir(&self, parent: u64, name: &[u8]) -> Result<(), OpError> {
         let spot = self.spot(parent, name)?;
-        let lower = spot.name.as_str();
+        if self.binds()? == Binds::No {
+            return self.remove_at(&spot, UnlinkatFlags::RemoveDir);
+        }
+        let lower = spot.name.as_bytes();
         let stat = stat_at(&spot.dir, lower)?.ok_or(Errno::ENOENT)?;
         if Kind::of(&stat) != Kind::DIRECTORY {
             return Err(Errno::ENOTDIR.into());
@@ -74,7 +84,7 @@ impl VolumeFs {
         check_empty(&spot.dir, lower)?;
         let aside = temporary_name();
         let leaving = self.leaving(&spot, &stat);
-        let (from, to) = ((&*spot.dir, lower), (&*spot.dir, aside.as_str()));
+        let (from, to) = ((&*spot.dir, lower), (&*spot.dir, aside.as_slice()));
         if let Err(errno) = rename(from, to, RenameFlags::RENAME_NOREPLACE) {
             leaving.stays();
             return Err(errno.into());
@@ -90,7 +100,7 @@ impl VolumeFs {
     pub(crate) fn leaving(&self, spot: &Spot, stat: &FileStat) -> Leaving {
         let place = Place {
             parent: Arc::clone(&spot.parent),
-            name: spot.name.as_str().into(),
+            name: spot.name.as_bytes().into(),
         };
         let inode = self.inodes.find(self.inodes.number(stat.st_ino));
         let last = stat.st_nlink == 1 || Kind::of(stat) == Kind::DIRECTORY;
@@ -102,14 +112,14 @@ impl VolumeFs {
 }
 
 /// Refuses a directory that holds more than what goes with it.
-pub(crate) fn check_empty(parent: &Dir, name: &str) -> Result<(), OpError> {
+pub(crate) fn check_empty(parent: &Dir, name: &[u8]) -> Result<(), OpError> {
     for lower in lower_names(parent, name)? {
         match classify(&lower) {
             Lower::Dot | Lower::Record | Lower::Sidecar => {}
             Lower::Foreign if is_temporary(&lower) => {}
             // Not ours, and hidden: not ours to delete either.
             Lower::Foreign | Lower::Reserved => {
-                tracing::info!(name, lower = %lower.escape_ascii(), "not empty: a foreign file");
+                tracing::info!(name = %name.escape_ascii(), lower = %lower.escape_ascii(), "not empty: a foreign file");
                 return Err(Errno::ENOTEMPTY.into());
             }
             Lower::Entry | Lower::Long => return Err(Errno::ENOTEMPTY.into()),
@@ -120,7 +130,7 @@ pub(crate) fn check_empty(parent: &Dir, name: &str) -> Result<(), OpError> {
 
 /// Deletes an empty directory that is already out of sight. What is left behind by a crash or an
 /// error takes up room and is never shown.
-pub(crate) fn clear_away(parent: &Dir, name: &str) {
+pub(crate) fn clear_away(parent: &Dir, name: &[u8]) {
     let cleared = lower_names(parent, name).and_then(|lowers| {
         let dir = Pinned::new(parent.fd.as_fd(), name)?;
         if !dir.mode().contains(Mode::S_IRWXU) {
@@ -138,12 +148,12 @@ pub(crate) fn clear_away(parent: &Dir, name: &str) {
         Ok(unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir)?)
     });
     if let Err(error) = cleared {
-        tracing::warn!(name, %error, "left behind in the lower folder");
+        tracing::warn!(name = %name.escape_ascii(), %error, "left behind in the lower folder");
     }
 }
 
 /// Every name in a lower directory, even in one that its owner has closed to himself.
-fn lower_names(parent: &Dir, name: &str) -> Result<Vec<Vec<u8>>, OpError> {
+fn lower_names(parent: &Dir, name: &[u8]) -> Result<Vec<Vec<u8>>, OpError> {
     let dir = match open_dir_to_read(parent.fd.as_fd(), name) {
         Err(Errno::EACCES) => {
             let pinned = Pinned::new(parent.fd.as_fd(), name)?;

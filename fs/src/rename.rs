@@ -17,6 +17,7 @@ use crate::filesystem::VolumeFs;
 use crate::inode::{Inode, Place, drop_place};
 use crate::lower::{drop_sidecar, remove, rename, stat_at, temporary_name};
 use crate::remove::{check_empty, clear_away};
+use crate::tree::Binds;
 
 /// The places of an inode, to be changed.
 type Places<'a> = RwLockWriteGuard<'a, Vec<Place>>;
@@ -57,7 +58,7 @@ impl VolumeFs {
             None => {}
         }
         tree::write_sidecar(&to.dir.fd, &to.name).map_err(DirError::Io)?;
-        let put = if Kind::of(&stat) == Kind::SYMLINK && from.parent.ino != to.parent.ino {
+        let put = if self.is_resealed(from, to, &stat)? {
             self.put_symlink(from, to, &stat, replaced.as_ref())
         } else {
             self.put_bound(from, to, &stat, replaced.as_ref(), flags)
@@ -89,9 +90,11 @@ impl VolumeFs {
             moved.open.sync()?;
             moved.is_synced();
         }
-        let empty_dir = replaced.filter(|replaced| Kind::of(replaced) == Kind::DIRECTORY);
+        let recorded = self.binds()? == Binds::Yes;
+        let is_dir = |replaced: &&FileStat| recorded && Kind::of(replaced) == Kind::DIRECTORY;
+        let empty_dir = replaced.filter(is_dir);
         if empty_dir.is_some() {
-            check_empty(&to.dir, to.name.as_str())?;
+            check_empty(&to.dir, to.name.as_bytes())?;
         }
         let mut bound = self.announce(from, to, stat)?;
         let leaving = replaced.map(|replaced| self.leaving(to, replaced));
@@ -123,6 +126,12 @@ impl VolumeFs {
         Ok(())
     }
 
+    /// Whether what is renamed is a symlink whose target is sealed for the directory that it leaves.
+    fn is_resealed(&self, from: &Spot, to: &Spot, stat: &FileStat) -> Result<bool, OpError> {
+        let leaves = Kind::of(stat) == Kind::SYMLINK && from.parent.ino != to.parent.ino;
+        Ok(leaves && self.binds()? == Binds::Yes)
+    }
+
     /// A symlink that goes to another directory is made anew there: it gets another inode number, and
     /// whoever knows the old one is told that it is stale, upon which the kernel looks it up again.
     fn put_symlink(
@@ -140,7 +149,11 @@ impl VolumeFs {
         }
         leaving.into_iter().for_each(|leaving| leaving.gone());
         let old = self.leaving(from, stat);
-        unlinkat(&from.dir.fd, from.name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+        unlinkat(
+            &from.dir.fd,
+            from.name.as_bytes(),
+            UnlinkatFlags::NoRemoveDir,
+        )?;
         old.gone();
         Ok(())
     }
@@ -196,8 +209,7 @@ impl VolumeFs {
     ) -> Result<Exchanged<'a>, OpError> {
         let inode = self.inodes.find(self.inodes.number(stat.st_ino));
         let bound = self.announce(from, to, stat)?;
-        let elsewhere = from.parent.ino != to.parent.ino;
-        let resealed = match Kind::of(stat) == Kind::SYMLINK && elsewhere {
+        let resealed = match self.is_resealed(from, to, stat)? {
             true => Some(Resealed::new(from, to)?),
             false => None,
         };
@@ -260,7 +272,7 @@ impl Exchanged<'_> {
 /// A symlink, sealed for the directory that it goes to, under a temporary name there.
 struct Resealed<'a> {
     to: &'a Spot,
-    temporary: String,
+    temporary: Vec<u8>,
 }
 
 impl<'a> Resealed<'a> {
@@ -316,16 +328,16 @@ fn exchange_lower(one: &Exchanged<'_>, other: &Exchanged<'_>) -> Result<(), Errn
 fn place_at(spot: &Spot) -> Place {
     Place {
         parent: Arc::clone(&spot.parent),
-        name: spot.name.as_str().into(),
+        name: spot.name.as_bytes().into(),
     }
 }
 
-fn lower(spot: &Spot) -> (&crate::dircache::Dir, &str) {
-    (&spot.dir, spot.name.as_str())
+fn lower(spot: &Spot) -> (&crate::dircache::Dir, &[u8]) {
+    (&spot.dir, spot.name.as_bytes())
 }
 
 fn stat_of(spot: &Spot) -> Result<Option<FileStat>, Errno> {
-    stat_at(&spot.dir, spot.name.as_str())
+    stat_at(&spot.dir, spot.name.as_bytes())
 }
 
 fn check_kinds(moved: Kind, replaced: Kind) -> Result<(), Errno> {
@@ -340,7 +352,7 @@ fn check_kinds(moved: Kind, replaced: Kind) -> Result<(), Errno> {
 /// and comes back if the rename fails.
 fn replace_empty_dir(from: &Spot, to: &Spot) -> Result<(), Errno> {
     let aside = temporary_name();
-    let aside_at = (&*to.dir, aside.as_str());
+    let aside_at = (&*to.dir, aside.as_slice());
     rename(lower(to), aside_at, RenameFlags::RENAME_NOREPLACE)?;
     if let Err(errno) = rename(lower(from), lower(to), RenameFlags::RENAME_NOREPLACE) {
         rename(aside_at, lower(to), RenameFlags::RENAME_NOREPLACE)?;

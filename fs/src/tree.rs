@@ -1,14 +1,16 @@
 //! From inode numbers to lower objects.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
-use claviger_vault::dir::{Location, Record};
+use claviger_vault::dir::Location;
+use claviger_vault::format::{LowerObject, Sized};
 use claviger_vault::names::LowerName;
-use claviger_vault::native;
 use fuser::FileAttr;
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
 use nix::sys::stat::{FileStat, fstat, fstatat};
 
 use crate::attr::{Kind, attributes, unsigned};
@@ -16,7 +18,7 @@ use crate::dircache::Dir;
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
 use crate::inode::{Inode, Links, Place, ROOT};
-use crate::lower::{Pinned, open_dir};
+use crate::lower::{Pinned, open_dir, open_regular};
 
 /// Walks that find the tree changed under them begin again; who changes it that often is not us.
 const WALKS: usize = 64;
@@ -25,14 +27,14 @@ impl VolumeFs {
     /// The inode that the kernel names.
     pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>, OpError> {
         // An unlocked volume is asked for first: a locked one tells nothing.
-        self.names()?;
+        self.tree()?;
         self.inodes.find(ino).ok_or(OpError::Errno(Errno::ESTALE))
     }
 
     /// `inode`'s directory. Walks down from the nearest ancestor that is at hand, one step at a time:
     /// a lower path may be longer than `PATH_MAX`.
     pub(crate) fn dir_of(&self, inode: &Arc<Inode>) -> Result<Arc<Dir>, OpError> {
-        self.names()?;
+        self.tree()?;
         if inode.kind != Kind::DIRECTORY {
             return Err(Errno::ENOTDIR.into());
         }
@@ -68,10 +70,10 @@ impl VolumeFs {
     pub(crate) fn at<T>(
         &self,
         inode: &Inode,
-        mut work: impl FnMut(BorrowedFd<'_>, &str) -> Result<T, OpError>,
+        mut work: impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
         if inode.ino == ROOT {
-            return work(self.lower.as_fd(), ".");
+            return work(self.lower.as_fd(), b".");
         }
         for _ in 0..WALKS {
             let place = inode.place().ok_or(Errno::ESTALE)?;
@@ -127,7 +129,7 @@ impl VolumeFs {
         dir: &Dir,
         lower: &LowerName,
     ) -> Result<Entry, OpError> {
-        let name = lower.as_str();
+        let name = lower.as_bytes();
         let stat = fstatat(dir.fd.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         self.known(parent, name, &stat)
     }
@@ -137,9 +139,29 @@ impl VolumeFs {
     pub(crate) fn known(
         &self,
         parent: &Arc<Inode>,
-        name: &str,
+        name: &[u8],
         stat: &FileStat,
     ) -> Result<Entry, OpError> {
+        let inode = self.known_inode(parent, name, stat)?;
+        match self.attributes_of(&inode, stat) {
+            Ok(attr) => Ok(Entry {
+                attr,
+                generation: inode.generation,
+            }),
+            Err(error) => {
+                self.forget(inode.ino, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// The same without attributes.
+    pub(crate) fn known_inode(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        stat: &FileStat,
+    ) -> Result<Arc<Inode>, OpError> {
         // Another filesystem mounted below: its inode numbers are its own.
         if stat.st_dev != self.lower_device {
             return Err(Errno::ENOENT.into());
@@ -151,37 +173,46 @@ impl VolumeFs {
             parent: Arc::clone(parent),
             name: name.into(),
         };
-        let inode = self.inodes.looked_up(stat.st_ino, kind, place, links);
-        let attr = self.attributes_of(&inode, stat);
-        Ok(Entry {
-            attr,
-            generation: inode.generation,
-        })
+        Ok(self.inodes.looked_up(stat.st_ino, kind, place, links))
     }
 
     /// What the kernel is told of `inode`, whose lower object has attributes `stat`.
-    pub(crate) fn attributes_of(&self, inode: &Inode, stat: &FileStat) -> FileAttr {
+    pub(crate) fn attributes_of(
+        &self,
+        inode: &Arc<Inode>,
+        stat: &FileStat,
+    ) -> Result<FileAttr, OpError> {
         let lower = unsigned(stat.st_size);
+        let closed = |kind| {
+            let object = Below { fs: self, inode };
+            Ok::<_, OpError>(self.tree()?.size(kind, lower, &object))
+        };
         let size = match inode.kind {
-            Kind::REGULAR => inode
-                .open
-                .size()
-                .unwrap_or_else(|| native::stat_size(lower, self.scope)),
-            Kind::SYMLINK => claviger_vault::symlink::target_len(lower),
+            Kind::REGULAR => match inode.open.size() {
+                Some(size) => size,
+                None => closed(Sized::File)?,
+            },
+            Kind::SYMLINK => closed(Sized::Symlink)?,
             _ => lower,
         };
         let mut attr = attributes(inode.ino, stat, size);
-        // `.claviger` is not shown.
         if inode.ino == ROOT {
-            attr.nlink = attr.nlink.saturating_sub(1);
+            attr.nlink = attr.nlink.saturating_sub(self.format.hidden_in_root());
         }
-        attr
+        Ok(attr)
+    }
+
+    /// Whether what is in the volume is bound to its place.
+    pub(crate) fn binds(&self) -> Result<Binds, OpError> {
+        Ok(match self.tree()?.names_keys() {
+            Some(_) => Binds::Yes,
+            None => Binds::No,
+        })
     }
 
     fn open_root(&self) -> Result<Arc<Dir>, OpError> {
-        let fd = open_dir(self.lower.as_fd(), ".")?;
-        let names = self.names()?;
-        let names = Record::open(&fd, &names, Location::ROOT)?.names(&names)?;
+        let fd = open_dir(self.lower.as_fd(), b".")?;
+        let names = self.tree()?.folder(fd.as_fd(), Location::ROOT)?;
         Ok(self.dirs.keep(self.inodes.root(), Dir { fd, names }))
     }
 
@@ -193,18 +224,52 @@ impl VolumeFs {
         }
         let fd = open_dir(parent.fd.as_fd(), &place.name)?;
         self.same(child, &fstat(&fd)?)?;
-        let names = self.names()?;
         let location = location(parent, &place.name);
-        let names = Record::open(&fd, &names, location)?.names(&names)?;
+        let names = self.tree()?.folder(fd.as_fd(), location)?;
         Ok(Step::There(self.dirs.keep(child, Dir { fd, names })))
     }
 }
 
 /// Where `lower_name` in `parent` is.
-pub(crate) fn location<'a>(parent: &Dir, lower_name: &'a str) -> Location<'a> {
+pub(crate) fn location<'a>(parent: &Dir, lower_name: &'a [u8]) -> Location<'a> {
     Location {
-        parent: parent.names.dir(),
-        lower_name: lower_name.as_bytes(),
+        parent: parent.names.id(),
+        lower_name,
+    }
+}
+
+/// Whether what a volume holds is bound to its place: directories by a record of their own, files and
+/// symlinks by what is in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binds {
+    Yes,
+    No,
+}
+
+/// The lower object of an inode, for a format that has to look at it.
+pub(crate) struct Below<'a> {
+    pub(crate) fs: &'a VolumeFs,
+    pub(crate) inode: &'a Arc<Inode>,
+}
+
+impl LowerObject for Below<'_> {
+    fn open(&self) -> io::Result<OwnedFd> {
+        let open = || {
+            if let Some(lower) = self.inode.open.lower()? {
+                return Ok(lower);
+            }
+            let lower = self.fs.at(self.inode, |dir, name| {
+                Ok(open_regular(dir, name, OFlag::O_RDONLY)?)
+            })?;
+            self.fs.same(self.inode, &fstat(&lower)?)?;
+            Ok(lower)
+        };
+        open().map_err(|error: OpError| io::Error::from_raw_os_error(error.errno()))
+    }
+
+    fn link_target(&self) -> io::Result<Vec<u8>> {
+        let read = || Ok(readlinkat(&self.fs.pin(self.inode)?.fd, "")?.into_vec());
+        read().map_err(|error: OpError| io::Error::from_raw_os_error(error.errno()))
     }
 }
 

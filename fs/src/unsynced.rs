@@ -148,7 +148,7 @@ impl VolumeFs {
 }
 
 fn sync_file(dir: &Dir, name: &str) -> Result<(), Errno> {
-    match open_regular(dir.fd.as_fd(), name, OFlag::O_RDONLY) {
+    match open_regular(dir.fd.as_fd(), name.as_bytes(), OFlag::O_RDONLY) {
         Ok(file) => fdatasync(file),
         // Gone with what it named.
         Err(Errno::ENOENT) if name != RECORD => Ok(()),
@@ -157,5 +157,5 @@ fn sync_file(dir: &Dir, name: &str) -> Result<(), Errno> {
 }
 
 fn sync_dir(dir: &Dir) -> Result<(), Errno> {
-    fsync(open_dir_to_read(dir.fd.as_fd(), ".")?)
+    fsync(open_dir_to_read(dir.fd.as_fd(), b".")?)
 }

@@ -1,30 +1,24 @@
-//! Extended attributes: `user.` ones encrypted, POSIX ACLs handed to the lower filesystem.
+//! Extended attributes: `user.` ones as the format has them, POSIX ACLs handed to the lower filesystem.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
-use claviger_vault::native::{FileError, FixedPart};
-use claviger_vault::xattr::{Attribute, AttributeError, Attributes, Owner};
+use claviger_vault::format::{Attribute, AttributeError, Attributes, Carrier, Tree};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::uio::pread;
 
 use crate::attr::Kind;
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
-use crate::lower::open_regular;
 use crate::sys;
+use crate::tree::Below;
 
 /// Longest value that Linux hands over (limits.h, XATTR_SIZE_MAX).
 const VALUE_MAX: usize = 65536;
 
-/// Length of the fixed part of a native file.
-const FIXED_LEN: usize = 64;
-
 /// Which of Linux's namespaces a name is in.
 enum Namespace<'a> {
-    /// `user.`: encrypted.
+    /// `user.`: as the format has it.
     User,
     /// The two names of POSIX ACLs, whose content the lower kernel has to read.
     Acl(&'a CStr),
@@ -67,8 +61,8 @@ impl VolumeFs {
                 }
             }
             Namespace::User => {
-                let names = self.names()?;
-                let attributes = Attributes::new(&names, self.xattr_owner(&inode)?);
+                let tree = self.tree()?;
+                let attributes = self.user_attributes(&*tree, &inode)?;
                 let held = self.hold(&inode)?;
                 let path = held.proc_path();
                 for attribute in attributes.candidates(name)? {
@@ -99,8 +93,8 @@ impl VolumeFs {
                 Ok(sys::set_xattr(&held.proc_path(), name, value, flags)?)
             }
             Namespace::User => {
-                let names = self.names()?;
-                let attributes = Attributes::new(&names, self.xattr_owner(&inode)?);
+                let tree = self.tree()?;
+                let attributes = self.user_attributes(&*tree, &inode)?;
                 let held = self.hold(&inode)?;
                 let path = held.proc_path();
                 let candidates = attributes.candidates(name)?;
@@ -136,8 +130,8 @@ impl VolumeFs {
             Err(Errno::EOPNOTSUPP) => return Ok(Vec::new()),
             lower => lower?,
         };
-        let names = self.names()?;
-        let mut owner = None;
+        let tree = self.tree()?;
+        let mut attributes = None;
         let mut listed: Vec<Vec<u8>> = Vec::new();
         for lower in lower
             .split(|byte| *byte == 0)
@@ -147,11 +141,11 @@ impl VolumeFs {
                 Namespace::Acl(name) => name.to_bytes().to_vec(),
                 Namespace::Other => continue,
                 Namespace::User => {
-                    let owner = match owner {
-                        Some(owner) => owner,
-                        None => *owner.insert(self.xattr_owner(&inode)?),
+                    let attributes = match &mut attributes {
+                        Some(attributes) => attributes,
+                        none => none.insert(self.user_attributes(&*tree, &inode)?),
                     };
-                    match Attributes::new(&names, owner).parse(lower) {
+                    match attributes.parse(lower) {
                         Ok(Some(attribute)) => attribute.name,
                         Ok(None) => continue,
                         Err(error) => {
@@ -183,8 +177,8 @@ impl VolumeFs {
         if let Namespace::Acl(name) = namespace(name) {
             return Ok(sys::remove_xattr(&path, name)?);
         }
-        let names = self.names()?;
-        let attributes = Attributes::new(&names, self.xattr_owner(&inode)?);
+        let tree = self.tree()?;
+        let attributes = self.user_attributes(&*tree, &inode)?;
         let mut removed = Err(Errno::ENODATA);
         for attribute in attributes.candidates(name)? {
             match sys::remove_xattr(&path, &c_name(&attribute)) {
@@ -196,28 +190,23 @@ impl VolumeFs {
         Ok(removed?)
     }
 
-    /// What attributes of `inode` are bound to. Linux has `user.` ones on nothing else.
-    fn xattr_owner(&self, inode: &Arc<Inode>) -> Result<Owner, OpError> {
+    /// The attributes in `user.` of `inode`. Linux has them on files and directories only.
+    fn user_attributes<'a>(
+        &self,
+        tree: &'a dyn Tree,
+        inode: &Arc<Inode>,
+    ) -> Result<Box<dyn Attributes + 'a>, OpError> {
         match inode.kind {
-            Kind::DIRECTORY => Ok(Owner::Directory(self.dir_of(inode)?.names.dir())),
-            Kind::REGULAR => Ok(Owner::File(self.fixed_part(inode)?.file)),
+            Kind::DIRECTORY => {
+                let dir = self.dir_of(inode)?;
+                Ok(tree.attributes(Carrier::Folder(&*dir.names))?)
+            }
+            Kind::REGULAR => {
+                let file = Below { fs: self, inode };
+                Ok(tree.attributes(Carrier::File(&file))?)
+            }
             _ => Err(Errno::EPERM.into()),
         }
-    }
-
-    fn fixed_part(&self, inode: &Arc<Inode>) -> Result<FixedPart, OpError> {
-        if let Some(fixed) = inode.open.fixed()? {
-            return Ok(fixed);
-        }
-        let lower = self.at(inode, |dir, name| {
-            Ok(open_regular(dir, name, OFlag::O_RDONLY)?)
-        })?;
-        self.same(inode, &nix::sys::stat::fstat(&lower)?)?;
-        let mut fixed = [0; FIXED_LEN];
-        if pread(&lower, &mut fixed, 0)? < FIXED_LEN {
-            return Err(FileError::NeverReachedDisk.into());
-        }
-        Ok(FixedPart::parse(&fixed)?)
     }
 }
 
@@ -231,7 +220,7 @@ fn namespace(name: &[u8]) -> Namespace<'static> {
 }
 
 fn c_name(attribute: &Attribute) -> CString {
-    CString::new(attribute.lower.as_str()).expect("lower names are ASCII without NUL")
+    CString::new(attribute.lower.as_slice()).expect("lower names have no NUL")
 }
 
 /// Reads a value of unknown length.

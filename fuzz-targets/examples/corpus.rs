@@ -220,7 +220,7 @@ fn names_of(corpus: &Corpus) {
     let attributes = Attributes::new(&keys, Owner::File(FILE));
     let attribute = attributes.candidates(b"user.colour").unwrap().remove(0);
     let value = attributes.seal(&attribute, b"red").unwrap();
-    let both = [attribute.lower.as_bytes(), b"\0", &value].concat();
+    let both = [attribute.lower.as_slice(), b"\0", &value].concat();
     corpus.seed("vault_attribute", "user", both);
 }
 

@@ -47,7 +47,12 @@ fn names() -> String {
     let (root, dir) = (names_of(DirId::ROOT), names_of(DIR));
     for (of, names) in [("root", &root), ("22…", &dir)] {
         let lower = names.encrypt(b"letter.txt").unwrap();
-        writeln!(text, "letter.txt in {of:<5} {}", lower.as_str()).unwrap();
+        writeln!(
+            text,
+            "letter.txt in {of:<5} {}",
+            lower.as_os_str().display()
+        )
+        .unwrap();
     }
     let LowerName::Long {
         name,
@@ -68,7 +73,11 @@ fn names() -> String {
 fn directory() -> String {
     let lower = names_of(DirId::ROOT).encrypt(b"letters").unwrap();
     let record = dir::tests::example(lower.as_bytes());
-    format!("lower name   {}\n{}", lower.as_str(), hexdump(&record))
+    format!(
+        "lower name   {}\n{}",
+        lower.as_os_str().display(),
+        hexdump(&record)
+    )
 }
 
 fn symlink() -> String {
@@ -87,7 +96,7 @@ fn attribute() -> String {
     assert_eq!(attributes.open(&attribute, &sealed).unwrap(), b"draft");
     format!(
         "user.tag   {}\ndraft      {}\n",
-        attribute.lower,
+        attribute.lower.escape_ascii(),
         HEXLOWER.encode(&sealed)
     )
 }

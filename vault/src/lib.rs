@@ -8,6 +8,7 @@
 pub mod dir;
 pub mod ecryptfs;
 pub mod epoch;
+pub mod format;
 pub mod fuzzing;
 pub mod ids;
 mod kdf;

@@ -13,6 +13,8 @@
 //! hold the same name.
 
 use core::fmt;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -55,11 +57,11 @@ pub struct DirNames {
     dir: DirId,
 }
 
-/// What a name is called in the lower directory. All ASCII, at most 255 bytes.
+/// What a name is called in the lower directory: at most 255 bytes, and in the native format all ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LowerName {
     /// Holds all of the upper name.
-    Short(String),
+    Short(Vec<u8>),
     /// A hash; a sidecar file beside it holds the upper name. Written before what it names appears,
     /// removed after what it names is gone.
     Long {
@@ -77,15 +79,16 @@ impl LowerName {
     pub const SIDECAR_MAX: u64 = (SIV_LEN + NAME_MAX) as u64;
 
     /// The lower name itself.
-    pub fn as_str(&self) -> &str {
+    pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Short(name) | Self::Long { name, .. } => name,
+            Self::Short(name) => name,
+            Self::Long { name, .. } => name.as_bytes(),
         }
     }
 
-    /// The lower name itself.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.as_str().as_bytes()
+    /// The lower name itself, to be joined to a path.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(self.as_bytes())
     }
 }
 
@@ -165,7 +168,9 @@ impl DirNames {
             .ok_or(NameError::TooLong)?;
         self.keys.file_names.seal(&self.dir.0, name, sealed);
         if name.len() <= SHORT_MAX {
-            return Ok(LowerName::Short(BASE64URL_NOPAD.encode(sealed)));
+            return Ok(LowerName::Short(
+                BASE64URL_NOPAD.encode(sealed).into_bytes(),
+            ));
         }
         let hash = BASE64URL_NOPAD.encode(digest(&SHA256, sealed).as_ref());
         Ok(LowerName::Long {

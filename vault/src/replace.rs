@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::NixPath;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
@@ -44,7 +45,7 @@ pub(crate) fn read_small(dir: impl AsFd, name: &str, limit: u64) -> io::Result<V
 }
 
 /// Opens the directory `name` in `dir`; a symlink is not followed.
-pub(crate) fn open_dir(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn open_dir(dir: impl AsFd, name: &(impl NixPath + ?Sized)) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(openat(dir, name, flags, Mode::empty())?)
 }

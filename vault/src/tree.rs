@@ -100,7 +100,7 @@ impl Folder {
     /// [`TreeError`].
     pub fn enter(&self, name: &[u8], keys: &NamesKeys) -> Result<Self, TreeError> {
         let lower = self.names.encrypt(name)?;
-        let fd = match open_dir(&self.fd, lower.as_str()) {
+        let fd = match open_dir(&self.fd, lower.as_bytes()) {
             Ok(fd) => fd,
             Err(error) => return Err(absent(error)),
         };

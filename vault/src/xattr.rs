@@ -13,6 +13,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 
+use crate::format::{self, Attribute, AttributeError};
 use crate::ids::{DirId, Epoch, FileId};
 use crate::names::{EpochRefused, NamesKeys, SIV_LEN};
 use crate::sealed::OVERHEAD;
@@ -40,33 +41,6 @@ pub enum Owner {
 pub struct Attributes<'a> {
     keys: &'a NamesKeys,
     owner: Owner,
-}
-
-/// One attribute by both its names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attribute {
-    /// The upper name, with its namespace.
-    pub name: Vec<u8>,
-    /// The lower name; ASCII.
-    pub lower: String,
-    epoch: Epoch,
-}
-
-/// An attribute that cannot be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AttributeError {
-    /// No bytes, or more than [`NAME_MAX`], or a NUL.
-    #[error("attribute name is empty, has a NUL, or is longer than {NAME_MAX} bytes")]
-    Name,
-    /// A value of more than [`VALUE_MAX`] bytes.
-    #[error("attribute value longer than {VALUE_MAX} bytes")]
-    ValueTooLong,
-    /// Changed, or not made by this volume for this file or directory.
-    #[error("attribute was not made by this volume for this file or directory")]
-    Foreign,
-    /// Made in an epoch that is not accepted.
-    #[error(transparent)]
-    Epoch(#[from] EpochRefused),
 }
 
 impl Owner {
@@ -97,9 +71,9 @@ impl<'a> Attributes<'a> {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(&0) {
             return Err(AttributeError::Name);
         }
-        let candidate = |(epoch, lower)| Attribute {
+        let candidate = |(epoch, lower): (Epoch, String)| Attribute {
             name: name.into(),
-            lower,
+            lower: lower.into_bytes(),
             epoch,
         };
         let epochs = self.keys.newest_first();
@@ -131,10 +105,9 @@ impl<'a> Attributes<'a> {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(&0) {
             return Err(AttributeError::Foreign);
         }
-        let lower = format!("{PREFIX}{rest}");
         Ok(Some(Attribute {
             name: name.to_vec(),
-            lower,
+            lower: lower.into(),
             epoch,
         }))
     }
@@ -173,6 +146,24 @@ impl<'a> Attributes<'a> {
 
     fn associated_data(&self, attribute: &Attribute) -> Vec<u8> {
         [&self.owner.bytes()[..], &attribute.name].concat()
+    }
+}
+
+impl format::Attributes for Attributes<'_> {
+    fn candidates(&self, name: &[u8]) -> Result<Vec<Attribute>, AttributeError> {
+        self.candidates(name)
+    }
+
+    fn parse(&self, lower: &[u8]) -> Result<Option<Attribute>, AttributeError> {
+        self.parse(lower)
+    }
+
+    fn seal(&self, attribute: &Attribute, value: &[u8]) -> Result<Vec<u8>, AttributeError> {
+        self.seal(attribute, value)
+    }
+
+    fn open(&self, attribute: &Attribute, sealed: &[u8]) -> Result<Vec<u8>, AttributeError> {
+        self.open(attribute, sealed)
     }
 }
 

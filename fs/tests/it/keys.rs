@@ -4,14 +4,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use claviger_fs::keys::{FreshFile, KeySource, Ticket, Unwrap, UnwrapDone};
+use claviger_fs::keys::{KeySource, Ticket, Unwrap, UnwrapDone};
 use claviger_protocol::Failure;
 use claviger_vault::epoch::EpochKey;
 use claviger_vault::epoch::EpochKeys;
+use claviger_vault::format::{FileKeys, NewFile, Tree};
 use claviger_vault::ids::{Epoch, FileId, Scope, VolumeId};
 use claviger_vault::names::NamesKeys;
 use claviger_vault::native::head::{self, Layer, Opened};
-use claviger_vault::native::{Feks, Packet};
+use claviger_vault::native::{Feks, NativeKeys, NativeTree, NewNative, Packet};
 use claviger_vault::secret::FileKey;
 
 /// Holds the epoch keys itself.
@@ -19,7 +20,7 @@ pub(crate) struct InProcess {
     pub(crate) volume: VolumeId,
     epochs: EpochKeys,
     pub(crate) scope: Scope,
-    names: Mutex<Option<Arc<NamesKeys>>>,
+    tree: Mutex<Option<Arc<dyn Tree>>>,
     file_keys: Mutex<HashMap<FileId, FileKey>>,
     /// How unwraps are answered.
     pub(crate) manner: Mutex<Manner>,
@@ -47,7 +48,7 @@ impl InProcess {
             volume: VolumeId::random(),
             epochs: EpochKeys::new(Epoch::FIRST, key),
             scope,
-            names: Mutex::default(),
+            tree: Mutex::default(),
             file_keys: Mutex::default(),
             manner: Mutex::new(Manner::AtOnce),
             held: Mutex::default(),
@@ -59,11 +60,15 @@ impl InProcess {
     }
 
     pub(crate) fn unlock(&self) {
-        *self.names.lock().unwrap() = Some(Arc::new(self.names_keys()));
+        let tree = NativeTree {
+            names: self.names_keys(),
+            scope: self.scope,
+        };
+        *self.tree.lock().unwrap() = Some(Arc::new(tree));
     }
 
     pub(crate) fn lock(&self) {
-        *self.names.lock().unwrap() = None;
+        *self.tree.lock().unwrap() = None;
     }
 
     pub(crate) fn names_keys(&self) -> NamesKeys {
@@ -80,10 +85,15 @@ impl InProcess {
     pub(crate) fn answer_one(&self) {
         let oldest = self.held.lock().unwrap().pop_front();
         let (_, request, done) = oldest.expect("an unwrap waits");
-        done(self.open(&request.head));
+        done(self.open(request.head));
     }
 
-    fn open(&self, head: &[u8]) -> Result<(Feks, Epoch), Failure> {
+    fn open(&self, head: Vec<u8>) -> Result<Box<dyn FileKeys>, Failure> {
+        let (feks, epoch) = self.feks(&head)?;
+        Ok(Box::new(NativeKeys { head, feks, epoch }))
+    }
+
+    fn feks(&self, head: &[u8]) -> Result<(Feks, Epoch), Failure> {
         match head::open(head, self.volume, |epoch| self.epochs.of(epoch)) {
             Ok(Opened::Feks(feks, epoch)) => Ok((feks, epoch)),
             Ok(Opened::FileScope(sealed)) => {
@@ -98,12 +108,12 @@ impl InProcess {
 }
 
 impl KeySource for InProcess {
-    fn names(&self) -> Option<Arc<NamesKeys>> {
-        self.names.lock().unwrap().clone()
+    fn tree(&self) -> Option<Arc<dyn Tree>> {
+        self.tree.lock().unwrap().clone()
     }
 
-    fn fresh(&self, _uid: u32) -> Result<FreshFile, Failure> {
-        if self.names().is_none() {
+    fn fresh(&self, _uid: u32) -> Result<Box<dyn NewFile>, Failure> {
+        if self.tree().is_none() {
             return Err(Failure::Locked);
         }
         let epoch = (Epoch::FIRST, self.epochs.current());
@@ -125,11 +135,11 @@ impl KeySource for InProcess {
         let made = head::fresh(self.volume, file, epoch, &layer);
         let (head, fek) = made.expect("one packet is not too many");
         self.file_keys.lock().unwrap().insert(file, file_key);
-        Ok(FreshFile {
+        Ok(Box::new(NewNative {
             epoch: Epoch::FIRST,
             head,
             feks: Feks::first(fek),
-        })
+        }))
     }
 
     fn unwrap(&self, request: Unwrap, done: UnwrapDone) -> Ticket {
@@ -137,7 +147,7 @@ impl KeySource for InProcess {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::SeqCst));
         let manner = self.manner.lock().unwrap().clone();
         match manner {
-            Manner::AtOnce => done(self.open(&request.head)),
+            Manner::AtOnce => done(self.open(request.head)),
             Manner::Held => self.held.lock().unwrap().push_back((ticket, request, done)),
             Manner::Refused(failure) => done(Err(failure)),
         }

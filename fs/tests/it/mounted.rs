@@ -10,6 +10,7 @@ use claviger_fs::fuse::Engine;
 use claviger_fs::kernel::{Expiry, Kernel};
 use claviger_vault::dir::{Location, Record};
 use claviger_vault::ids::Scope;
+use claviger_vault::native::NativeFormat;
 use fuser::{BackgroundSession, Config, InitFlags, MountOption, Session, SessionACL};
 
 use crate::keys::InProcess;
@@ -141,8 +142,10 @@ fn mount(
     age: Age,
 ) -> (Arc<VolumeFs>, (BackgroundSession, Kernel)) {
     let source = Arc::clone(keys) as Arc<dyn claviger_fs::keys::KeySource>;
-    let fs = VolumeFs::new(open(lower), keys.volume, keys.scope, source)
-        .expect("the lower root is a directory");
+    let format = Arc::new(NativeFormat {
+        volume: keys.volume,
+    });
+    let fs = VolumeFs::new(open(lower), format, source).expect("the lower root is a directory");
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::DefaultPermissions,

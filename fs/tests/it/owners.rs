@@ -6,11 +6,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use claviger_fs::filesystem::VolumeFs;
 use claviger_fs::fuse::Engine;
 use claviger_vault::dir::{Location, Record};
 use claviger_vault::ids::Scope;
+use claviger_vault::native::NativeFormat;
 use fuser::{Config, Session, SessionACL};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{setgroups, setresgid, setresuid};
@@ -180,7 +182,7 @@ fn serve_as_user(uid: u32) {
     let lower = fs::File::open("/mnt/lower").unwrap();
     Record::create(&lower, &keys.names_keys(), Location::ROOT).unwrap();
     let volume = keys.volume;
-    let volume = VolumeFs::new(lower.into(), volume, Scope::Volume, keys).unwrap();
+    let volume = VolumeFs::new(lower.into(), Arc::new(NativeFormat { volume }), keys).unwrap();
     let config = Config::default();
     let session = Session::from_fd(Engine::new(volume), device.into(), SessionACL::All, config);
     // Serves on while the handle is forgotten.

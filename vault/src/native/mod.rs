@@ -49,6 +49,7 @@ mod error;
 mod feks;
 mod file;
 mod fixed;
+mod format;
 #[cfg(test)]
 mod format_doc;
 pub mod fuzzing;
@@ -71,6 +72,7 @@ pub use error::{FileError, HeadError, Part, Unsupported};
 pub use feks::{BadFeks, Feks, MAX_FEKS};
 pub use file::{Access, NativeFile};
 pub use fixed::{FixedPart, MAGIC, SUITE, VERSION};
+pub use format::{NativeFormat, NativeKeys, NativeTree, NewNative, key_of};
 pub use layout::MAX_SIZE;
 pub use packet::{MAX_PACKETS_LEN, Packet, PacketError};
 pub use place::{

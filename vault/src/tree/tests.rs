@@ -36,8 +36,8 @@ impl Volume {
         let (parent, lower) = self.root().resolve(path.as_bytes(), &self.keys).unwrap();
         let lower = lower.unwrap();
         write_sidecar(&parent, &lower).unwrap();
-        mkdirat(&parent, lower.as_str(), Mode::S_IRWXU).unwrap();
-        let made = open_dir(&parent, lower.as_str()).unwrap();
+        mkdirat(&parent, lower.as_bytes(), Mode::S_IRWXU).unwrap();
+        let made = open_dir(&parent, lower.as_bytes()).unwrap();
         let location = Location {
             parent: parent.id(),
             lower_name: lower.as_bytes(),
@@ -57,7 +57,7 @@ impl Volume {
         let (folder, lower) = self.root().resolve(path.as_bytes(), &self.keys).unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&folder.fd);
         let parent = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
-        parent.join(lower.unwrap().as_str())
+        parent.join(lower.unwrap().as_os_str())
     }
 
     /// The ids of the directory that `path` names, or why there is none.

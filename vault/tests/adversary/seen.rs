@@ -172,7 +172,7 @@ impl Reader<'_> {
 
     fn entry(&self, folder: &Folder, name: &str, path: &str, seen: &mut Seen) {
         let lower = folder.names().encrypt(name.as_bytes()).unwrap();
-        let Ok(stat) = fstatat(folder, lower.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else {
+        let Ok(stat) = fstatat(folder, lower.as_bytes(), AtFlags::AT_SYMLINK_NOFOLLOW) else {
             return;
         };
         match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
@@ -185,7 +185,7 @@ impl Reader<'_> {
                 Err(error) => seen.refuse(path, error.to_string()),
             },
             SFlag::S_IFLNK => {
-                let target = readlinkat(folder, lower.as_str()).unwrap();
+                let target = readlinkat(folder, lower.as_bytes()).unwrap();
                 let target = symlink::open(folder.names(), target.as_encoded_bytes());
                 seen.show(
                     path,
@@ -264,7 +264,7 @@ impl Reader<'_> {
                 }
             };
             let mut sealed = vec![0; 1 << 16];
-            let len = fgetxattr(of.as_fd(), attribute.lower.as_str(), &mut sealed).unwrap();
+            let len = fgetxattr(of.as_fd(), attribute.lower.as_slice(), &mut sealed).unwrap();
             let value = attributes.open(&attribute, &sealed[..len]);
             let name = String::from_utf8_lossy(&attribute.name).into_owned();
             let value = value.map_err(|error| error.to_string());

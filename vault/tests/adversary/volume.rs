@@ -74,7 +74,7 @@ impl Volume {
         let mut lower = self.lower.clone();
         let mut folder = self.root();
         for name in path.split('/') {
-            lower.push(folder.names().encrypt(name.as_bytes()).unwrap().as_str());
+            lower.push(folder.names().encrypt(name.as_bytes()).unwrap().as_os_str());
             if let Ok(inner) = folder.enter(name.as_bytes(), &self.keys()) {
                 folder = inner;
             }
@@ -119,7 +119,13 @@ impl Volume {
         let (folder, name) = self.resolve(path);
         write_sidecar(&folder, &name).unwrap();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let fd = openat(&folder, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let fd = openat(
+            &folder,
+            name.as_bytes(),
+            flags,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        )
+        .unwrap();
         let epoch = (self.epochs.current_epoch(), self.epochs.current());
         let file_key = FileKey::random();
         let packets = [Packet {
@@ -167,7 +173,7 @@ impl Volume {
 
     pub fn mkdir(&mut self, path: &str) {
         let (folder, name) = self.resolve(path);
-        mkdirat(&folder, name.as_str(), Mode::S_IRWXU).unwrap();
+        mkdirat(&folder, name.as_bytes(), Mode::S_IRWXU).unwrap();
         let location = Location {
             parent: folder.id(),
             lower_name: name.as_bytes(),
@@ -181,7 +187,7 @@ impl Volume {
         let (folder, name) = self.resolve(path);
         let target = format!("{}/{path}/v{version}", self.label);
         let sealed = symlink::seal(folder.names(), target.as_bytes()).unwrap();
-        symlinkat(sealed.as_str(), &folder, name.as_str()).unwrap();
+        symlinkat(sealed.as_str(), &folder, name.as_bytes()).unwrap();
         self.note(path, Part::Listed, "");
         self.note(path, Part::Target, target);
     }
@@ -207,7 +213,7 @@ impl Volume {
         let sealed = attributes.seal(&attribute, value.as_bytes()).unwrap();
         fsetxattr(
             &file,
-            attribute.lower.as_str(),
+            attribute.lower.as_slice(),
             &sealed,
             XattrFlags::empty(),
         )
@@ -238,7 +244,7 @@ impl Volume {
         let lower = self.lower_path(from);
         let ((old, old_name), (new, new_name)) = (self.resolve(from), self.resolve(to));
         let moved = || {
-            renameat(&old, old_name.as_str(), &new, new_name.as_str()).unwrap();
+            renameat(&old, old_name.as_bytes(), &new, new_name.as_bytes()).unwrap();
         };
         let at = |folder: &Folder, name| Location {
             parent: folder.id(),

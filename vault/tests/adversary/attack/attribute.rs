@@ -33,7 +33,7 @@ impl Carried {
         let candidates = attributes.candidates(name.as_bytes()).unwrap();
         let name = candidates
             .into_iter()
-            .map(|candidate| candidate.lower)
+            .map(|candidate| String::from_utf8(candidate.lower).unwrap())
             .find(|lower| attribute(&of, lower).is_some())
             .unwrap();
         Self { of, name }
