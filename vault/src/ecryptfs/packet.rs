@@ -80,7 +80,7 @@ impl Packet {
     ///
     /// # Errors
     /// [`EcryptfsError::Malformed`], also if there is not one.
-    pub(super) fn parse_all(input: &[u8]) -> Result<Vec<Self>, EcryptfsError> {
+    pub fn parse_all(input: &[u8]) -> Result<Vec<Self>, EcryptfsError> {
         let mut rest = Octets(input);
         let mut packets = Vec::new();
         while let Some(&tag) = rest.0.first() {
@@ -97,7 +97,8 @@ impl Packet {
         }
     }
 
-    pub(super) fn write(&self) -> Vec<u8> {
+    /// Its bytes, as in a header.
+    pub fn write(&self) -> Vec<u8> {
         match self {
             Self::Passphrase(packet) => packet.write(),
             Self::PublicKey(packet) => packet.write(),

@@ -83,13 +83,14 @@ impl PassphraseKey {
             let hash = digest(&SHA512, key.as_slice());
             key.copy_from_slice(hash.as_ref());
         }
-        let hash = digest(&SHA512, key.as_slice());
-        let sig = hash.as_ref().first_chunk().expect("SHA-512 gives 64 bytes");
-        Ok(Self {
-            key,
-            sig: KeySig(*sig),
-            salt,
-        })
+        let sig = sig_of(&key);
+        Ok(Self { key, sig, salt })
+    }
+
+    /// From what [`PassphraseKey::expose`] gave, which has its sig in it; `bytes` are wiped.
+    pub fn handed_on(bytes: &mut [u8; KEY_LEN], salt: Salt) -> Self {
+        let sig = sig_of(bytes);
+        Self::kept(bytes, sig, salt)
     }
 
     /// From a place where it was kept; `bytes` are wiped.
@@ -118,6 +119,12 @@ impl PassphraseKey {
     pub(super) fn cipher(&self, len: KeyLen) -> Aes {
         Aes::new(self.key.as_slice(), len)
     }
+}
+
+fn sig_of(key: &[u8; KEY_LEN]) -> KeySig {
+    let hash = digest(&SHA512, key);
+    let sig = hash.as_ref().first_chunk();
+    KeySig(*sig.expect("SHA-512 gives 64 bytes"))
 }
 
 impl fmt::Debug for PassphraseKey {
