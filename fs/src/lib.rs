@@ -40,6 +40,7 @@ mod opening;
 pub mod options;
 pub mod park;
 pub mod pool;
+pub mod prepare;
 mod readdir;
 mod remove;
 mod rename;

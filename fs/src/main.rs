@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use claviger_fs::args::{Args, Dialect, Stay};
 use claviger_fs::background::{self, Report};
 use claviger_fs::mount;
+use claviger_fs::prepare;
 use claviger_protocol::Failure;
 use claviger_protocol::failure;
 use claviger_protocol::inherited::close_inherited;
@@ -39,7 +40,7 @@ fn run(dialect: Dialect, args: &Args, program: &OsStr, words: &[OsString]) -> Re
         Stay::Background => return start(dialect, args, program, words),
         Stay::Detached => return serve_detached(dialect, args),
         Stay::Foreground => serve_here(args),
-        Stay::Fake => mount::prepare(args).map(drop),
+        Stay::Fake => prepare::prepare(args).map(drop),
     };
     match outcome {
         Ok(()) => Report::Ready,
@@ -65,7 +66,7 @@ fn start(dialect: Dialect, args: &Args, program: &OsStr, words: &[OsString]) -> 
 
 fn serve_here(args: &Args) -> Result<(), Failure> {
     log_to_stderr();
-    mount::serve(mount::prepare(args)?, || ())
+    mount::serve(prepare::prepare(args)?, || ())
 }
 
 /// Serves; whoever waits hears of a bad beginning by the report, and the log of a bad end.
@@ -79,7 +80,7 @@ fn serve_detached(dialect: Dialect, args: &Args) -> Report {
             tracing::debug!(%error, "nobody waits for the report");
         }
     };
-    let served = mount::prepare(args).and_then(|prepared| {
+    let served = prepare::prepare(args).and_then(|prepared| {
         let detached = background::detach();
         detached.map_err(|error| Failure::Internal(format!("entering /: {error}")))?;
         mount::serve(prepared, || tell(&Report::Ready))

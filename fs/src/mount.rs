@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -13,87 +12,28 @@ use std::time::Duration;
 
 use claviger_callout::{Limits, Requester, RequesterConfig, Serves, StartError};
 use claviger_protocol::{Failure, keys, paths};
-use claviger_vault::manifest::{self, Manifest, ManifestError};
-use claviger_vault::native::NativeFormat;
 use nix::errno::Errno;
-use nix::mount::MsFlags;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Uid;
 
-use crate::args::Args;
 use crate::attach::{Busy, attach, unmount};
-use crate::bodies::NativeBodies;
 use crate::callout_keys::CalloutKeys;
 use crate::filesystem::VolumeFs;
 use crate::fuse::Engine;
 use crate::keeper::{self, Keeper};
 use crate::kernel::Kernel;
 use crate::lock::Lockable;
-use crate::mountpoint;
 use crate::options::{Audience, Options};
+use crate::prepare::Prepared;
 use crate::watch::Watch;
-use crate::writer::{TakeError, Taken, Use};
-
-/// How long the server of a mount that has just been unmounted may take to write everything out.
-const LEAVING: Duration = Duration::from_secs(2);
 
 /// After a signal, how long programs may keep files of a busy mount open.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a mount waits to hear from a daemon before it counts as mounted all the same, locked.
 const DAEMON_GREETING: Duration = Duration::from_secs(1);
-
-/// A volume that can be mounted: checked, and taken from other writers.
-pub struct Prepared {
-    lower: PathBuf,
-    lower_root: OwnedFd,
-    mountpoint: PathBuf,
-    manifest: Manifest,
-    options: Options,
-    taken: Taken,
-}
-
-/// Checks everything that can be wrong before something is mounted.
-///
-/// # Errors
-/// A [`Failure`] with what happened, to what, and what to do.
-pub fn prepare(args: &Args) -> Result<Prepared, Failure> {
-    let options = args.options.clone();
-    let user = Uid::effective();
-    if !user.is_root() {
-        let permitted = options.check_unprivileged();
-        permitted.map_err(|error| Failure::Permission(error.to_string()))?;
-    }
-    mountpoint::check_audience(options.audience, user, Path::new("/etc/fuse.conf"))?;
-    let lower = args.lower.canonicalize();
-    let lower = lower.map_err(|error| lower_failure(&args.lower, &error))?;
-    let lower_root = open_dir(&lower).map_err(|error| lower_failure(&lower, &error))?;
-    let mountpoint = mountpoint::check(&args.mountpoint, &lower)?;
-    let loaded = manifest::load(&lower_root);
-    let loaded = loaded.map_err(|error| manifest_failure(&lower, &error))?;
-    if let manifest::Copy::Backup { because } = &loaded.copy {
-        tracing::warn!(%because, "the manifest's backup is used");
-    }
-    let purpose = if options.flags.contains(MsFlags::MS_RDONLY) {
-        Use::Read
-    } else {
-        Use::Write
-    };
-    let taken = Taken::take_within(&lower, purpose, LEAVING)
-        .map_err(|error| take_failure(&lower, error))?;
-    Ok(Prepared {
-        lower,
-        lower_root,
-        mountpoint,
-        // Whoever has the epoch key verifies it, the daemon; what is used here, the id, is bound
-        // into every key that the daemon gives.
-        manifest: loaded.manifest.claims().clone(),
-        options,
-        taken,
-    })
-}
 
 /// Mounts and serves until the mount ends; calls `ready` once it answers.
 ///
@@ -111,24 +51,17 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
         lower,
         lower_root,
         mountpoint,
-        manifest,
+        served,
         options,
         taken,
     } = prepared;
-    let bodies = NativeBodies::new(manifest.volume(), manifest.scope(), &lower);
-    let keys = CalloutKeys::new(manifest.volume(), Box::new(bodies));
-    let format = NativeFormat {
-        volume: manifest.volume(),
-    };
-    let volume = VolumeFs::with_caching(
-        lower_root,
-        Arc::new(format),
-        Arc::new(keys.clone()),
-        options.caching,
-    )
-    .map_err(system("lower folder"))?;
+    let id = served.id;
+    let keys = CalloutKeys::new(id, served.bodies);
+    let source = Arc::new(keys.clone());
+    let volume = VolumeFs::with_caching(lower_root, served.format, source, options.caching);
+    let volume = volume.map_err(system("lower folder"))?;
     let about = BTreeMap::from([
-        ("volume".to_owned(), manifest.volume().to_string()),
+        ("volume".to_owned(), id.to_string()),
         ("lower".to_owned(), lower.to_string_lossy().into_owned()),
         (
             "mountpoint".to_owned(),
@@ -137,7 +70,17 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     ]);
     // What daemons say until the keeper starts is kept for it.
     let (listener, notes) = keeper::listen(keys.clone());
-    let published = Published::start(&keys, requester_config(&options, about), listener)?;
+    let published = match served.open {
+        None => Some(Published::start(
+            &keys,
+            requester_config(&options, about),
+            listener,
+        )?),
+        Some(tree) => {
+            keys.set_tree(Some(tree));
+            None
+        }
+    };
     let session = attach(
         Engine::new(Arc::clone(&volume)),
         &lower,
@@ -158,8 +101,10 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     fs::metadata(&mountpoint).map_err(system("the mount does not answer"))?;
     unmount_on_signal(signals, mounted, mountpoint.clone()).map_err(system("thread"))?;
     attached.stays();
-    keeper.wait_for_daemon(DAEMON_GREETING);
-    tracing::info!(mountpoint = %mountpoint.display(), volume = %manifest.volume(), "mounted");
+    if published.is_some() {
+        keeper.wait_for_daemon(DAEMON_GREETING);
+    }
+    tracing::info!(mountpoint = %mountpoint.display(), volume = %id, "mounted");
     ready();
 
     // Ends when it is unmounted; the filesystem has written everything out by then.
@@ -286,50 +231,6 @@ fn unmount_on_signal(signals: SigSet, mounted: Lockable, mountpoint: PathBuf) ->
     };
     thread::Builder::new().name("signals".into()).spawn(work)?;
     Ok(())
-}
-
-fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
-    let dir = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)?;
-    Ok(dir.into())
-}
-
-fn lower_failure(lower: &Path, error: &io::Error) -> Failure {
-    let lower = lower.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => Failure::NotFound(format!("there is no folder {lower}")),
-        io::ErrorKind::NotADirectory => Failure::NotFound(format!("{lower} is not a folder")),
-        io::ErrorKind::PermissionDenied => Failure::Permission(format!("{lower}: {error}")),
-        _ => Failure::Internal(format!("{lower}: {error}")),
-    }
-}
-
-fn manifest_failure(lower: &Path, error: &ManifestError) -> Failure {
-    let lower = lower.display();
-    let text = match error {
-        ManifestError::Missing => {
-            format!("{lower} is not a volume: {error}\nmake one: claviger init {lower}")
-        }
-        _ => format!("{lower}: {error}"),
-    };
-    Failure::of_manifest(text, error)
-}
-
-fn take_failure(lower: &Path, error: TakeError) -> Failure {
-    let text = format!("{}: {error}", lower.display());
-    match error {
-        TakeError::InUse => Failure::Busy(format!("{text}\nlook for it: findmnt -t fuse.claviger")),
-        TakeError::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-            Failure::Permission(text)
-        }
-        TakeError::Io(source) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            Failure::Permission(format!("{text}\nmount it read-only: -o ro"))
-        }
-        TakeError::Io(_) => Failure::Internal(text),
-    }
 }
 
 fn publish_failure(error: &StartError) -> Failure {

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use claviger_callout::Transport;
+use claviger_vault::ecryptfs::{MountOptionError, MountOptions, View};
 use nix::mount::MsFlags;
 
 /// How a volume is to be mounted.
@@ -24,6 +25,17 @@ pub struct Options {
     pub source_name: Option<String>,
     /// `log=`: where the log goes once in the background.
     pub log: Option<PathBuf>,
+    /// `format=`: what the lower folder is.
+    pub format: FormatOption,
+}
+
+/// What a lower folder is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FormatOption {
+    /// A volume of Claviger's.
+    Native,
+    /// A folder of eCryptfs, and how it is mounted.
+    Ecryptfs(MountOptions),
 }
 
 /// Who the kernel lets into the mount.
@@ -60,6 +72,9 @@ pub enum OptionError {
         /// What may stand there.
         expected: &'static str,
     },
+    /// One of eCryptfs' options is refused.
+    #[error(transparent)]
+    Ecryptfs(#[from] MountOptionError),
     /// The option weakens the machine, and the caller is not root.
     #[error("only root may mount with '{0}'")]
     OnlyRoot(&'static str),
@@ -74,6 +89,7 @@ impl Default for Options {
             caching: Caching::Kept,
             source_name: None,
             log: None,
+            format: FormatOption::Native,
         }
     }
 }
@@ -85,8 +101,18 @@ impl Options {
     /// [`OptionError`] for the first option that is not understood.
     pub fn parse(text: &str) -> Result<Self, OptionError> {
         let mut options = Self::default();
-        for option in text.split(',').filter(|option| !option.is_empty()) {
+        let all = || text.split(',').filter(|option| !option.is_empty());
+        // First: it says what the others may be.
+        for format in all().filter_map(|option| option.strip_prefix("format=")) {
+            options.set_format(format)?;
+        }
+        for option in all() {
             options.set(option)?;
+        }
+        if let FormatOption::Ecryptfs(of_format) = &options.format
+            && of_format.view == View::Encrypted
+        {
+            options.flags |= MsFlags::MS_RDONLY;
         }
         Ok(options)
     }
@@ -104,7 +130,27 @@ impl Options {
         Ok(())
     }
 
+    fn set_format(&mut self, format: &str) -> Result<(), OptionError> {
+        self.format = match format {
+            "native" => FormatOption::Native,
+            "ecryptfs" => FormatOption::Ecryptfs(MountOptions::default()),
+            _ => {
+                return Err(OptionError::Value {
+                    option: "format",
+                    value: format.into(),
+                    expected: "native or ecryptfs",
+                });
+            }
+        };
+        Ok(())
+    }
+
     fn set(&mut self, option: &str) -> Result<(), OptionError> {
+        if let FormatOption::Ecryptfs(options) = &mut self.format
+            && option.starts_with("ecryptfs_")
+        {
+            return Ok(options.set(option)?);
+        }
         match option.split_once('=') {
             Some((name, value)) => self.set_value(option, name, value),
             None => self.set_word(option),
@@ -160,6 +206,7 @@ impl Options {
                 }
                 self.log = Some(path);
             }
+            "format" => (),
             "subtype" if value == "claviger" => (),
             "subtype" => return Err(expected("subtype", "claviger")),
             "user" | "comment" => (),
@@ -172,6 +219,8 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
+    use claviger_vault::ecryptfs::PlainFiles;
+
     use super::*;
 
     fn with(change: impl FnOnce(&mut Options)) -> Result<Options, OptionError> {
@@ -211,6 +260,26 @@ mod tests {
                 "x-systemd.automount,x-gvfs-name=Work,X-mount.mkdir",
                 with(|_| ()),
             ),
+            ("format=native", with(|_| ())),
+            (
+                "ecryptfs_passthrough,format=ecryptfs,ecryptfs_unlink_sigs",
+                with(|o| {
+                    o.format = FormatOption::Ecryptfs(MountOptions {
+                        plain_files: PlainFiles::PassedThrough,
+                        ..MountOptions::default()
+                    });
+                }),
+            ),
+            (
+                "format=ecryptfs,ecryptfs_encrypted_view,rw",
+                with(|o| {
+                    o.flags |= MsFlags::MS_RDONLY;
+                    o.format = FormatOption::Ecryptfs(MountOptions {
+                        view: View::Encrypted,
+                        ..MountOptions::default()
+                    });
+                }),
+            ),
         ];
         for (text, expected) in table {
             assert_eq!(Options::parse(text), expected, "-o {text}");
@@ -234,6 +303,18 @@ mod tests {
                 "mount option 'subtype=ext4': expected claviger",
             ),
             ("fsname=", "mount option 'fsname=': expected a name"),
+            (
+                "format=zip",
+                "mount option 'format=zip': expected native or ecryptfs",
+            ),
+            (
+                "ecryptfs_passthrough",
+                "unknown mount option 'ecryptfs_passthrough'",
+            ),
+            (
+                "format=ecryptfs,ecryptfs_hmac",
+                "unknown mount option 'ecryptfs_hmac'",
+            ),
             (
                 "log=fs.log",
                 "mount option 'log=fs.log': expected an absolute path",

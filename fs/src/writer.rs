@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Uid;
 
@@ -39,8 +39,19 @@ pub enum Use {
 /// The volume of a lower folder, taken for as long as this lives.
 #[derive(Debug)]
 pub struct Taken {
-    /// `None` on a read-only medium, where nobody can write anyway.
-    _lock: Option<File>,
+    _lock: Lock,
+}
+
+/// What keeps others out.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, to be let go of")]
+enum Lock {
+    /// A lock on [`LOCK_FILE`].
+    File(File),
+    /// One on the lower folder itself, where nothing of ours may lie in it.
+    Folder(Flock<OwnedFd>),
+    /// None: on a read-only medium nobody can write anyway.
+    Needless,
 }
 
 /// Why a lower folder could not be taken.
@@ -50,7 +61,7 @@ pub enum TakeError {
     #[error("the volume is mounted already, or a tool is writing to it")]
     InUse,
     /// The lock file cannot be opened or locked.
-    #[error("{LOCK_FILE}: {0}")]
+    #[error("{0}")]
     Io(io::Error),
 }
 
@@ -65,13 +76,36 @@ impl Taken {
         purpose: Use,
         patience: Duration,
     ) -> Result<Self, TakeError> {
-        let deadline = Instant::now() + patience;
-        loop {
-            match Self::take(lower_root, purpose) {
-                Err(TakeError::InUse) if Instant::now() < deadline => thread::sleep(PACE),
-                outcome => return outcome,
+        within(patience, || Self::take(lower_root, purpose))
+    }
+
+    /// Takes the lower folder `lower_root` itself, in which nothing is made for it; waits as
+    /// [`Taken::take_within`] does.
+    ///
+    /// # Errors
+    /// [`TakeError::InUse`] if another mount has it even then.
+    pub fn take_folder_within(
+        lower_root: &OwnedFd,
+        purpose: Use,
+        patience: Duration,
+    ) -> Result<Self, TakeError> {
+        let how = match purpose {
+            Use::Read => FlockArg::LockSharedNonblock,
+            Use::Write => FlockArg::LockExclusiveNonblock,
+        };
+        within(patience, || {
+            // flock(2) locks an open file description: this one must not be shared with others' uses.
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let folder = openat(lower_root, ".", flags, Mode::empty());
+            let folder = folder.map_err(|errno| TakeError::Io(errno.into()))?;
+            match Flock::lock(folder, how) {
+                Ok(lock) => Ok(Self {
+                    _lock: Lock::Folder(lock),
+                }),
+                Err((_, Errno::EWOULDBLOCK)) => Err(TakeError::InUse),
+                Err((_, errno)) => Err(TakeError::Io(errno.into())),
             }
-        }
+        })
     }
 
     /// Takes the volume in `lower_root` without waiting.
@@ -83,7 +117,9 @@ impl Taken {
             (Ok(file), _) => file,
             // A reader makes no lock file; without one, nobody has ever written there.
             (Err(error), Use::Read) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { _lock: None });
+                return Ok(Self {
+                    _lock: Lock::Needless,
+                });
             }
             (Err(error), _) => return Err(TakeError::Io(error)),
         };
@@ -98,9 +134,21 @@ impl Taken {
             l_pid: 0,
         };
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
-            Ok(_) => Ok(Self { _lock: Some(file) }),
+            Ok(_) => Ok(Self {
+                _lock: Lock::File(file),
+            }),
             Err(Errno::EAGAIN | Errno::EACCES) => Err(TakeError::InUse),
             Err(error) => Err(TakeError::Io(error.into())),
+        }
+    }
+}
+
+fn within<T>(patience: Duration, take: impl Fn() -> Result<T, TakeError>) -> Result<T, TakeError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match take() {
+            Err(TakeError::InUse) if Instant::now() < deadline => thread::sleep(PACE),
+            outcome => return outcome,
         }
     }
 }
@@ -187,6 +235,20 @@ mod tests {
         let _first = take(Use::Read).unwrap();
         let _second = take(Use::Read).unwrap();
         assert!(matches!(take(Use::Write), Err(TakeError::InUse)));
+    }
+
+    #[test]
+    fn a_folder_that_nothing_may_be_made_in_is_taken_itself() {
+        let lower = tempfile::tempdir().unwrap();
+        let root = OwnedFd::from(File::open(lower.path()).unwrap());
+        let take = |purpose| Taken::take_folder_within(&root, purpose, Duration::ZERO);
+        let first = take(Use::Write).unwrap();
+        assert!(matches!(take(Use::Write), Err(TakeError::InUse)));
+        assert!(matches!(take(Use::Read), Err(TakeError::InUse)));
+        drop(first);
+        let _readers = (take(Use::Read).unwrap(), take(Use::Read).unwrap());
+        assert!(matches!(take(Use::Write), Err(TakeError::InUse)));
+        assert_eq!(std::fs::read_dir(lower.path()).unwrap().count(), 0);
     }
 
     #[test]

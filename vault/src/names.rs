@@ -273,7 +273,8 @@ fn is_base64url(text: &[u8]) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-fn check_upper(name: &[u8]) -> Result<(), NameError> {
+/// Refuses what no file can be called.
+pub(crate) fn check_upper(name: &[u8]) -> Result<(), NameError> {
     if name.len() > NAME_MAX {
         return Err(NameError::TooLong);
     }

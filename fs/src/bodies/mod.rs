@@ -2,6 +2,7 @@
 //!
 //! A secret is copied from a reply into its type, and both the body and what lies between are wiped.
 
+mod ecryptfs;
 mod native;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use claviger_protocol::keys::{KeyReply, KeyRequest};
 use claviger_vault::format::{FileKeys, NewFile, Tree};
 use zeroize::Zeroizing;
 
+pub use ecryptfs::EcryptfsBodies;
 pub use native::NativeBodies;
 
 use crate::keys::Unwrap;

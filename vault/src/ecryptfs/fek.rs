@@ -25,6 +25,13 @@ impl Fek {
         Self { bytes, len }
     }
 
+    /// Takes a copy of the key itself; `None` unless it has 16, 24 or 32 bytes.
+    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut lens = KeyLen::ALL.into_iter();
+        let len = lens.find(|len| len.bytes() == bytes.len())?;
+        Self::from_prefix(bytes, len)
+    }
+
     /// The first bytes of `source`; `None` if there are too few.
     pub(super) fn from_prefix(source: &[u8], len: KeyLen) -> Option<Self> {
         let (bytes, _) = source.split_at_checked(len.bytes())?;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use zeroize::Zeroizing;
@@ -356,6 +356,12 @@ fn split(offset: u64, out: &mut [u8]) -> (&mut [u8], &mut [u8], &mut [u8]) {
     let body_len = rest.len() - rest.len() % EXTENT;
     let (body, tail) = rest.split_at_mut(body_len);
     (head, body, tail)
+}
+
+impl AsFd for LowerFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lower.as_fd()
+    }
 }
 
 impl fmt::Debug for LowerFile {

@@ -138,6 +138,28 @@ impl Header {
         }
     }
 
+    /// Reads the size alone: what stat(2) shows, for which no packet has to be sound.
+    ///
+    /// # Errors
+    /// [`EcryptfsError::NotEcryptfs`]; [`EcryptfsError::Io`]. An empty file has no bytes.
+    pub fn read_size(file: impl AsFd) -> Result<u64, EcryptfsError> {
+        let file = file.as_fd();
+        let mut start = [0; FIXED_LEN];
+        let read = read_at(file, 0, &mut start)?;
+        let (start, _) = start.split_at(read);
+        if let Some((size, _)) = parse_marked(&mut Octets(start)) {
+            return Ok(size);
+        }
+        match sys::xattr(file)? {
+            Some(value) => {
+                let marked = parse_marked(&mut Octets(&value));
+                Ok(marked.ok_or(EcryptfsError::NotEcryptfs)?.0)
+            }
+            None if read == 0 => Ok(0),
+            None => Err(EcryptfsError::NotEcryptfs),
+        }
+    }
+
     /// Parses the first 4096 bytes of a file, or the value of its extended attribute.
     ///
     /// # Errors
@@ -245,7 +267,7 @@ const FIXED_LEN: usize = 26;
 const VERSION: u8 = 3;
 const MARKER: u32 = 0x3c81_b7f5;
 const HEADER_EXTENTS: u16 = 2;
-const MIN_HEADER_LEN: u64 = HEADER_EXTENTS as u64 * EXTENT as u64;
+pub(super) const MIN_HEADER_LEN: u64 = HEADER_EXTENTS as u64 * EXTENT as u64;
 const MAX_HEADER_LEN: u64 = u32::MAX as u64 * u16::MAX as u64;
 
 fn parse_marked(rest: &mut Octets<'_>) -> Option<(u64, [u8; 4])> {

@@ -39,16 +39,20 @@
 //! # }
 //! ```
 
+mod attributes;
 mod auth_tok;
 mod cipher;
+mod clear;
 mod content;
 mod error;
 mod fek;
 mod file;
 mod folder_id;
+mod format;
 mod header;
 mod kept_key;
 mod key_sig;
+mod mount_options;
 pub mod name;
 mod packet;
 mod passphrase;
@@ -62,9 +66,11 @@ pub use error::{EcryptfsError, Part};
 pub use fek::Fek;
 pub use file::LowerFile;
 pub use folder_id::folder_id;
+pub use format::{EcryptfsFormat, EcryptfsKeys, EcryptfsTree, NewEcryptfs};
 pub use header::{Flags, Header, MetadataPlace, NamesAre};
 pub use kept_key::KeptKey;
 pub use key_sig::KeySig;
+pub use mount_options::{MountOptionError, MountOptions, PlainFiles, View};
 pub use packet::{Packet, Tag1, Tag3};
 pub use passphrase::{BadSalt, PassphraseKey, Salt};
 pub use wrapped_passphrase::{WrapVersion, WrappedPassphrase};
