@@ -243,6 +243,7 @@ impl From<AttributeError> for OpError {
         match error {
             // As Linux has it for names of its own limits.
             AttributeError::Name => Errno::ERANGE.into(),
+            AttributeError::Reserved => Errno::EPERM.into(),
             AttributeError::ValueTooLong => Errno::E2BIG.into(),
             AttributeError::Foreign | AttributeError::Epoch(_) => Self::Damaged(error.to_string()),
         }

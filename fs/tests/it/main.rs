@@ -5,6 +5,7 @@
 
 mod ages;
 mod content;
+mod ecryptfs;
 mod keys;
 mod locking;
 mod model;

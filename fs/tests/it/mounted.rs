@@ -8,7 +8,9 @@ use std::sync::Arc;
 use claviger_fs::filesystem::VolumeFs;
 use claviger_fs::fuse::Engine;
 use claviger_fs::kernel::{Expiry, Kernel};
+use claviger_fs::keys::KeySource;
 use claviger_vault::dir::{Location, Record};
+use claviger_vault::format::Format;
 use claviger_vault::ids::Scope;
 use claviger_vault::native::NativeFormat;
 use fuser::{BackgroundSession, Config, InitFlags, MountOption, Session, SessionACL};
@@ -141,10 +143,21 @@ fn mount(
     upper: &Path,
     age: Age,
 ) -> (Arc<VolumeFs>, (BackgroundSession, Kernel)) {
-    let source = Arc::clone(keys) as Arc<dyn claviger_fs::keys::KeySource>;
+    let source = Arc::clone(keys) as Arc<dyn KeySource>;
     let format = Arc::new(NativeFormat {
         volume: keys.volume,
     });
+    serve(format, source, lower, upper, age)
+}
+
+/// Mounts `lower` at `upper`.
+pub(crate) fn serve(
+    format: Arc<dyn Format>,
+    source: Arc<dyn KeySource>,
+    lower: &Path,
+    upper: &Path,
+    age: Age,
+) -> (Arc<VolumeFs>, (BackgroundSession, Kernel)) {
     let fs = VolumeFs::new(open(lower), format, source).expect("the lower root is a directory");
     let mut config = Config::default();
     config.mount_options = vec![

@@ -265,8 +265,17 @@ fn exchange(one: &Path, two: &Path, aside: &Path) {
     fs::rename(aside, two).unwrap();
 }
 
-#[allow(unsafe_code)] // libc has no safe form of it.
 pub(crate) fn set_attribute(path: &Path, name: &str, value: impl AsRef<[u8]>) {
+    try_set_attribute(path, name, value).unwrap();
+}
+
+/// The same, where it may be refused.
+#[allow(unsafe_code)] // libc has no safe form of it.
+pub(crate) fn try_set_attribute(
+    path: &Path,
+    name: &str,
+    value: impl AsRef<[u8]>,
+) -> std::io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
     let name = std::ffi::CString::new(name).unwrap();
@@ -281,5 +290,8 @@ pub(crate) fn set_attribute(path: &Path, name: &str, value: impl AsRef<[u8]>) {
             0,
         )
     };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    match done {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }

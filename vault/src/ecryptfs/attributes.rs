@@ -12,8 +12,11 @@ const HEADER: &[u8] = b"user.ecryptfs";
 
 impl Attributes for PlainAttributes {
     fn candidates(&self, name: &[u8]) -> Result<Vec<Attribute>, AttributeError> {
-        if name.is_empty() || name.contains(&0) || name == HEADER {
+        if name.is_empty() || name.contains(&0) {
             return Err(AttributeError::Name);
+        }
+        if name == HEADER {
+            return Err(AttributeError::Reserved);
         }
         Ok(vec![plain(name)])
     }
@@ -48,7 +51,7 @@ mod tests {
         assert_eq!(PlainAttributes.parse(HEADER), Ok(None));
         assert_eq!(
             PlainAttributes.candidates(HEADER),
-            Err(AttributeError::Name)
+            Err(AttributeError::Reserved)
         );
     }
 

@@ -141,22 +141,25 @@ impl Header {
     /// Reads the size alone: what stat(2) shows, for which no packet has to be sound.
     ///
     /// # Errors
-    /// [`EcryptfsError::NotEcryptfs`]; [`EcryptfsError::Io`]. An empty file has no bytes.
+    /// [`EcryptfsError::NotEcryptfs`]; [`EcryptfsError::Malformed`] for a size that no file can have;
+    /// [`EcryptfsError::Io`]. An empty file has no bytes.
     pub fn read_size(file: impl AsFd) -> Result<u64, EcryptfsError> {
         let file = file.as_fd();
         let mut start = [0; FIXED_LEN];
         let read = read_at(file, 0, &mut start)?;
         let (start, _) = start.split_at(read);
-        if let Some((size, _)) = parse_marked(&mut Octets(start)) {
-            return Ok(size);
-        }
-        match sys::xattr(file)? {
-            Some(value) => {
-                let marked = parse_marked(&mut Octets(&value));
-                Ok(marked.ok_or(EcryptfsError::NotEcryptfs)?.0)
-            }
-            None if read == 0 => Ok(0),
-            None => Err(EcryptfsError::NotEcryptfs),
+        let marked = match parse_marked(&mut Octets(start)) {
+            Some(marked) => Some(marked),
+            None => match sys::xattr(file)? {
+                Some(value) => parse_marked(&mut Octets(&value)),
+                None if read == 0 => return Ok(0),
+                None => None,
+            },
+        };
+        let (size, _) = marked.ok_or(EcryptfsError::NotEcryptfs)?;
+        match size {
+            ..=MAX_SIZE => Ok(size),
+            _ => Err(EcryptfsError::Malformed(Part::Header)),
         }
     }
 

@@ -43,9 +43,12 @@ pub struct Attribute {
 /// An attribute that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttributeError {
-    /// No bytes, too many, or a NUL; or one that the format keeps for itself.
+    /// No bytes, too many, or a NUL.
     #[error("not a name that an attribute can have")]
     Name,
+    /// The format keeps it for itself.
+    #[error("attribute is the format's own")]
+    Reserved,
     /// More bytes than a value can have.
     #[error("attribute value too long")]
     ValueTooLong,

@@ -292,6 +292,41 @@ impl Operation {
         }
     }
 
+    /// Bytes of the longest name in its paths.
+    pub(crate) fn longest_name(&self) -> usize {
+        let paths: [Option<&Path>; 2] = match self {
+            Self::Rename { from, to, .. } | Self::Link { from, to } => [Some(from), Some(to)],
+            Self::Symlink { target, path } => [Some(target), Some(path)],
+            Self::Open { path, .. }
+            | Self::Truncate { path, .. }
+            | Self::MakeDir { path, .. }
+            | Self::RemoveDir { path }
+            | Self::Unlink { path }
+            | Self::ReadLink { path }
+            | Self::MakeNode { path, .. }
+            | Self::Chmod { path, .. }
+            | Self::Chown { path, .. }
+            | Self::SetTimes { path, .. }
+            | Self::SetAttribute { path, .. }
+            | Self::RemoveAttribute { path, .. }
+            | Self::SyncDir { path }
+            | Self::List { path } => [Some(path), None],
+            Self::Close { .. }
+            | Self::Write { .. }
+            | Self::Read { .. }
+            | Self::SetLen { .. }
+            | Self::Allocate { .. }
+            | Self::Seek { .. }
+            | Self::Sync { .. }
+            | Self::StatHandle { .. } => [None, None],
+        };
+        let names = paths.into_iter().flatten().flat_map(Path::components);
+        names
+            .map(|name| name.as_os_str().len())
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Does it below `root`.
     pub(crate) fn run(&self, side: Side, root: &Path, handles: &mut Vec<File>) -> Outcome {
         let at = |path: &Path| root.join(path);
