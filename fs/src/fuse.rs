@@ -19,7 +19,6 @@ use crate::attributes::{Change, NewTime};
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
-use crate::open::Access;
 use crate::opening::open_flags;
 use crate::readdir::Room;
 use crate::xattrs::XattrReply;
@@ -309,7 +308,7 @@ impl fuser::Filesystem for Engine {
             OpenFlags(flags),
         ) {
             Ok((Entry { attr, generation }, handle)) => {
-                let flags = open_flags(self.0.caching, Access::Write);
+                let flags = open_flags(self.0.caching);
                 reply.created(&TTL, &attr, Generation(generation), handle, flags);
             }
             Err(error) => reply.error(self.0.report("create", parent.0, &error)),
