@@ -203,6 +203,7 @@ fn run(daemon: &Arc<Daemon>, command: Command, caller: &Caller) -> Result<Reply,
             let sig = sig.to_string();
             Ok(Reply::EcryptfsKey { key, sig })
         }
+        Command::EcryptfsUnlock(order) => daemon.ecryptfs_unlock(order, caller),
         Command::RecipientList { dir } => daemon.recipient_list(&dir, caller),
         Command::RecipientAdd { dir, recipient } => daemon.recipient_add(&dir, &recipient, caller),
         Command::RecipientRemove { dir, recipient } => {

@@ -10,7 +10,7 @@ use claviger_pki::auth_tok::{AuthToks, Place};
 use claviger_protocol::control::{LockTarget, MountStatus, Status, VolumeStatus};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::paths;
-use claviger_vault::ids::VolumeId;
+use claviger_vault::ids::{Epoch, VolumeId};
 
 use crate::audit::Audit;
 use crate::config::Config;
@@ -23,7 +23,7 @@ use crate::mounts::Mount;
 use crate::own_keys::OwnKeys;
 use crate::prompt::{Asker, Prompts};
 use crate::tokens::Tokens;
-use crate::volumes::{Volume, Volumes};
+use crate::volumes::{Keys, Lockable, Volumes};
 use crate::wait::Wait;
 
 /// How long a new daemon waits for the mounts that are there to take it.
@@ -193,7 +193,13 @@ impl Daemon {
     pub fn status(&self) -> Status {
         let mounts = self.mounts();
         let open = self.volumes.all();
-        let mut volumes: Vec<_> = open.iter().map(|volume| shown(volume, &mounts)).collect();
+        let epoch = |keys: &Keys| Some(keys.epochs.current_epoch());
+        let native = open.iter().map(|volume| shown(volume, epoch, &mounts));
+        let folders = self.volumes.all_folders();
+        let folders = folders
+            .iter()
+            .map(|folder| shown(folder, |_| None, &mounts));
+        let mut volumes: Vec<_> = native.chain(folders).collect();
         for mount in &mounts {
             if let Some(id) = mount.volume
                 && !volumes.iter().any(|shown| shown.volume == id)
@@ -227,15 +233,19 @@ impl Daemon {
     }
 }
 
-fn shown(volume: &Volume, mounts: &[Mount]) -> VolumeStatus {
-    let epoch = volume.with_keys(|keys| keys.epochs.current_epoch()).ok();
+fn shown<K>(
+    open: &Lockable<K>,
+    epoch: impl FnOnce(&K) -> Option<Epoch>,
+    mounts: &[Mount],
+) -> VolumeStatus {
+    let epoch = open.with_keys(epoch);
     VolumeStatus {
-        volume: volume.id(),
-        dir: volume.dir().to_string_lossy().into_owned(),
-        unlocked: epoch.is_some(),
-        opened_by: Some(volume.opened_by().clone()),
-        epoch,
-        mounts: of_volume(volume.id(), mounts),
+        volume: open.id(),
+        dir: open.dir().to_string_lossy().into_owned(),
+        unlocked: epoch.is_ok(),
+        opened_by: Some(open.opened_by().clone()),
+        epoch: epoch.ok().flatten(),
+        mounts: of_volume(open.id(), mounts),
     }
 }
 

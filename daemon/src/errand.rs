@@ -35,6 +35,8 @@ pub enum Standing {
     Known,
     /// It is not: whoever made the folder may have chosen everything in it.
     Unknown,
+    /// It is no volume but a folder of eCryptfs, in which nothing could be known again.
+    Ecryptfs,
 }
 
 /// The program that asked, as far as a pid can tell.
@@ -85,7 +87,12 @@ impl fmt::Display for Errand {
                 .dir
                 .to_string_lossy()
                 .replace(|c: char| c.is_control(), "?");
-            writeln!(f, "{what} volume {dir} ({})", volume.id)?;
+            match volume.standing {
+                Standing::Ecryptfs => writeln!(f, "{what} eCryptfs folder {dir}")?,
+                Standing::Known | Standing::Unknown => {
+                    writeln!(f, "{what} volume {dir} ({})", volume.id)?;
+                }
+            }
             if volume.standing == Standing::Unknown {
                 writeln!(f, "UNKNOWN VOLUME: this machine has not opened it before")?;
             }

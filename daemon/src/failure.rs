@@ -5,6 +5,7 @@ use claviger_pki::auth_tok::enrolled::EnrolledError;
 use claviger_pki::module::{ModuleError, PinState};
 use claviger_pki::wrap::UnwrapError;
 use claviger_protocol::Failure;
+use claviger_vault::ecryptfs::EcryptfsError;
 use claviger_vault::manifest::ManifestError;
 use claviger_vault::pin::{PinError, Verdict};
 
@@ -53,6 +54,26 @@ pub fn of_unwrap(module: &str, error: UnwrapError) -> Failure {
 /// What is wrong with a manifest.
 pub fn of_manifest(error: ManifestError) -> Failure {
     Failure::of_manifest(error.to_string(), &error)
+}
+
+/// What is wrong with something of eCryptfs.
+pub fn of_ecryptfs(error: &EcryptfsError) -> Failure {
+    let text = error.to_string();
+    match error {
+        EcryptfsError::NotEcryptfs
+        | EcryptfsError::NeverWritten
+        | EcryptfsError::NotEncrypted
+        | EcryptfsError::Malformed(_)
+        | EcryptfsError::CutShort(_) => Failure::Integrity(text),
+        EcryptfsError::Version(_) | EcryptfsError::Cipher(_) => Failure::Unsupported(text),
+        EcryptfsError::NoKey(_) | EcryptfsError::WrongPassphrase(_) => Failure::NotARecipient(text),
+        EcryptfsError::PassphraseLen(_)
+        | EcryptfsError::TooManyRecipients
+        | EcryptfsError::NameTooLong
+        | EcryptfsError::TooLarge
+        | EcryptfsError::ReadOnly => Failure::Usage(text),
+        EcryptfsError::Io(_) => Failure::Internal(text),
+    }
 }
 
 /// Why a volume is not taken for the one that was known.

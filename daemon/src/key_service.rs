@@ -20,6 +20,7 @@ use crate::errand::{Errand, Program};
 use crate::tokens::Request;
 use crate::workers::{Full, Workers};
 
+mod ecryptfs;
 mod fresh;
 mod stream;
 mod token_job;
@@ -109,8 +110,17 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
                 .done(event, &instance, lost.collect());
             Ok(KeyReply::Done)
         }
-        // No eCryptfs folder is unlocked here yet.
-        KeyRequest::Ecryptfs { .. } => Err(Failure::Locked),
+        KeyRequest::Ecryptfs { folder, request } => {
+            match ecryptfs::answer(daemon, folder, request) {
+                ecryptfs::Answered::Now(result) => result,
+                ecryptfs::Answered::ByToken(job) => {
+                    if let Err(Full(job)) = tokens.submit(job.for_call(call)) {
+                        job.refuse(busy());
+                    }
+                    return;
+                }
+            }
+        }
         KeyRequest::SealStream { recipients, pid } => {
             let work = move |daemon: &Daemon, _: &mut UsedKey, request: &Arc<Request>| {
                 stream::seal(daemon, &recipients, request)

@@ -38,10 +38,7 @@ impl From<Failure> for OpenError {
 }
 
 impl Tokens {
-    /// Opens by the first candidate that can: those that need nobody, then those that need a PIN.
-    ///
-    /// Returns which one it was, and the payload. A token that is not here is passed over; a PIN that
-    /// is refused or declined ends it.
+    /// Opens by the first candidate that can, as [`first_that_opens`]; which it was, and the payload.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -51,27 +48,9 @@ impl Tokens {
         context: &Context,
         request: &Arc<Request>,
     ) -> Result<(usize, Zeroizing<Vec<u8>>), OpenError> {
-        let mut need_pin = Vec::new();
-        let mut worst = None;
-        for (number, candidate) in candidates.iter().enumerate() {
-            match self.open(candidate, context, Login::Never, request) {
-                Ok(payload) => return Ok((number, payload)),
-                Err(TokenError::PinNeeded) => need_pin.push((number, candidate)),
-                Err(TokenError::Failed(failure)) => keep_telling(&mut worst, failure),
-            }
-            request.wait.check("a token")?;
-        }
-        for (number, candidate) in need_pin {
-            match self.open(candidate, context, Login::IfNeeded, request) {
-                Ok(payload) => return Ok((number, payload)),
-                // Gone since the first round: the next one may be here.
-                Err(TokenError::Failed(failure @ Failure::TokenAbsent { .. })) => {
-                    keep_telling(&mut worst, failure);
-                }
-                Err(error) => return Err(OpenError::Failed(error.into())),
-            }
-        }
-        Err(worst.map_or(OpenError::NoCandidate, OpenError::Failed))
+        first_that_opens(candidates, request, |candidate, login| {
+            self.open(candidate, context, login, request)
+        })
     }
 
     /// Opens by one key.
@@ -97,6 +76,41 @@ impl Tokens {
         let secret = self.decapsulate(&own.module, &step, login, request)?;
         wrap::open(wrapped, public_key, context, &secret).map_err(failed)
     }
+}
+
+/// Has `open` try keys: those that need nobody, then those that need a PIN.
+///
+/// Returns which one it was, and what it gave. A token that is not here is passed over; a PIN that is
+/// refused or declined ends it.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn first_that_opens<C, T>(
+    candidates: &[C],
+    request: &Request,
+    open: impl Fn(&C, Login) -> Result<T, TokenError>,
+) -> Result<(usize, T), OpenError> {
+    let mut need_pin = Vec::new();
+    let mut worst = None;
+    for (number, candidate) in candidates.iter().enumerate() {
+        match open(candidate, Login::Never) {
+            Ok(opened) => return Ok((number, opened)),
+            Err(TokenError::PinNeeded) => need_pin.push((number, candidate)),
+            Err(TokenError::Failed(failure)) => keep_telling(&mut worst, failure),
+        }
+        request.wait.check("a token")?;
+    }
+    for (number, candidate) in need_pin {
+        match open(candidate, Login::IfNeeded) {
+            Ok(opened) => return Ok((number, opened)),
+            // Gone since the first round: the next one may be here.
+            Err(TokenError::Failed(failure @ Failure::TokenAbsent { .. })) => {
+                keep_telling(&mut worst, failure);
+            }
+            Err(error) => return Err(OpenError::Failed(error.into())),
+        }
+    }
+    Err(worst.map_or(OpenError::NoCandidate, OpenError::Failed))
 }
 
 /// Keeps what tells more: that a token is not here is the least.

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::keys::SigBytes;
 use crate::{Failure, Secret, encode};
 
 /// Version of this conversation; both programs come from one build, so it must be equal.
@@ -170,6 +171,55 @@ pub enum Command {
         /// Which.
         key: KeyRef,
     },
+    /// Unlocks a folder of eCryptfs: [`Reply::EcryptfsUnlocked`].
+    EcryptfsUnlock(UnlockEcryptfs),
+}
+
+/// An eCryptfs folder to unlock. What is unlocked already keeps the keys that it has.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UnlockEcryptfs {
+    /// The lower folder.
+    pub dir: PathBuf,
+    /// Keys from passphrases.
+    pub passwords: Vec<PasswordKey>,
+    /// RSA keys. Each is tried out, and enrolled if need be.
+    pub keys: Vec<KeyRef>,
+    /// Whom files of the folder are wrapped to, `ecryptfs_sig`. If it is empty, to all of the above but
+    /// the one for names.
+    pub sigs: Vec<SigBytes>,
+    /// What encrypts names: `ecryptfs_fnek_sig`.
+    pub fnek: Option<SigBytes>,
+    /// How many of `sigs` must be here: named above, enrolled, or in the user keyring.
+    pub needed: Needed,
+    /// Whether files that are wrapped to others open too, if the user keyring has those.
+    pub others: OtherKeys,
+}
+
+/// What a passphrase was hashed to.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PasswordKey {
+    /// With which salt: files say it.
+    pub salt: [u8; 8],
+    /// 64 bytes; its sig follows from it.
+    pub key: Secret,
+}
+
+/// How many of the keys of an eCryptfs folder must be here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Needed {
+    /// All: files are going to be made, and are wrapped to each.
+    All,
+    /// One: files are going to be read.
+    One,
+}
+
+/// Whether an eCryptfs folder may be read by keys that nobody named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OtherKeys {
+    /// Any that the user keyring has for the kernel, as the kernel does it.
+    InKeyring,
+    /// No: `ecryptfs_mount_auth_tok_only`.
+    Refused,
 }
 
 /// A recipient to add.
@@ -295,6 +345,15 @@ pub enum Reply {
         key: KeyInfo,
         /// Its key sig, 16 hexadecimal digits: what the mount option `ecryptfs_sig` names.
         sig: String,
+    },
+    /// A folder of eCryptfs is unlocked.
+    EcryptfsUnlocked {
+        /// What it is called in the place of a volume.
+        folder: VolumeId,
+        /// The keys that open it, by their sigs; empty if it was unlocked already, with all of them.
+        by: Vec<RecipientInfo>,
+        /// Whom new files are wrapped to.
+        sigs: Vec<SigBytes>,
     },
 }
 

@@ -12,8 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::control::{
-    Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, NewRecipient, Prompt,
-    PromptKind, PromptPlace, RecipientInfo, Recovery, Reply, Status, ToDaemon, UnlockWith, VERSION,
+    Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, Needed, NewRecipient, OtherKeys,
+    PasswordKey, Prompt, PromptKind, PromptPlace, RecipientInfo, Recovery, Reply, Status, ToDaemon,
+    UnlockEcryptfs, UnlockWith, VERSION,
 };
 use crate::keys::{
     EcryptfsReply, EcryptfsRequest, FreshFek, FreshFile, KeyEvent, KeyReply, KeyRequest,
@@ -185,6 +186,18 @@ fn commands() -> Vec<Command> {
         Command::EcryptfsAddKey {
             key: KeyRef::Id("card".into()),
         },
+        Command::EcryptfsUnlock(UnlockEcryptfs {
+            dir: dir(),
+            passwords: vec![PasswordKey {
+                salt: *b"99887766",
+                key: Secret::new(vec![0x9e; 64]),
+            }],
+            keys: vec![key()],
+            sigs: vec![[0xf2; 8]],
+            fnek: Some([0x9e; 8]),
+            needed: Needed::All,
+            others: OtherKeys::InKeyring,
+        }),
     ]
 }
 
@@ -275,6 +288,11 @@ fn control_replies() -> Vec<Reply> {
         Reply::EcryptfsKey {
             key: key(),
             sig: "fd591e1468c3ea8a".into(),
+        },
+        Reply::EcryptfsUnlocked {
+            folder: VOLUME,
+            by: vec![recipient()],
+            sigs: vec![[0xf2; 8]],
         },
     ]
 }

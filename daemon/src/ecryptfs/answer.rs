@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use claviger_callout::miscdev::KernelCall;
 use claviger_pki::cancel::Cancel;
-use claviger_pki::oaep;
 use claviger_protocol::Failure;
 use claviger_vault::ecryptfs::KeySig;
 use zeroize::Zeroizing;
 
 use super::message::{self, CodedFek, Question};
-use super::{kernel_request, not_encrypted};
+use super::{does_not_open, kernel_request, not_encrypted};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
+use crate::tokens::Login;
 use crate::wait::Wait;
 
 /// Of the kernel's patience, for what happens before a request is read and after it is answered.
@@ -52,18 +52,13 @@ fn unwrap(
     let patience = daemon.config.kernel_patience.saturating_sub(MARGIN);
     let request = kernel_request(Wait::new(received + patience, Cancel::never()));
     let mut used = UsedKey::default();
-    let result = daemon
-        .usable_kernel_key(sig)
-        .and_then(|(key, module, locator)| {
-            used.key_id = Some(key.key_id().to_string());
-            used.module = Some(module.clone());
-            if wrapped.len() != key.public_key.key_type().encapsulation_len() {
-                return Err(does_not_open());
-            }
-            let opened = daemon.open_for_kernel(&key, &module, &locator, wrapped, &request)?;
-            let fek = CodedFek::new(opened).ok_or_else(does_not_open)?;
-            Ok(message::unwrapped(&fek))
-        });
+    let result = daemon.rsa_key(sig).and_then(|key| {
+        used.key_id = Some(key.enrolled.key_id().to_string());
+        used.module = Some(key.module.clone());
+        let opened = daemon.unwrap_session_key(&key, wrapped, Login::IfNeeded, &request)?;
+        let fek = CodedFek::new(opened).ok_or_else(does_not_open)?;
+        Ok(message::unwrapped(&fek))
+    });
     let took = received.elapsed();
     daemon
         .audit
@@ -72,14 +67,8 @@ fn unwrap(
 }
 
 fn wrap(daemon: &Daemon, sig: KeySig, fek: &CodedFek) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let (key, ..) = daemon.usable_kernel_key(sig)?;
-    let wrapped = oaep::encrypt_sha1(&key.public_key, fek.expose());
+    let wrapped = daemon.rsa_key(sig)?.wrap(fek.expose());
     wrapped
         .and_then(|wrapped| message::wrapped(&wrapped))
         .ok_or_else(not_encrypted)
-}
-
-/// One failure for all that may be wrong with a wrapped FEK.
-fn does_not_open() -> Failure {
-    Failure::Integrity("a wrapped FEK does not open".into())
 }

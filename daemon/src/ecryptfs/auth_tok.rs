@@ -2,12 +2,15 @@
 
 use claviger_pki::key::KeyId;
 use claviger_protocol::Failure;
-use claviger_vault::ecryptfs::{AuthTok, KeySig, PrivateKeyTok};
+use claviger_vault::ecryptfs::{AuthTok, KeySig, PassphraseKey, PrivateKeyTok};
 use linux_keyutils::{KeyError, KeyRing, KeyRingIdentifier};
 use zeroize::Zeroizing;
 
 /// Who answers for the key: told to no program but that daemon, so nobody else needs to know it.
 const MODULE: &str = "claviger";
+
+/// Length of the auth tok of a passphrase.
+const PASSWORD_LEN: usize = 740;
 
 /// Puts the auth tok of a key into the user keyring, in place of one that was there. It holds no secret:
 /// the blob, which only its daemon reads, is the key id.
@@ -32,6 +35,22 @@ pub(super) fn put(key_sig: KeySig, key_id: KeyId) -> Result<(), Failure> {
 /// Whether the kernel would find an auth tok for it.
 pub(super) fn is_put(sig: KeySig) -> bool {
     user_keyring().is_ok_and(|ring| ring.search(&sig.to_string()).is_ok())
+}
+
+/// The key of that sig that somebody put there, as `ecryptfs-add-passphrase` does.
+pub(super) fn password(sig: KeySig) -> Option<PassphraseKey> {
+    let found = user_keyring().and_then(|ring| ring.search(&sig.to_string()));
+    // One byte more than the payload has: a longer one is of another kind.
+    let mut payload = Zeroizing::new([0; PASSWORD_LEN + 1]);
+    let len = found.and_then(|key| key.read(&mut *payload)).ok()?;
+    match AuthTok::parse(payload.get(..len)?) {
+        Ok(AuthTok::Passphrase(key)) if key.sig() == sig => Some(key),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(%sig, %error, "a key of the user keyring is passed over");
+            None
+        }
+    }
 }
 
 fn user_keyring() -> Result<KeyRing, KeyError> {

@@ -1,4 +1,4 @@
-//! The keys that the kernel may ask for.
+//! RSA keys that FEKs are wrapped to, by their sigs.
 
 use std::sync::Arc;
 
@@ -12,13 +12,27 @@ use claviger_vault::ecryptfs::KeySig;
 use claviger_vault::secret::random_array;
 use zeroize::Zeroizing;
 
-use super::{auth_tok, kernel_request, lock, not_encrypted};
+use super::{auth_tok, does_not_open, kernel_request, lock, not_encrypted};
 use crate::config::KernelEcryptfs;
 use crate::daemon::{Caller, Daemon};
 use crate::enrol::Named;
 use crate::own_keys::shown;
-use crate::tokens::{Login, Request};
+use crate::tokens::{Login, Request, TokenError};
 use crate::wait::Wait;
+
+/// An RSA key of this user's, and where its auth tok says now that its private half is.
+pub(crate) struct RsaKey {
+    pub(crate) enrolled: EnrolledKey,
+    pub(crate) module: String,
+    pub(crate) locator: Locator,
+}
+
+impl RsaKey {
+    /// Wraps a FEK as the openssl module of ecryptfs-utils did.
+    pub(crate) fn wrap(&self, session_key: &[u8]) -> Option<Vec<u8>> {
+        oaep::encrypt_sha1(&self.enrolled.public_key, session_key)
+    }
+}
 
 impl Daemon {
     /// Starts modules and logs in, where a file has the PIN, before the kernel waits for it.
@@ -45,21 +59,7 @@ impl Daemon {
         caller: &Caller,
     ) -> Result<(KeyInfo, KeySig), Failure> {
         let request = caller.request(None);
-        let enrolled = match self.name(key, &request)? {
-            Named::Private(enrolled) => *enrolled,
-            Named::Public(..) => {
-                return Err(Failure::Usage(format!(
-                    "{} holds no private key",
-                    shown(key)
-                )));
-            }
-        };
-        let sig = sig_of(&enrolled.public_key).ok_or_else(|| {
-            let key_type = enrolled.public_key.key_type();
-            Failure::Unsupported(format!(
-                "eCryptfs wraps to RSA keys, and this one is {key_type}"
-            ))
-        })?;
+        let (enrolled, sig) = self.name_rsa(key, &request)?;
         self.prove(&enrolled, &request)?;
         self.own_keys.add(&enrolled)?;
         auth_tok::put(sig, enrolled.key_id())?;
@@ -76,66 +76,88 @@ impl Daemon {
         Ok((self.own_keys.info(&enrolled), sig))
     }
 
-    /// Has the token open something as the kernel will ask for it: finds out now, with somebody there to
-    /// enter a PIN, what would otherwise cost a file operation.
-    fn prove(&self, key: &EnrolledKey, request: &Arc<Request>) -> Result<(), Failure> {
+    /// The RSA key that a person means.
+    pub(super) fn name_rsa(
+        &self,
+        key: &KeyRef,
+        request: &Arc<Request>,
+    ) -> Result<(EnrolledKey, KeySig), Failure> {
+        let enrolled = match self.name(key, request)? {
+            Named::Private(enrolled) => *enrolled,
+            Named::Public(..) => {
+                let text = format!("{} holds no private key", shown(key));
+                return Err(Failure::Usage(text));
+            }
+        };
+        let sig = sig_of(&enrolled.public_key).ok_or_else(|| {
+            let key_type = enrolled.public_key.key_type();
+            Failure::Unsupported(format!(
+                "eCryptfs wraps to RSA keys, and this one is {key_type}"
+            ))
+        })?;
+        Ok((enrolled, sig))
+    }
+
+    /// Has the token open something as it will be asked to: finds out now, with somebody there to enter
+    /// a PIN, what would otherwise cost a file operation.
+    pub(super) fn prove(&self, key: &EnrolledKey, request: &Arc<Request>) -> Result<(), Failure> {
+        let key = RsaKey {
+            enrolled: key.clone(),
+            module: key.module.clone(),
+            locator: key.locator.clone(),
+        };
         let secret: [u8; 32] = random_array();
-        let encapsulation =
-            oaep::encrypt_sha1(&key.public_key, &secret).ok_or_else(not_encrypted)?;
-        let opened =
-            self.open_for_kernel(key, &key.module, &key.locator, encapsulation, request)?;
+        let wrapped = key.wrap(&secret).ok_or_else(not_encrypted)?;
+        let opened = self.unwrap_session_key(&key, wrapped, Login::IfNeeded, request)?;
         if opened.as_slice() != secret {
             return Err(Failure::Module {
-                module: key.module.clone(),
+                module: key.module,
                 what: "it opened something else than was wrapped".into(),
             });
         }
         Ok(())
     }
 
-    pub(super) fn open_for_kernel(
+    /// What was wrapped to a key: a FEK, as RFC 2440 codes it.
+    pub(crate) fn unwrap_session_key(
         &self,
-        key: &EnrolledKey,
-        module: &str,
-        locator: &Locator,
-        encapsulation: Vec<u8>,
+        key: &RsaKey,
+        wrapped: Vec<u8>,
+        login: Login,
         request: &Arc<Request>,
-    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+        let public_key = &key.enrolled.public_key;
+        if wrapped.len() != public_key.key_type().encapsulation_len() {
+            return Err(TokenError::Failed(does_not_open()));
+        }
         let call = Decapsulate {
-            locator: locator.clone(),
-            public_key: key.public_key.clone(),
+            locator: key.locator.clone(),
+            public_key: public_key.clone(),
             kem: Kem::RsaOaepSha1,
-            encapsulation,
+            encapsulation: wrapped,
         };
-        let opened = self
-            .tokens
-            .decapsulate(module, &call, Login::IfNeeded, request);
-        Ok(opened?)
+        self.tokens.decapsulate(&key.module, &call, login, request)
     }
 
-    /// The enrolled key of that sig.
-    fn kernel_key(&self, sig: KeySig) -> Result<EnrolledKey, Failure> {
+    /// The key of that sig, if it is enrolled and its auth tok is here now.
+    pub(crate) fn rsa_key(&self, sig: KeySig) -> Result<RsaKey, Failure> {
         let known = lock(&self.kernel.keys).get(&sig).cloned();
         let found = known.or_else(|| {
             let mut enrolled = self.own_keys.enrolled().into_iter();
             enrolled.find(|key| sig_of(&key.public_key) == Some(sig))
         });
-        let key =
+        let enrolled =
             found.ok_or_else(|| Failure::NotARecipient(format!("no key {sig} is enrolled")))?;
-        lock(&self.kernel.keys).insert(sig, key.clone());
-        Ok(key)
-    }
-
-    /// A key, and where its auth tok says now that its private half is.
-    pub(super) fn usable_kernel_key(
-        &self,
-        sig: KeySig,
-    ) -> Result<(EnrolledKey, String, Locator), Failure> {
-        let key = self.kernel_key(sig)?;
-        let own = self.own_keys.usable(key.key_id())?.ok_or_else(|| {
-            Failure::NotARecipient(format!("the auth tok of key {} is not here", key.key_id()))
+        lock(&self.kernel.keys).insert(sig, enrolled.clone());
+        let own = self.own_keys.usable(enrolled.key_id())?.ok_or_else(|| {
+            let key_id = enrolled.key_id();
+            Failure::NotARecipient(format!("the auth tok of key {key_id} is not here"))
         })?;
-        Ok((key, own.module, own.locator))
+        Ok(RsaKey {
+            enrolled,
+            module: own.module,
+            locator: own.locator,
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Serves the kernel's own eCryptfs from the same keys as our mounts.
+//! Keys of eCryptfs: of folders that are unlocked here for our mounts, and for the kernel's own eCryptfs,
+//! which is served from the same keys.
 //!
 //! The kernel asks through `/dev/ecryptfs` and waits three seconds, so nobody is ever asked for a PIN on
 //! its behalf: that is done by 'claviger ecryptfs add-key', and what needs a login that is not there is
@@ -8,8 +9,10 @@
 
 mod answer;
 mod auth_tok;
-mod keys;
+pub mod folder;
+pub(crate) mod keys;
 pub mod message;
+pub(crate) mod unlock;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -136,7 +139,12 @@ fn kernel_request(wait: Wait) -> Arc<Request> {
     })
 }
 
-fn not_encrypted() -> Failure {
+/// One failure for all that may be wrong with a wrapped FEK.
+pub(crate) fn does_not_open() -> Failure {
+    Failure::Integrity("a wrapped FEK does not open".into())
+}
+
+pub(crate) fn not_encrypted() -> Failure {
     Failure::Internal("a FEK could not be wrapped".into())
 }
 

@@ -37,13 +37,13 @@ impl Daemon {
         let mut was_open = BTreeSet::new();
         for &volume in &volumes {
             // Wiped before anything else can go wrong.
-            if let Some(open) = self.volumes.remove(volume) {
+            if let Some(dir) = self.volumes.remove(volume) {
                 was_open.insert(volume);
                 tracing::info!(%volume, "volume locked");
                 let errand = Errand {
                     volume: Some(VolumeName {
                         id: volume,
-                        dir: open.dir().into(),
+                        dir,
                         standing: Standing::Known,
                     }),
                     lower_path: None,
@@ -55,7 +55,7 @@ impl Daemon {
             }
             self.tell_mounts(KeyEvent::Lock { volume });
         }
-        if self.volumes.all().is_empty() {
+        if self.volumes.places().is_empty() {
             // Nothing is open, so nothing needs a login: what a module holds of it goes too.
             self.tokens.modules.log_out(&Wait::at_most(LOCK_TIME));
         }
@@ -82,7 +82,7 @@ impl Daemon {
 
     /// Unlocked ones, and those of mounts: a mount may still hold what this daemon has forgotten.
     fn known_here(&self) -> BTreeSet<VolumeId> {
-        let open = self.volumes.all().into_iter().map(|volume| volume.id());
+        let open = self.volumes.places().into_iter().map(|(id, _)| id);
         let mounted = self.mounts().into_iter().filter_map(|mount| mount.volume);
         open.chain(mounted).collect()
     }
@@ -90,9 +90,9 @@ impl Daemon {
     /// The volume that a person means by a lower folder or a mount point.
     fn volume_in(&self, dir: &Path) -> Result<VolumeId, Failure> {
         let real: PathBuf = dir.canonicalize().unwrap_or_else(|_| dir.into());
-        let open = self.volumes.all();
-        if let Some(volume) = open.iter().find(|volume| volume.dir() == real) {
-            return Ok(volume.id());
+        let open = self.volumes.places();
+        if let Some((id, _)) = open.iter().find(|(_, dir)| *dir == real) {
+            return Ok(*id);
         }
         let mounts = self.mounts();
         let here = |mount: &&Mount| {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use claviger_protocol::Failure;
@@ -117,29 +117,25 @@ impl Daemon {
     fn admit(&self, dir: &Path, keys: Keys, by: RecipientInfo) -> Result<Unlocked, Failure> {
         let id = keys.manifest.volume();
         let changes = self.pin(dir, &keys)?;
-        self.volumes.insert(Volume {
-            id,
-            dir: dir.into(),
-            scope: keys.manifest.scope(),
-            opened_by: by.clone(),
-            keys: RwLock::new(Some(keys)),
-        });
+        self.volumes.insert(Volume::new(id, dir, by.clone(), keys));
         tracing::info!(volume = %id, by = %by.label, "volume unlocked");
-        self.tell_mounts(KeyEvent::Unlocked { volume: id });
-        // So that what runs after 'claviger unlock' finds the mount open.
-        let open_by = Instant::now() + super::KEYS_TIME;
-        let (_, silent) = self
-            .volumes
-            .acknowledgements
-            .wait(KeyEvent::Unlocked { volume: id }, open_by);
-        if !silent.is_empty() {
-            tracing::warn!(volume = %id, ?silent, "mounts did not say that they are open");
-        }
+        self.tell_unlocked(id);
         Ok(Unlocked {
             volume: id,
             by: Some(by),
             changes,
         })
+    }
+
+    /// Has mounts take up the keys, so that what runs after 'claviger unlock' finds them open.
+    pub(crate) fn tell_unlocked(&self, id: VolumeId) {
+        let unlocked = KeyEvent::Unlocked { volume: id };
+        self.tell_mounts(unlocked);
+        let open_by = Instant::now() + super::KEYS_TIME;
+        let (_, silent) = self.volumes.acknowledgements.wait(unlocked, open_by);
+        if !silent.is_empty() {
+            tracing::warn!(volume = %id, ?silent, "mounts did not say that they are open");
+        }
     }
 
     /// What the pins say of a volume that nobody has opened yet.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)] // The exception for tests does not reach functions that tests call.
 
 mod cards;
+mod ecryptfs;
 mod harness;
 mod keyring;
 mod locking;

@@ -73,22 +73,21 @@ pub fn as_user(test: &str, body: impl FnOnce(&User)) {
 /// The modules that this crate's tests use, beside the program under test.
 fn build_modules() {
     let program = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
-    let names = ["claviger-pki-openssl", "claviger-pki-pkcs11"];
+    let names = [
+        "claviger-pki-openssl",
+        "claviger-pki-pkcs11",
+        "claviger-pki-tpm",
+    ];
     if names
         .iter()
         .all(|name| program.with_file_name(name).exists())
     {
         return;
     }
+    let packages = names.iter().flat_map(|name| ["--package", name]);
     let built = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            names[0],
-            "--package",
-            names[1],
-        ])
+        .args(["build", "--quiet"])
+        .args(packages)
         .status()
         .unwrap();
     assert!(built.success(), "the modules do not build");

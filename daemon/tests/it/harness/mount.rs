@@ -35,11 +35,15 @@ impl Observer for Events {
         let (Some(requester), false) = (requester, matches!(event, KeyEvent::Lock { .. })) else {
             return;
         };
-        let lost = Vec::new();
-        let acknowledge = KeyRequest::Acknowledge { event, lost };
-        let body = Zeroizing::new(postcard::to_stdvec(&acknowledge).unwrap());
-        requester.submit(uid, body, Instant::now() + SOON, Box::new(|_| ()));
+        acknowledge(&requester, uid, event);
     }
+}
+
+fn acknowledge(requester: &Requester, uid: u32, event: KeyEvent) {
+    let lost = Vec::new();
+    let acknowledge = KeyRequest::Acknowledge { event, lost };
+    let body = Zeroizing::new(postcard::to_stdvec(&acknowledge).unwrap());
+    requester.submit(uid, body, Instant::now() + SOON, Box::new(|_| ()));
 }
 
 impl Mount {
@@ -121,6 +125,11 @@ impl Mount {
 
     pub fn cancel(&self, ticket: Ticket) {
         self.requester.cancel(ticket);
+    }
+
+    /// Says that it has done what an event asks for.
+    pub fn acknowledge(&self, event: KeyEvent) {
+        acknowledge(&self.requester, self.uid, event);
     }
 
     pub fn wait_event(&self, event: KeyEvent) {

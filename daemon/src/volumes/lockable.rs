@@ -1,0 +1,107 @@
+//! What is open until it is locked: volumes, and folders of eCryptfs.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use claviger_protocol::Failure;
+use claviger_protocol::control::RecipientInfo;
+use claviger_vault::ids::VolumeId;
+
+/// One that was unlocked, with its keys. Who holds it may find it locked at any time.
+pub struct Lockable<K> {
+    id: VolumeId,
+    dir: PathBuf,
+    opened_by: RecipientInfo,
+    /// `None` once it is locked: whoever comes then finds no key, and the lock waits for those that
+    /// are using one.
+    keys: RwLock<Option<K>>,
+}
+
+impl<K> Lockable<K> {
+    pub(crate) fn new(id: VolumeId, dir: &Path, opened_by: RecipientInfo, keys: K) -> Self {
+        Self {
+            id,
+            dir: dir.into(),
+            opened_by,
+            keys: RwLock::new(Some(keys)),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// The lower folder it was unlocked in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Who opened it.
+    pub fn opened_by(&self) -> &RecipientInfo {
+        &self.opened_by
+    }
+
+    /// Lets `work` use the keys; a lock waits for it, so it must not wait for anything.
+    ///
+    /// # Errors
+    /// [`Failure::Locked`].
+    pub fn with_keys<T>(&self, work: impl FnOnce(&K) -> T) -> Result<T, Failure> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.as_ref().map(work).ok_or(Failure::Locked)
+    }
+
+    pub(crate) fn change_keys<T>(&self, work: impl FnOnce(&mut K) -> T) -> Result<T, Failure> {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        keys.as_mut().map(work).ok_or(Failure::Locked)
+    }
+
+    fn forget(&self) {
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}
+
+/// All that are unlocked, of one kind.
+pub(crate) struct Lockables<K>(RwLock<HashMap<VolumeId, Arc<Lockable<K>>>>);
+
+impl<K> Lockables<K> {
+    pub(crate) fn get(&self, id: VolumeId) -> Result<Arc<Lockable<K>>, Failure> {
+        self.read().get(&id).cloned().ok_or(Failure::Locked)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Lockable<K>>> {
+        self.read().values().cloned().collect()
+    }
+
+    pub(crate) fn insert(&self, lockable: Lockable<K>) {
+        let replaced = self.write().insert(lockable.id, Arc::new(lockable));
+        if let Some(old) = replaced {
+            old.forget();
+        }
+    }
+
+    /// Takes one out and wipes its keys; the folder it was in, if it was there.
+    pub(crate) fn remove(&self, id: VolumeId) -> Option<PathBuf> {
+        let lockable = self.write().remove(&id)?;
+        lockable.forget();
+        Some(lockable.dir.clone())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<VolumeId, Arc<Lockable<K>>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<VolumeId, Arc<Lockable<K>>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K> Default for Lockables<K> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
