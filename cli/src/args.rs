@@ -146,7 +146,8 @@ pub enum Scope {
 /// `claviger mount`.
 #[derive(Debug, Args)]
 pub struct Mount {
-    /// Mount options, as of mount(8): ro, allow_other, noexec, transport=netlink|unix|auto, …
+    /// Mount options, as of mount(8): ro, allow_other, noexec, transport=netlink|unix|auto, …; with
+    /// --format ecryptfs those of the kernel's eCryptfs too.
     #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// Stay in the foreground.
@@ -155,7 +156,13 @@ pub struct Mount {
     /// Do not unlock: the mount answers "required key not available" until `claviger unlock`.
     #[arg(long)]
     pub locked: bool,
-    /// The volume's folder.
+    /// What the folder holds.
+    #[arg(long, value_enum, default_value_t = Format::Native)]
+    pub format: Format,
+    /// What opens an eCryptfs folder.
+    #[command(flatten)]
+    pub keys: EcryptfsKeys,
+    /// The volume's folder, or the lower folder of eCryptfs.
     #[arg(value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
     /// An empty folder.
@@ -169,12 +176,12 @@ pub struct Unlock {
     /// Open with the recovery key in this file; `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["passphrase_file", "key"])]
     pub recovery_file: Option<PathBuf>,
-    /// Open with the passphrase in this file; `-` is standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "key")]
-    pub passphrase_file: Option<PathBuf>,
-    /// Open with this key only.
-    #[arg(long, value_name = "KEY")]
-    pub key: Option<String>,
+    /// What the folder holds.
+    #[arg(long, value_enum, default_value_t = Format::Native)]
+    pub format: Format,
+    /// What opens it.
+    #[command(flatten)]
+    pub keys: EcryptfsKeys,
     /// The volume's folder or a mount point of it.
     #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
     pub place: PathBuf,
@@ -324,46 +331,41 @@ pub enum Format {
     Ecryptfs,
 }
 
-/// What opens an eCryptfs folder. Without any of it, its passphrase is asked for.
+/// What opens an eCryptfs folder; passphrase and key open a volume too.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "With --format ecryptfs")]
 pub struct EcryptfsKeys {
-    /// The mount passphrase is the first line of this file; with --wrapped-passphrase, the login
-    /// passphrase is. `-` is standard input.
+    /// The passphrase is the first line of this file; with --wrapped-passphrase, the login passphrase
+    /// is. `-` is standard input.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub passphrase_file: Option<PathBuf>,
-    /// Names are encrypted by the passphrase in this file instead of the same as the content.
+    /// A key that opens it: a PEM file, a PKCS#11 URI, or an id or label from `key list`. Of eCryptfs it
+    /// is an RSA key.
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Names of eCryptfs are encrypted by the passphrase in this file instead of the same as the
+    /// content.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub fnek_passphrase_file: Option<PathBuf>,
-    /// The salt of the passphrase, if ~/.ecryptfsrc had one: 16 hexadecimal digits.
+    /// The salt of the eCryptfs passphrase, if ~/.ecryptfsrc had one: 16 hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     pub salt: Option<Salt>,
-    /// The mount passphrase is in this file, wrapped by the login passphrase: the old home's
+    /// The mount passphrase of eCryptfs is in this file, wrapped by the login passphrase: the old home's
     /// .ecryptfs/wrapped-passphrase.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub wrapped_passphrase: Option<PathBuf>,
-    /// An RSA key that opens it: a PEM file.
-    #[arg(long, value_name = "KEY", value_hint = ValueHint::FilePath)]
-    pub key: Option<PathBuf>,
 }
 
 impl EcryptfsKeys {
     /// Whether any is given.
     pub fn are_given(&self) -> bool {
-        let Self {
-            passphrase_file,
-            fnek_passphrase_file,
-            salt,
-            wrapped_passphrase,
-            key,
-        } = self;
-        let files = [
-            passphrase_file,
-            fnek_passphrase_file,
-            wrapped_passphrase,
-            key,
-        ];
-        salt.is_some() || files.into_iter().any(Option::is_some)
+        self.passphrase_file.is_some() || self.key.is_some() || self.are_of_ecryptfs_only()
+    }
+
+    /// Whether one is given that no volume has.
+    pub fn are_of_ecryptfs_only(&self) -> bool {
+        self.fnek_passphrase_file.is_some()
+            || self.salt.is_some()
+            || self.wrapped_passphrase.is_some()
     }
 }
 

@@ -1,8 +1,11 @@
-//! An eCryptfs folder, read without mounting it.
+//! Folders of eCryptfs: read without mounting them, and what a mount needs.
 
 mod folder;
 mod keys;
+mod mounting;
+mod options;
 mod pem;
+mod survey;
 
 use std::path::Path;
 
@@ -13,6 +16,8 @@ use crate::Failed;
 
 pub(crate) use folder::LowerFolder;
 pub(crate) use keys::Keys;
+pub(crate) use mounting::{Mounting, Purpose};
+pub(crate) use options::Options;
 
 /// Said once by each command that shows content.
 pub(crate) const WARNING: &str = "eCryptfs authenticates nothing: who can write to the lower folder may have forged what you read";

@@ -10,6 +10,9 @@ use crate::Failed;
 /// The type of our mounts in /proc/self/mountinfo.
 const FILESYSTEM_TYPE: &str = "fuse.claviger";
 
+/// The type of the kernel's own mounts of eCryptfs there.
+const KERNEL_ECRYPTFS: &str = "ecryptfs";
+
 /// The lower folder that `place` means: itself, or what is mounted there.
 ///
 /// # Errors
@@ -45,9 +48,9 @@ pub fn absolute(dir: &Path) -> Result<PathBuf, Failed> {
     std::path::absolute(dir).map_err(|error| Failed::file(dir, &error))
 }
 
-/// A mount of ours.
+/// A lower folder that is mounted.
 #[derive(Debug, PartialEq, Eq)]
-pub struct OurMount {
+pub struct Mounted {
     /// Where.
     pub mountpoint: PathBuf,
     /// Of which lower folder.
@@ -58,21 +61,46 @@ pub struct OurMount {
 ///
 /// # Errors
 /// [`Failed`] if /proc is not there.
-pub fn mounts() -> Result<Vec<OurMount>, Failed> {
+pub fn mounts() -> Result<Vec<Mounted>, Failed> {
+    mounts_of(FILESYSTEM_TYPE)
+}
+
+/// Where the kernel's own eCryptfs has `lower` mounted.
+///
+/// # Errors
+/// [`Failed`] if /proc is not there.
+pub fn kernel_ecryptfs_mount(lower: &Path) -> Result<Option<PathBuf>, Failed> {
+    let mut mounts = mounts_of(KERNEL_ECRYPTFS)?.into_iter();
+    let mount = mounts.find(|mount| {
+        let real = mount.lower.canonicalize();
+        real.is_ok_and(|real| real == lower) || mount.lower == lower
+    });
+    Ok(mount.map(|mount| mount.mountpoint))
+}
+
+fn mounts_of(filesystem_type: &str) -> Result<Vec<Mounted>, Failed> {
     let path = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(path).map_err(|error| Failed::file(path, &error))?;
-    Ok(text.lines().filter_map(parse_mount).collect())
+    let mounts = text
+        .lines()
+        .filter_map(|line| of_type(line, filesystem_type));
+    Ok(mounts.collect())
+}
+
+/// Parses a line of mountinfo, if it is of a mount of ours.
+pub(crate) fn parse_mount(line: &str) -> Option<Mounted> {
+    of_type(line, FILESYSTEM_TYPE)
 }
 
 /// Parses a line of mountinfo (proc_pid_mountinfo(5)):
 /// `id parent major:minor root mountpoint options… - type source super-options`.
-pub(crate) fn parse_mount(line: &str) -> Option<OurMount> {
+fn of_type(line: &str, filesystem_type: &str) -> Option<Mounted> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');
-    if after.next()? != FILESYSTEM_TYPE {
+    if after.next()? != filesystem_type {
         return None;
     }
-    Some(OurMount {
+    Some(Mounted {
         mountpoint: unescape(before.split(' ').nth(4)?).into(),
         lower: unescape(after.next()?).into(),
     })
@@ -107,12 +135,17 @@ mod tests {
         let ours = r"62 31 0:50 / /home/a/my\040files rw,nosuid - fuse.claviger /home/a/Private rw";
         assert_eq!(
             parse_mount(ours),
-            Some(OurMount {
+            Some(Mounted {
                 mountpoint: "/home/a/my files".into(),
                 lower: "/home/a/Private".into()
             })
         );
         assert_eq!(parse_mount("62 31 0:50 / /mnt rw - ext4 /dev/vda rw"), None);
         assert_eq!(parse_mount("nonsense"), None);
+        let kernels =
+            "70 31 0:52 / /home/a/Private rw - ecryptfs /home/a/.Private rw,ecryptfs_sig=1";
+        assert_eq!(parse_mount(kernels), None);
+        let kernels = of_type(kernels, KERNEL_ECRYPTFS).unwrap();
+        assert_eq!(kernels.lower, Path::new("/home/a/.Private"));
     }
 }

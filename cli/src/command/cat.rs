@@ -19,10 +19,8 @@ const CHUNK: usize = 1 << 20;
 
 pub(super) fn run(cat: &Cat, prompter: Prompter) -> Result<ExitCode, Failed> {
     match cat.format {
-        Format::Native if cat.keys.are_given() => {
-            Err(Failed::usage("these options belong to eCryptfs folders")
-                .advise("Add '--format ecryptfs', or open the volume with 'claviger unlock' first"))
-        }
+        Format::Native if cat.keys.are_given() => Err(lock::of_ecryptfs()
+            .advise("Add '--format ecryptfs', or open the volume with 'claviger unlock' first")),
         Format::Native => native(&cat.dir, &cat.path, prompter),
         Format::Ecryptfs => of_ecryptfs(cat, prompter),
     }

@@ -6,7 +6,8 @@ use claviger_protocol::control::{Command, LockTarget, Reply, UnlockWith};
 use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
-use crate::args::Unlock;
+use crate::args::{EcryptfsKeys, Format, Unlock};
+use crate::ecryptfs::{Mounting, Options, Purpose};
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
 
@@ -40,16 +41,64 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
 
 pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(&unlock.place)?;
-    let with = match (&unlock.recovery_file, &unlock.passphrase_file, &unlock.key) {
-        (Some(file), _, _) => UnlockWith::RecoveryKey(print::read_secret(file)?),
-        (None, Some(file), _) => UnlockWith::Passphrase(print::read_secret(file)?),
-        (None, None, Some(key)) => UnlockWith::Key(key_ref::parse(key)?),
-        (None, None, None) => UnlockWith::AnyKey,
+    let found = match unlock.format {
+        Format::Native => open(&dir, with(&unlock)?, prompter)?,
+        Format::Ecryptfs if unlock.recovery_file.is_some() => {
+            return Err(Failed::usage("a folder of eCryptfs has no recovery key"));
+        }
+        Format::Ecryptfs => {
+            let mut folder = Mounting::plan(&dir, Options::none())?;
+            open_folder(&mut folder, &dir, (&unlock.keys, Purpose::Unlock), prompter)?
+        }
     };
-    if open(&dir, with, prompter)? == Found::Unlocked {
+    if found == Found::Unlocked {
         eprintln!("{} was unlocked already", dir.display());
     }
     Ok(ExitCode::Ok)
+}
+
+/// What opens a volume.
+fn with(unlock: &Unlock) -> Result<UnlockWith, Failed> {
+    let EcryptfsKeys {
+        passphrase_file,
+        key,
+        ..
+    } = &unlock.keys;
+    if unlock.keys.are_of_ecryptfs_only() {
+        return Err(of_ecryptfs().advise("Add '--format ecryptfs'"));
+    }
+    match (&unlock.recovery_file, passphrase_file, key) {
+        (_, Some(_), Some(_)) => Err(Failed::usage(
+            "a volume is opened by a passphrase or by a key",
+        )),
+        (Some(file), _, _) => Ok(UnlockWith::RecoveryKey(print::read_secret(file)?)),
+        (None, Some(file), None) => Ok(UnlockWith::Passphrase(print::read_secret(file)?)),
+        (None, None, Some(key)) => Ok(UnlockWith::Key(key_ref::parse(key)?)),
+        (None, None, None) => Ok(UnlockWith::AnyKey),
+    }
+}
+
+/// Options of eCryptfs, given for a volume.
+pub(super) fn of_ecryptfs() -> Failed {
+    Failed::usage("these options belong to eCryptfs folders")
+}
+
+/// Unlocks a folder of eCryptfs, and says by what.
+pub(super) fn open_folder(
+    folder: &mut Mounting,
+    dir: &Path,
+    (keys, purpose): (&EcryptfsKeys, Purpose),
+    prompter: &mut Prompter,
+) -> Result<Found, Failed> {
+    let by = folder.unlock(keys, purpose, prompter)?;
+    for by in &by {
+        let dir = dir.display();
+        eprintln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
+    }
+    Ok(match by.is_empty() {
+        true => Found::Unlocked,
+        false => Found::Locked,
+    })
 }
 
 /// What a volume was when it was to be unlocked.

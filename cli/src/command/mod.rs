@@ -58,7 +58,7 @@ fn stop(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
 }
 
 /// The daemon answered another command's reply: the two programs are not of one build.
-fn unexpected() -> Failed {
+pub(crate) fn unexpected() -> Failed {
     Failed::new(
         ExitCode::Internal,
         "clavigerd answered something else than was asked",

@@ -14,7 +14,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
 
 use super::lock;
-use crate::args::Mount;
+use crate::args::{Format, Mount};
+use crate::ecryptfs::{self, Mounting, Options, Purpose};
 use crate::prompter::Prompter;
 use crate::{Failed, place};
 
@@ -29,23 +30,79 @@ const LAST_WRITES: Duration = Duration::from_secs(30);
 
 pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(&mount.dir)?;
-    if !mount.locked && !is_for_several_users(&mount) {
+    match format(&mount)? {
+        Format::Native if mount.keys.are_given() => Err(lock::of_ecryptfs()
+            .advise("Add '--format ecryptfs', or open the volume with 'claviger unlock' first")),
+        Format::Native => native(&dir, &mount, prompter),
+        Format::Ecryptfs => of_ecryptfs(&dir, &mount, prompter),
+    }
+}
+
+/// As the command line says, or as fstab(5) does.
+fn format(mount: &Mount) -> Result<Format, Failed> {
+    let mut options = mount.options.iter();
+    match options.find_map(|option| option.strip_prefix("format=")) {
+        None => Ok(mount.format),
+        Some("ecryptfs") => Ok(Format::Ecryptfs),
+        Some(other) => Err(Failed::usage(format!(
+            "mount option 'format={other}': expected 'ecryptfs'"
+        ))),
+    }
+}
+
+fn native(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let options = &mount.options;
+    if !mount.locked && !is_for_several_users(mount) {
         // What it would refuse, it refuses before anybody is asked for a PIN.
-        match filesystem(&dir, &mount, Some("--check"))? {
-            ExitCode::Ok => lock::open(&dir, UnlockWith::AnyKey, prompter)?,
+        match filesystem(dir, mount, options, Some("--check"))? {
+            ExitCode::Ok => lock::open(dir, UnlockWith::AnyKey, prompter)?,
             refused => return Ok(refused),
         };
     }
-    filesystem(&dir, &mount, mount.foreground.then_some("-f"))
+    filesystem(dir, mount, options, mount.foreground.then_some("-f"))
+}
+
+fn of_ecryptfs(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let mut folder = Mounting::plan(dir, Options::parse(&mount.options)?)?;
+    folder.refuse_beside_the_kernel()?;
+    if mount.keys.are_given() && (mount.locked || is_for_several_users(mount)) {
+        return Err(Failed::usage(
+            "this mount is not unlocked by who makes it, and needs no key",
+        ));
+    }
+    let opens = !mount.locked && !is_for_several_users(mount) && !folder.shows_lower_files();
+    if opens {
+        if let Some(options) = folder.filesystem_options() {
+            match filesystem(dir, mount, &options, Some("--check"))? {
+                ExitCode::Ok => {}
+                refused => return Ok(refused),
+            }
+        }
+        lock::open_folder(&mut folder, dir, (&mount.keys, Purpose::Mount), prompter)?;
+    }
+    let options = folder.filesystem_options().ok_or_else(|| {
+        Failed::usage(format!(
+            "{} does not say whom new files are for",
+            dir.display()
+        ))
+        .advise("Name a key by '-o ecryptfs_sig=SIG'")
+    })?;
+    eprintln!("claviger: {}", ecryptfs::WARNING);
+    filesystem(dir, mount, &options, mount.foreground.then_some("-f"))
 }
 
 /// Runs the filesystem program, which says itself what is wrong.
-fn filesystem(dir: &Path, mount: &Mount, flag: Option<&str>) -> Result<ExitCode, Failed> {
+fn filesystem(
+    dir: &Path,
+    mount: &Mount,
+    options: &[String],
+    flag: Option<&str>,
+) -> Result<ExitCode, Failed> {
     let program = paths::program(FILESYSTEM);
     let mut command = Command::new(&program);
     command.args(flag).arg(dir).arg(&mount.mountpoint);
-    if !mount.options.is_empty() {
-        command.arg("-o").arg(mount.options.join(","));
+    if !options.is_empty() {
+        command.arg("-o").arg(options.join(","));
     }
     let status = command
         .status()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use claviger_protocol::control::{Prompt, PromptKind};
+use claviger_protocol::control::{KeyRef, Prompt, PromptKind};
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ecryptfs::{
     EcryptfsError, Fek, KeySig, Packet, PassphraseKey, Salt, WrappedPassphrase,
@@ -14,7 +14,7 @@ use super::failed;
 use super::pem::PemKey;
 use crate::args::EcryptfsKeys;
 use crate::prompter::Prompter;
-use crate::{Failed, print};
+use crate::{Failed, key_ref, print};
 
 /// The keys of an eCryptfs folder.
 pub(crate) struct Keys {
@@ -35,32 +35,14 @@ impl Keys {
         dir: &Path,
         prompter: &mut Prompter,
     ) -> Result<Self, Failed> {
-        let salt = given.salt.unwrap_or(Salt::DEFAULT);
         let rsa = match &given.key {
-            Some(path) => Some(PemKey::open(path, prompter)?),
+            Some(key) => Some(PemKey::open(pem_file(key)?, prompter)?),
             None => None,
         };
-        let passphrase = mount_passphrase(given, dir, salt, prompter)?;
-        let derive = |passphrase: &[u8], salt| {
-            PassphraseKey::derive(passphrase, salt).map_err(|error| failed(dir, &error))
-        };
-        let content = match &passphrase {
-            Some(passphrase) => Some(derive(passphrase, salt)?),
-            None => None,
-        };
-        let of_names = match &given.fnek_passphrase_file {
-            Some(path) => Some(Zeroizing::new(print::read_secret(path)?.expose().to_vec())),
-            None => passphrase,
-        };
-        // `ecryptfs-add-passphrase --fnek`, as in an encrypted home, has a salt for names; mount(8) by
-        // default takes the key of the content for names too.
-        let names = match &of_names {
-            Some(passphrase) => vec![derive(passphrase, Salt::NAMES)?, derive(passphrase, salt)?],
-            None => Vec::new(),
-        };
+        let passwords = Passwords::gather(given, dir, prompter)?;
         Ok(Self {
-            content,
-            names,
+            content: passwords.content,
+            names: passwords.names,
             rsa,
         })
     }
@@ -90,6 +72,56 @@ impl Keys {
         let mut names = self.names.iter();
         let found = names.find(|key| key.sig() == sig);
         found.ok_or_else(|| EcryptfsError::NoKey(vec![sig]))
+    }
+}
+
+/// What passphrases gave.
+pub(super) struct Passwords {
+    /// From the mount passphrase.
+    pub(super) content: Option<PassphraseKey>,
+    /// From all that may encrypt names.
+    pub(super) names: Vec<PassphraseKey>,
+}
+
+impl Passwords {
+    /// Reads those that the options name; asks for the mount passphrase unless a key is given instead.
+    pub(super) fn gather(
+        given: &EcryptfsKeys,
+        dir: &Path,
+        prompter: &mut Prompter,
+    ) -> Result<Self, Failed> {
+        let salt = given.salt.unwrap_or(Salt::DEFAULT);
+        let passphrase = mount_passphrase(given, dir, salt, prompter)?;
+        let derive = |passphrase: &[u8], salt| {
+            PassphraseKey::derive(passphrase, salt).map_err(|error| failed(dir, &error))
+        };
+        let content = match &passphrase {
+            Some(passphrase) => Some(derive(passphrase, salt)?),
+            None => None,
+        };
+        let of_names = match &given.fnek_passphrase_file {
+            Some(path) => Some(Zeroizing::new(print::read_secret(path)?.expose().to_vec())),
+            None => passphrase,
+        };
+        // `ecryptfs-add-passphrase --fnek`, as in an encrypted home, has a salt for names; mount(8) by
+        // default takes the key of the content for names too.
+        let names = match &of_names {
+            Some(passphrase) => vec![derive(passphrase, Salt::NAMES)?, derive(passphrase, salt)?],
+            None => Vec::new(),
+        };
+        Ok(Self { content, names })
+    }
+}
+
+/// The file that `--key` names. This program asks no token: what it may open is for a daemon to decide.
+fn pem_file(key: &str) -> Result<&Path, Failed> {
+    match key_ref::parse(key)? {
+        KeyRef::File(_) => Ok(Path::new(key)),
+        KeyRef::Uri(_) | KeyRef::Id(_) => Err(Failed::new(
+            ExitCode::Unsupported,
+            format!("'{key}' is no PEM file, and 'cat' uses no other RSA key"),
+        )
+        .advise("Mount the folder with 'claviger mount --format ecryptfs --key KEY'")),
     }
 }
 
