@@ -18,7 +18,8 @@ use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use claviger_pki::key::{Kem, KeyType, PublicKey};
 use claviger_pki::module::{
-    Decapsulate, Generate, Key, Locator, Module, ModuleError, PinState, Provenance, Token,
+    Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, Module, ModuleError, PinState,
+    Provenance, Token,
 };
 use claviger_pki::serve::run;
 use zeroize::Zeroizing;
@@ -124,6 +125,14 @@ impl Module for Card {
 
     fn logout(&self) {
         self.logged_in.store(false, Ordering::SeqCst);
+    }
+
+    fn decrypt_pkcs1_v15(
+        &self,
+        _call: &DecryptPkcs1V15,
+        _deadline: Instant,
+    ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+        Err(ModuleError::Unsupported("PKCS#1 v1.5".into()))
     }
 
     fn decapsulate(

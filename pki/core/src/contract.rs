@@ -26,13 +26,13 @@ use zeroize::Zeroizing;
 
 use crate::cancel::{self, Cancel};
 use crate::contract::bench::{
-    CONTEXT, PAYLOAD, another_key, identity, log_in, log_in_all, logged_in, open, opens, soon,
-    stop, wait_until, wants_its_pin, wrap,
+    CONTEXT, PAYLOAD, another_key, identity, log_in, log_in_all, logged_in, open, opens, pkcs1_v15,
+    soon, stop, wait_until, wants_its_pin, wrap,
 };
 use crate::host::identity::ModuleIdentity;
 use crate::host::{HostConfig, ModuleHost};
 use crate::key::{Kem, PublicKey};
-use crate::module::{Decapsulate, Locator, ModuleError};
+use crate::module::{Decapsulate, DecryptPkcs1V15, Locator, ModuleError};
 use crate::wrap::{Context, Identity, PublicKeyRecipient, Recipient, UnwrapError};
 
 /// A module program and the keys it can use.
@@ -84,6 +84,7 @@ macro_rules! module_contract {
             a_key_is_used_only_for_the_public_key_it_was_enrolled_as
             what_was_wrapped_for_another_context_does_not_open
             garbage_is_refused_and_the_module_lives_on
+            a_fek_wrapped_by_pkcs1_v15_opens_where_a_module_is_made_to_and_garbage_never
             a_locator_that_leads_nowhere_is_an_error_that_names_no_secret
             a_key_with_a_pin_wants_it_before_it_opens_anything
             logging_out_forgets_the_pin
@@ -212,6 +213,42 @@ pub fn garbage_is_refused_and_the_module_lives_on(fixture: &Fixture) {
         opens(&host, subject);
     }
     assert_eq!(host.status().pid, pid);
+}
+
+/// A promise.
+pub fn a_fek_wrapped_by_pkcs1_v15_opens_where_a_module_is_made_to_and_garbage_never(
+    fixture: &Fixture,
+) {
+    let host = logged_in(fixture);
+    let rsa = |subject: &&Subject| subject.public_key.rsa().is_some();
+    for subject in fixture.subjects.iter().filter(rsa) {
+        let decrypt = |ciphertext: Vec<u8>| {
+            let call = DecryptPkcs1V15 {
+                locator: subject.locator.clone(),
+                public_key: subject.public_key.clone(),
+                ciphertext,
+            };
+            host.decrypt_pkcs1_v15(call, soon(), &Cancel::never())
+        };
+        let fek = [7; 35];
+        let wrapped = pkcs1_v15(&subject.public_key, &fek);
+        match decrypt(wrapped.clone()) {
+            Ok(opened) => assert_eq!(opened.as_slice(), fek),
+            Err(ModuleError::Unsupported(_)) => continue,
+            Err(other) => panic!("{other}"),
+        }
+        for place in [0, wrapped.len() - 1] {
+            let mut garbage = wrapped.clone();
+            garbage[place] ^= 1;
+            // A token may answer bad padding with something made up.
+            let opened = decrypt(garbage);
+            let refused = matches!(opened, Err(ModuleError::NotDecryptable));
+            assert!(refused || opened.is_ok_and(|opened| opened.as_slice() != fek));
+        }
+        let short = decrypt(wrapped.get(1..).unwrap_or_default().to_vec());
+        assert_eq!(short, Err(ModuleError::NotDecryptable));
+        opens(&host, subject);
+    }
 }
 
 /// A promise.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::cancel::Cancel;
 use crate::host::process::{Death, Process};
-use crate::module::{Decapsulate, Generate, Key, Locator, ModuleError, Token};
+use crate::module::{Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, ModuleError, Token};
 use crate::wire::{Answer, Call, Login, Settings};
 use crate::wrap::fits;
 
@@ -243,6 +243,27 @@ impl ModuleHost {
             return Err(ModuleError::NotDecryptable);
         }
         match self.call(Call::Decapsulate(call), deadline, cancel)? {
+            Answer::Secret(secret) => Ok(secret),
+            _ => Err(wrong_answer()),
+        }
+    }
+
+    /// Decrypts a FEK of eCryptfs for compatibility's sake.
+    ///
+    /// # Errors
+    /// As [`ModuleHost::call`]; [`ModuleError::NotDecryptable`] at once for a ciphertext that the key
+    /// cannot have.
+    pub fn decrypt_pkcs1_v15(
+        &self,
+        call: DecryptPkcs1V15,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+        let len = call.public_key.key_type().encapsulation_len();
+        if call.public_key.rsa().is_none() || call.ciphertext.len() != len {
+            return Err(ModuleError::NotDecryptable);
+        }
+        match self.call(Call::DecryptPkcs1V15(call), deadline, cancel)? {
             Answer::Secret(secret) => Ok(secret),
             _ => Err(wrong_answer()),
         }

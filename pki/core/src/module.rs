@@ -68,6 +68,20 @@ pub trait Module: Send + Sync {
         call: &Decapsulate,
         deadline: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, ModuleError>;
+
+    /// Decrypts a FEK that eCryptfs' `pkcs11-helper` key module wrapped, by RSA with PKCS#1 v1.5 padding.
+    ///
+    /// It is no KEM and has no number, so that nothing of ours can be wrapped or opened by it. Whoever
+    /// asks must not let anybody tell one failure from another, by its kind or by its time.
+    ///
+    /// # Errors
+    /// [`ModuleError::Unsupported`] if the store is not made to; [`ModuleError::NotDecryptable`] for
+    /// every failure that depends on the ciphertext.
+    fn decrypt_pkcs1_v15(
+        &self,
+        call: &DecryptPkcs1V15,
+        deadline: Instant,
+    ) -> Result<Zeroizing<Vec<u8>>, ModuleError>;
 }
 
 /// One KEM step.
@@ -81,6 +95,17 @@ pub struct Decapsulate {
     pub kem: Kem,
     /// RSA ciphertext, or the uncompressed ephemeral point. Already checked to be on the curve.
     pub encapsulation: Vec<u8>,
+}
+
+/// A FEK to decrypt for compatibility's sake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecryptPkcs1V15 {
+    /// Where the private key is.
+    pub locator: Locator,
+    /// Its public half: the key used must match it. Already checked to be RSA.
+    pub public_key: PublicKey,
+    /// Already checked to be as long as the modulus. It decrypts to 19, 27 or 35 bytes.
+    pub ciphertext: Vec<u8>,
 }
 
 /// A key pair to make.

@@ -291,5 +291,8 @@ fn perform(module: &impl Module, call: Call, deadline: Instant) -> Result<Answer
             Ok(Answer::Done)
         }
         Call::Decapsulate(call) => module.decapsulate(&call, deadline).map(Answer::Secret),
+        Call::DecryptPkcs1V15(call) => module
+            .decrypt_pkcs1_v15(&call, deadline)
+            .map(Answer::Secret),
     }
 }

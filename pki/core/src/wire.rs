@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::module::{Decapsulate, Generate, Key, Locator, ModuleError, Token};
+use crate::module::{Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, ModuleError, Token};
 
 /// Version of the protocol. A module refuses every other one.
 pub const VERSION: u16 = 1;
@@ -73,6 +73,8 @@ pub enum Call {
     Logout,
     /// [`Answer::Secret`].
     Decapsulate(Decapsulate),
+    /// [`Answer::Secret`].
+    DecryptPkcs1V15(DecryptPkcs1V15),
 }
 
 /// A PIN for what a locator names.

@@ -9,6 +9,7 @@ mod file;
 pub mod fuzzing;
 mod kem;
 mod pbes2;
+mod pkcs1_v15;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use claviger_pki::key::PublicKey;
 use claviger_pki::module::{
-    Decapsulate, Generate, Key, Locator, Module, ModuleError, PinState, Provenance, Token,
+    Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, Module, ModuleError, PinState,
+    Provenance, Token,
 };
 use claviger_pki::wire::Settings;
 use zeroize::Zeroizing;
@@ -63,6 +66,21 @@ impl KeyFiles {
             });
         };
         Ok(self.keep(path, key))
+    }
+
+    /// The key at `locator`, if it is the one of `public_key`.
+    fn usable_as(
+        &self,
+        locator: &Locator,
+        public_key: &PublicKey,
+    ) -> Result<Arc<PrivateKey>, ModuleError> {
+        let path = absolute(&locator.0)?;
+        let key = self.usable(path)?;
+        if key.public_key != *public_key {
+            let what = format!("{} holds another key", path.display());
+            return Err(ModuleError::NoSuchKey(what));
+        }
+        Ok(key)
     }
 
     fn keep(&self, path: &Path, key: PrivateKey) -> Arc<PrivateKey> {
@@ -139,13 +157,17 @@ impl Module for KeyFiles {
         call: &Decapsulate,
         _deadline: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
-        let path = absolute(&call.locator.0)?;
-        let key = self.usable(path)?;
-        if key.public_key != call.public_key {
-            let what = format!("{} holds another key", path.display());
-            return Err(ModuleError::NoSuchKey(what));
-        }
+        let key = self.usable_as(&call.locator, &call.public_key)?;
         kem::decapsulate(&key, call.kem, &call.encapsulation)
+    }
+
+    fn decrypt_pkcs1_v15(
+        &self,
+        call: &DecryptPkcs1V15,
+        _deadline: Instant,
+    ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+        let key = self.usable_as(&call.locator, &call.public_key)?;
+        pkcs1_v15::decrypt(&key, &call.ciphertext)
     }
 }
 

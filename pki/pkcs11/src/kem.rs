@@ -16,7 +16,7 @@ use cryptoki::object::{Attribute, KeyType as P11KeyType, ObjectClass, ObjectHand
 use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
-use crate::sys::{ContextLogin, Functions, Oaep};
+use crate::sys::{ContextLogin, Functions, Padding};
 
 /// Opens `encapsulation` in the token.
 ///
@@ -26,19 +26,20 @@ pub(crate) fn open(
     functions: &Functions,
     session: &Session,
     key: ObjectHandle,
-    kem: Kem,
+    steps: Steps,
     encapsulation: &[u8],
     login: ContextLogin<'_>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    match steps(kem) {
-        Steps::Decrypt(oaep) => functions.decrypt(session, key, oaep, encapsulation, login),
+    match steps {
+        Steps::Decrypt(padding) => functions.decrypt(session, key, padding, encapsulation, login),
         Steps::Derive { field } => derive(functions, session, key, field, encapsulation),
     }
 }
 
-/// How a KEM is done in a token.
+/// What is done in a token.
+#[derive(Clone, Copy)]
 pub(crate) enum Steps {
-    Decrypt(Oaep),
+    Decrypt(Padding),
     /// `field` is the length of the shared x-coordinate.
     Derive {
         field: usize,
@@ -48,8 +49,8 @@ pub(crate) enum Steps {
 /// How `kem` is done in a token.
 pub(crate) fn steps(kem: Kem) -> Steps {
     match kem {
-        Kem::RsaOaepSha256 => Steps::Decrypt(Oaep::Sha256),
-        Kem::RsaOaepSha1 => Steps::Decrypt(Oaep::Sha1),
+        Kem::RsaOaepSha256 => Steps::Decrypt(Padding::OaepSha256),
+        Kem::RsaOaepSha1 => Steps::Decrypt(Padding::OaepSha1),
         Kem::DhkemP256 => Steps::Derive { field: 32 },
         Kem::DhkemP384 => Steps::Derive { field: 48 },
     }
@@ -119,7 +120,7 @@ pub(crate) fn self_test(
         functions,
         session,
         key,
-        kem,
+        steps(kem),
         &encapsulation,
         ContextLogin::NotNeeded,
     )?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use aws_lc_rs::rand;
 use claviger_pki::module::{
-    Decapsulate, Generate, Key, Locator, Module, ModuleError, Provenance, Token,
+    Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, Module, ModuleError, Provenance, Token,
 };
 use claviger_pki::p11_uri::Uri;
 use claviger_pki::wire;
@@ -164,8 +164,8 @@ impl Module for Store {
         if call.encapsulation.len() != key_type.encapsulation_len() {
             return Err(ModuleError::NotDecryptable);
         }
-        let attempt = || match self.attempt(call, &uri, deadline) {
-            Err(Failed::Unclear(error)) => self.judge(call, &uri, error),
+        let attempt = || match self.attempt(call.into(), &uri, deadline) {
+            Err(Failed::Unclear(error)) => self.judge(call.into(), &uri, error),
             result => result,
         };
         // Once lost, everything was closed. Opened anew it works, or says what is missing: the token or
@@ -177,6 +177,25 @@ impl Module for Store {
         result.map_err(|failed| match failed {
             Failed::ForGood(error) => error,
             Failed::Lost(error) | Failed::Unclear(error) => backend(&error),
+        })
+    }
+
+    fn decrypt_pkcs1_v15(
+        &self,
+        call: &DecryptPkcs1V15,
+        deadline: Instant,
+    ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+        let uri = parse(&call.locator.0)?;
+        let attempt = || self.attempt(call.into(), &uri, deadline);
+        let result = match attempt() {
+            Err(Failed::Lost(_)) => attempt(),
+            result => result,
+        };
+        result.map_err(|failed| match failed {
+            Failed::ForGood(error) => error,
+            Failed::Lost(error) => backend(&error),
+            // What the token says of bad padding is not looked into: that would take time, and tell.
+            Failed::Unclear(_) => ModuleError::NotDecryptable,
         })
     }
 }

@@ -17,7 +17,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE,
-    CK_RSA_PKCS_OAEP_PARAMS, CK_ULONG, CKA_VALUE, CKG_MGF1_SHA1, CKG_MGF1_SHA256,
+    CK_RSA_PKCS_OAEP_PARAMS, CK_ULONG, CKA_VALUE, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_RSA_PKCS,
     CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256, CKU_CONTEXT_SPECIFIC, CKZ_DATA_SPECIFIED,
 };
 use zeroize::Zeroizing;
@@ -32,11 +32,15 @@ pub(crate) struct Functions {
     _library: cryptoki_sys::Pkcs11,
 }
 
-/// Hash of OAEP and of its MGF1; the label is empty.
+/// What the token takes off after RSA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Oaep {
-    Sha1,
-    Sha256,
+pub(crate) enum Padding {
+    /// OAEP with SHA-1 for label and MGF1; the label is empty.
+    OaepSha1,
+    /// OAEP with SHA-256.
+    OaepSha256,
+    /// PKCS#1 v1.5: for FEKs of eCryptfs only.
+    Pkcs1V15,
 }
 
 /// What a CKA_ALWAYS_AUTHENTICATE key wants between C_DecryptInit and C_Decrypt.
@@ -87,13 +91,13 @@ impl Functions {
         &self,
         session: &Session,
         key: ObjectHandle,
-        oaep: Oaep,
+        padding: Padding,
         ciphertext: &[u8],
         login: ContextLogin<'_>,
     ) -> Result<Zeroizing<Vec<u8>>> {
         // Both live to the end of this function: some libraries keep the pointers, not what they point to.
-        let mut parameters = oaep.parameters();
-        let mut mechanism = mechanism(&mut parameters)?;
+        let mut parameters = padding.parameters();
+        let mut mechanism = mechanism(parameters.as_mut())?;
         self.init(session, key, &mut mechanism)?;
         self.context_login(session, login)?;
         let decrypt = self.list.C_Decrypt.ok_or(Error::NullFunctionPointer)?;
@@ -122,10 +126,10 @@ impl Functions {
         &self,
         session: &Session,
         key: ObjectHandle,
-        oaep: Oaep,
+        padding: Padding,
     ) -> Result<()> {
-        let mut parameters = oaep.parameters();
-        self.init(session, key, &mut mechanism(&mut parameters)?)
+        let mut parameters = padding.parameters();
+        self.init(session, key, &mut mechanism(parameters.as_mut())?)
     }
 
     fn init(
@@ -179,28 +183,37 @@ impl Functions {
     }
 }
 
-impl Oaep {
-    fn parameters(self) -> CK_RSA_PKCS_OAEP_PARAMS {
+impl Padding {
+    /// Those of OAEP; PKCS#1 v1.5 has none.
+    fn parameters(self) -> Option<CK_RSA_PKCS_OAEP_PARAMS> {
         let (hash, mgf): (CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE) = match self {
-            Self::Sha1 => (CKM_SHA_1, CKG_MGF1_SHA1),
-            Self::Sha256 => (CKM_SHA256, CKG_MGF1_SHA256),
+            Self::OaepSha1 => (CKM_SHA_1, CKG_MGF1_SHA1),
+            Self::OaepSha256 => (CKM_SHA256, CKG_MGF1_SHA256),
+            Self::Pkcs1V15 => return None,
         };
-        CK_RSA_PKCS_OAEP_PARAMS {
+        Some(CK_RSA_PKCS_OAEP_PARAMS {
             hashAlg: hash,
             mgf,
             source: CKZ_DATA_SPECIFIED,
             pSourceData: ptr::null_mut(),
             ulSourceDataLen: 0,
-        }
+        })
     }
 }
 
-/// OAEP with `parameters`, to which it points.
-fn mechanism(parameters: &mut CK_RSA_PKCS_OAEP_PARAMS) -> Result<CK_MECHANISM> {
-    Ok(CK_MECHANISM {
-        mechanism: CKM_RSA_PKCS_OAEP,
-        pParameter: ptr::from_mut(parameters).cast::<c_void>(),
-        ulParameterLen: count(size_of::<CK_RSA_PKCS_OAEP_PARAMS>())?,
+/// OAEP with `parameters`, to which it points; PKCS#1 v1.5 without.
+fn mechanism(parameters: Option<&mut CK_RSA_PKCS_OAEP_PARAMS>) -> Result<CK_MECHANISM> {
+    Ok(match parameters {
+        Some(parameters) => CK_MECHANISM {
+            mechanism: CKM_RSA_PKCS_OAEP,
+            pParameter: ptr::from_mut(parameters).cast::<c_void>(),
+            ulParameterLen: count(size_of::<CK_RSA_PKCS_OAEP_PARAMS>())?,
+        },
+        None => CK_MECHANISM {
+            mechanism: CKM_RSA_PKCS,
+            pParameter: ptr::null_mut(),
+            ulParameterLen: 0,
+        },
     })
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use claviger_pki::key::{Kem, KeyType};
 use claviger_pki::module::{
-    Decapsulate, Generate, Key, Locator, Module, ModuleError, PinState, Provenance, Token,
+    Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, Module, ModuleError, PinState,
+    Provenance, Token,
 };
 use claviger_pki::wire::Settings;
 use tss_esapi::attributes::ObjectAttributes;
@@ -272,6 +273,15 @@ impl Module for TpmModule {
         let mut state = self.shared.lock();
         state.pins.clear();
         state.connection = None;
+    }
+
+    /// No key of this module is older than this module: eCryptfs had none of them.
+    fn decrypt_pkcs1_v15(
+        &self,
+        _call: &DecryptPkcs1V15,
+        _deadline: Instant,
+    ) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+        Err(ModuleError::Unsupported("PKCS#1 v1.5".into()))
     }
 
     fn decapsulate(

@@ -5,7 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+use aws_lc_rs::rsa::{
+    KeySize, Pkcs1PublicEncryptingKey, PrivateDecryptingKey, PublicEncryptingKey,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
@@ -71,6 +73,15 @@ pub(super) fn open(
     context: &Context,
 ) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
     identity(host, &subject.locator, subject).unwrap(wrapped, context)
+}
+
+/// What eCryptfs' `pkcs11-helper` module made of a FEK.
+pub(super) fn pkcs1_v15(key: &PublicKey, fek: &[u8]) -> Vec<u8> {
+    let key = PublicEncryptingKey::from_der(key.spki()).unwrap();
+    let key = Pkcs1PublicEncryptingKey::new(key).unwrap();
+    let mut ciphertext = vec![0; key.ciphertext_size()];
+    key.encrypt(fek, &mut ciphertext).unwrap();
+    ciphertext
 }
 
 pub(super) fn opens(host: &ModuleHost, subject: &Subject) {

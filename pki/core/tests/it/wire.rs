@@ -5,7 +5,7 @@ use std::time::Instant;
 use claviger_pki::host::ENVIRONMENT;
 use claviger_pki::key::{Kem, KeyType, PublicKey};
 use claviger_pki::module::{
-    Decapsulate, Generate, Key, Locator, ModuleError, PinState, Provenance, Token,
+    Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, ModuleError, PinState, Provenance, Token,
 };
 use claviger_pki::wire::{
     Answer, Call, FromModule, Login, MESSAGE_MAX, Settings, ToModule, VERSION, WireError, receive,
@@ -73,6 +73,11 @@ fn from_host() -> Vec<ToModule> {
             public_key: public_key(),
             kem: Kem::DhkemP256,
             encapsulation: vec![4, 0xaa, 0xbb],
+        })),
+        call(Call::DecryptPkcs1V15(DecryptPkcs1V15 {
+            locator: Locator("/k.pem".into()),
+            public_key: public_key(),
+            ciphertext: vec![0xaa, 0xbb],
         })),
         ToModule::Cancel { id: 7 },
     ]

@@ -11,7 +11,7 @@ use crate::kem::{self, Steps, Verdict};
 use crate::key::{self, EachUse, PrivateKey, token_uri};
 use crate::library::{backend, describe};
 use crate::pin;
-use crate::sys::Oaep;
+use crate::sys::Padding;
 use crate::tokens::{self, Lease, Need, Seen};
 
 impl Store {
@@ -134,8 +134,8 @@ impl Store {
     ) -> Result<bool, ModuleError> {
         let trial = match (depth, kem::steps(kem), private.held.login) {
             (Depth::Ask, Steps::Derive { .. }, _) => return Ok(true),
-            (Depth::Ask, Steps::Decrypt(oaep), _)
-            | (Depth::SelfTest, Steps::Decrypt(oaep), EachUse::Login) => Trial::Begin(oaep),
+            (Depth::Ask, Steps::Decrypt(padding), _)
+            | (Depth::SelfTest, Steps::Decrypt(padding), EachUse::Login) => Trial::Begin(padding),
             (Depth::SelfTest, _, _) => Trial::Whole,
         };
         // Over a session of its own: after a failure, that is of no further use.
@@ -144,8 +144,8 @@ impl Store {
             let (functions, session) = (&probe.library().functions, probe.session());
             match (key, &trial) {
                 (None, _) => Ok(Verdict::Wrong),
-                (Some(key), Trial::Begin(oaep)) => functions
-                    .decrypt_init(session, key.handle, *oaep)
+                (Some(key), Trial::Begin(padding)) => functions
+                    .decrypt_init(session, key.handle, *padding)
                     .map(|()| Verdict::Right),
                 (Some(key), Trial::Whole) => {
                     kem::self_test(functions, session, key.handle, public_key, kem)
@@ -183,7 +183,7 @@ enum Depth {
 /// What is done to find out.
 enum Trial {
     /// C_DecryptInit only; the operation stays active.
-    Begin(Oaep),
+    Begin(Padding),
     /// Something is opened.
     Whole,
 }

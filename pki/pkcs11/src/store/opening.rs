@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use claviger_pki::key::{Kem, PublicKey};
-use claviger_pki::module::{Decapsulate, ModuleError};
+use claviger_pki::module::{Decapsulate, DecryptPkcs1V15, ModuleError};
 use claviger_pki::p11_uri::Uri;
 use cryptoki::context::Function;
 use cryptoki::error::Error;
@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::kem::{self, Steps, Verdict};
 use crate::key::{self, EachUse, HeldKey};
 use crate::library::describe;
-use crate::sys::ContextLogin;
+use crate::sys::{ContextLogin, Padding};
 use crate::tokens::{Lease, Need};
 
 /// Why an attempt at an operation failed.
@@ -40,10 +40,42 @@ impl Failed {
     }
 }
 
+/// One use of a private key.
+#[derive(Clone, Copy)]
+pub(super) struct Use<'a> {
+    pub(super) public_key: &'a PublicKey,
+    /// By which it can prove itself, if the token does not show its public half.
+    pub(super) kem: Kem,
+    pub(super) steps: Steps,
+    pub(super) input: &'a [u8],
+}
+
+impl<'a> From<&'a Decapsulate> for Use<'a> {
+    fn from(call: &'a Decapsulate) -> Self {
+        Self {
+            public_key: &call.public_key,
+            kem: call.kem,
+            steps: kem::steps(call.kem),
+            input: &call.encapsulation,
+        }
+    }
+}
+
+impl<'a> From<&'a DecryptPkcs1V15> for Use<'a> {
+    fn from(call: &'a DecryptPkcs1V15) -> Self {
+        Self {
+            public_key: &call.public_key,
+            kem: Kem::RsaOaepSha1,
+            steps: Steps::Decrypt(Padding::Pkcs1V15),
+            input: &call.ciphertext,
+        }
+    }
+}
+
 impl Store {
     pub(super) fn attempt(
         &self,
-        call: &Decapsulate,
+        call: Use<'_>,
         uri: &Uri,
         deadline: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, Failed> {
@@ -51,7 +83,7 @@ impl Store {
             return Err(ModuleError::TimedOut.into());
         }
         let mut lease = self.tokens.lease(uri, Need::Login)?;
-        let key = match find(&mut lease, uri, &call.public_key, call.kem) {
+        let key = match find(&mut lease, uri, call.public_key, call.kem) {
             Ok(Some(key)) => key,
             // Some libraries find nothing in a token that was pulled: it has to answer for itself.
             Ok(None) => {
@@ -62,7 +94,7 @@ impl Store {
             }
             Err(error) => return Err(Failed::lost(lease, error)),
         };
-        let held = match (key.login, kem::steps(call.kem)) {
+        let held = match (key.login, call.steps) {
             (EachUse::Login, Steps::Decrypt(_)) => {
                 Some(self.tokens.take_pin(&lease, uri.id.as_deref())?)
             }
@@ -76,12 +108,7 @@ impl Store {
         };
         let (functions, session) = (&lease.library().functions, lease.session());
         kem::open(
-            functions,
-            session,
-            key.handle,
-            call.kem,
-            &call.encapsulation,
-            login,
+            functions, session, key.handle, call.steps, call.input, login,
         )
         .map_err(|error| {
             tracing::debug!(error = describe(&error), "decapsulation");
@@ -115,7 +142,7 @@ impl Store {
     /// known to be good, and then fails this once more, has judged the ciphertext.
     pub(super) fn judge(
         &self,
-        call: &Decapsulate,
+        call: Use<'_>,
         uri: &Uri,
         error: Error,
     ) -> Result<Zeroizing<Vec<u8>>, Failed> {
@@ -141,8 +168,8 @@ enum Again {
     NoKey,
 }
 
-fn try_again(lease: &mut Lease<'_>, call: &Decapsulate, uri: &Uri) -> Result<Again, Error> {
-    let Some(key) = find(lease, uri, &call.public_key, call.kem)? else {
+fn try_again(lease: &mut Lease<'_>, call: Use<'_>, uri: &Uri) -> Result<Again, Error> {
+    let Some(key) = find(lease, uri, call.public_key, call.kem)? else {
         return Ok(Again::NoKey);
     };
     if key.login == EachUse::Login {
@@ -150,18 +177,13 @@ fn try_again(lease: &mut Lease<'_>, call: &Decapsulate, uri: &Uri) -> Result<Aga
         return Ok(Again::Refused);
     }
     let (functions, session) = (&lease.library().functions, lease.session());
-    let verdict = kem::self_test(functions, session, key.handle, &call.public_key, call.kem)?;
+    let verdict = kem::self_test(functions, session, key.handle, call.public_key, call.kem)?;
     if verdict == Verdict::Wrong {
         return Ok(Again::NoKey);
     }
     let login = ContextLogin::NotNeeded;
     let opened = kem::open(
-        functions,
-        session,
-        key.handle,
-        call.kem,
-        &call.encapsulation,
-        login,
+        functions, session, key.handle, call.steps, call.input, login,
     );
     Ok(opened.map_or(Again::Refused, Again::Opened))
 }
