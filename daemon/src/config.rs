@@ -22,6 +22,7 @@
 //! [ecryptfs]
 //! kernel = true                                    # serve the kernel's own eCryptfs; default: false
 //! timeout-s = 3                                    # as the module ecryptfs was loaded; 3 is its default
+//! pkcs1_v15 = true                                 # read what the old pkcs11-helper module wrapped; default: false
 //! uids = [1000]                                    # root's daemon only: answer for these users too
 //! ```
 //!
@@ -62,6 +63,17 @@ pub struct Config {
     /// How long the kernel's eCryptfs waits: `ecryptfs_message_wait_timeout` of its module, which is not
     /// to be seen anywhere once it is loaded.
     pub kernel_patience: Duration,
+    /// Whether FEKs of eCryptfs may be wrapped by PKCS#1 v1.5.
+    pub pkcs1_v15: Pkcs1V15,
+}
+
+/// Whether FEKs of eCryptfs may be wrapped to RSA keys by PKCS#1 v1.5, as its `pkcs11-helper` module did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pkcs1V15 {
+    /// They are tried where OAEP does not open them. New files have OAEP all the same.
+    Accepted,
+    /// They do not open.
+    Refused,
 }
 
 /// Whether the kernel's own eCryptfs is served.
@@ -141,6 +153,7 @@ impl Default for Config {
             kernel_ecryptfs: KernelEcryptfs::NotServed,
             kernel_uids: Vec::new(),
             kernel_patience: PATIENCE,
+            pkcs1_v15: Pkcs1V15::Refused,
         }
     }
 }
@@ -193,6 +206,11 @@ impl Config {
         match file.ecryptfs.kernel {
             Some(true) => self.kernel_ecryptfs = KernelEcryptfs::Served,
             Some(false) => self.kernel_ecryptfs = KernelEcryptfs::NotServed,
+            None => {}
+        }
+        match file.ecryptfs.pkcs1_v15 {
+            Some(true) => self.pkcs1_v15 = Pkcs1V15::Accepted,
+            Some(false) => self.pkcs1_v15 = Pkcs1V15::Refused,
             None => {}
         }
         if let Some(uids) = file.ecryptfs.uids {
@@ -248,6 +266,9 @@ struct EcryptfsSection {
     kernel: Option<bool>,
     timeout_s: Option<NonZeroU16>,
     uids: Option<Vec<u32>>,
+    // As people know it: with a hyphen it would read as a minus.
+    #[serde(rename = "pkcs1_v15")]
+    pkcs1_v15: Option<bool>,
 }
 
 impl File {
@@ -322,8 +343,8 @@ mod tests {
     #[test]
     fn the_kernels_ecryptfs_is_served_only_where_somebody_says_so() {
         let (_dir, etc, home) = dirs(
-            "[ecryptfs]\nkernel = true\ntimeout-s = 20\nuids = [1000]\n",
-            "[ecryptfs]\nkernel = false\n",
+            "[ecryptfs]\nkernel = true\ntimeout-s = 20\nuids = [1000]\npkcs1_v15 = true\n",
+            "[ecryptfs]\nkernel = false\npkcs1_v15 = false\n",
         );
         let system = Config::load(&etc, None).unwrap();
         assert_eq!(system.kernel_ecryptfs, KernelEcryptfs::Served);
@@ -332,6 +353,11 @@ mod tests {
         let user = Config::load(&etc, Some(&home)).unwrap();
         assert_eq!(user.kernel_ecryptfs, KernelEcryptfs::NotServed);
         assert_eq!(Config::default().kernel_ecryptfs, KernelEcryptfs::NotServed);
+        assert_eq!(
+            (system.pkcs1_v15, user.pkcs1_v15),
+            (Pkcs1V15::Accepted, Pkcs1V15::Refused)
+        );
+        assert_eq!(Config::default().pkcs1_v15, Pkcs1V15::Refused);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_pki::module::{Decapsulate, Generate, Key, ModuleError};
+use claviger_pki::module::{Decapsulate, DecryptPkcs1V15, Generate, Key, ModuleError};
 use claviger_protocol::Failure;
 use zeroize::Zeroizing;
 
@@ -115,6 +115,32 @@ impl Tokens {
             let _in_progress = self.watch_for_touch(module, request);
             self.modules.call(module, &call.locator.0, |host| {
                 host.decapsulate(call.clone(), wait.deadline(), wait.cancel())
+            })
+        };
+        self.with_login(module, &located, login, request, attempt)
+    }
+
+    /// Decrypts a FEK of eCryptfs for compatibility's sake, logging in first if need be.
+    ///
+    /// # Errors
+    /// [`TokenError`]; which one it is, nobody else may learn.
+    pub fn decrypt_pkcs1_v15(
+        &self,
+        module: &str,
+        call: &DecryptPkcs1V15,
+        login: Login,
+        request: &Arc<Request>,
+    ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+        let located = Located::parse(&call.locator.0).map_err(TokenError::Failed)?;
+        let call = DecryptPkcs1V15 {
+            locator: located.locator.clone(),
+            ..call.clone()
+        };
+        let attempt = || {
+            let wait = request.wait.shortened(self.operation_time);
+            let _in_progress = self.watch_for_touch(module, request);
+            self.modules.call(module, &call.locator.0, |host| {
+                host.decrypt_pkcs1_v15(call.clone(), wait.deadline(), wait.cancel())
             })
         };
         self.with_login(module, &located, login, request, attempt)

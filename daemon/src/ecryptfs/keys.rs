@@ -13,7 +13,7 @@ use claviger_vault::secret::random_array;
 use zeroize::Zeroizing;
 
 use super::{auth_tok, does_not_open, kernel_request, lock, not_encrypted};
-use crate::config::KernelEcryptfs;
+use crate::config::{KernelEcryptfs, Pkcs1V15};
 use crate::daemon::{Caller, Daemon};
 use crate::enrol::Named;
 use crate::own_keys::shown;
@@ -136,7 +136,13 @@ impl Daemon {
             kem: Kem::RsaOaepSha1,
             encapsulation: wrapped,
         };
-        self.tokens.decapsulate(&key.module, &call, login, request)
+        let opened = self.tokens.decapsulate(&key.module, &call, login, request);
+        match (&opened, self.config.pkcs1_v15) {
+            (Err(TokenError::Failed(Failure::Integrity(_))), Pkcs1V15::Accepted) => {
+                self.unwrap_pkcs1_v15(key, call.encapsulation, login, request)
+            }
+            _ => opened,
+        }
     }
 
     /// The key of that sig, if it is enrolled and its auth tok is here now.

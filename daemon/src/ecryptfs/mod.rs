@@ -12,6 +12,7 @@ mod auth_tok;
 pub mod folder;
 pub(crate) mod keys;
 pub mod message;
+mod pkcs1_v15;
 pub(crate) mod unlock;
 
 use std::collections::btree_map::Entry;

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::cipher::{Aes, CipherCode, KeyLen};
@@ -63,6 +64,21 @@ impl Fek {
         Self::from_prefix(key, len).ok_or_else(malformed)
     }
 
+    /// Reads the same where nothing may tell by time what is wrong with it: what PKCS#1 v1.5 gave, whose
+    /// padding proves little. Only the length is no secret.
+    pub fn from_doubtful_session_key(bytes: &[u8]) -> Option<Self> {
+        let mut lens = KeyLen::ALL.into_iter();
+        let len = lens.find(|len| 1 + len.bytes() + 2 == bytes.len())?;
+        let mut rest = Octets(bytes);
+        let code = rest.u8()?;
+        let key = rest.slice(len.bytes())?;
+        let whole = code.ct_eq(&len.code().0) & rest.0.ct_eq(&checksum(key));
+        if !bool::from(whole) {
+            return None;
+        }
+        Self::from_prefix(key, len)
+    }
+
     /// What a public key wraps: undoes [`Fek::from_session_key`].
     pub fn session_key(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(1 + self.bytes.len() + 2));
@@ -95,5 +111,26 @@ fn checksum(key: &[u8]) -> [u8; 2] {
 impl fmt::Debug for Fek {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fek({} bytes)", self.len.bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubtful_session_key_is_believed_only_if_all_of_it_fits() {
+        for len in KeyLen::ALL {
+            let fek = Fek::random(len);
+            let good = fek.session_key();
+            let read = Fek::from_doubtful_session_key(&good).unwrap();
+            assert_eq!(read.expose(), fek.expose());
+            for place in 0..good.len() {
+                let mut bad = good.clone();
+                bad[place] ^= 1;
+                assert!(Fek::from_doubtful_session_key(&bad).is_none(), "{place}");
+                assert!(Fek::from_doubtful_session_key(&good[..place]).is_none());
+            }
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use claviger_hw_tests::Swtpm;
 use claviger_protocol::Failure;
 use claviger_protocol::control::{Command, KeyInfo, KeyRef, LockTarget, Needed, UnlockEcryptfs};
-use claviger_vault::ecryptfs::Salt;
+use claviger_protocol::keys::SigBytes;
+use claviger_vault::ecryptfs::{Fek, KeyLen, KeySig, Packet, Salt, Tag1};
 
 use super::lower::{Lower, PASSPHRASE, SIG, password, rsa_key, sig, unlock};
 use crate::harness::{Daemon, PIN, User, user_test};
@@ -208,5 +210,133 @@ user_test! {
         let refused = folder.fresh(&[sigs[0]; 16], 16).unwrap_err();
         assert!(matches!(refused, Failure::Usage(_)), "{refused:?}");
         folder.fresh(&sigs, 17).unwrap_err();
+    }
+}
+
+/// An RSA key pair in `~/old.pem`, and the same in a card.
+fn old_key(user: &User) -> std::path::PathBuf {
+    let pem = user.home.join("old.pem");
+    let openssl = |args: &[&str]| {
+        let done = user.command("openssl").args(args).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    openssl(&[
+        "genpkey",
+        "-algorithm",
+        "RSA",
+        "-pkeyopt",
+        "rsa_keygen_bits:2048",
+        "-out",
+        "old.pem",
+    ]);
+    openssl(&["pkey", "-in", "old.pem", "-pubout", "-out", "old.pub"]);
+    pem
+}
+
+/// A packet as the old `pkcs11-helper` module wrapped its FEK; `message` is what is in the padding.
+fn wrapped_as_of_old(user: &User, sig: SigBytes, message: &[u8]) -> Vec<u8> {
+    fs::write(user.home.join("message"), message).unwrap();
+    let script = "openssl pkeyutl -encrypt -pubin -inkey old.pub -pkeyopt rsa_padding_mode:pkcs1 -in message -out wrapped";
+    let done = user.command("sh").args(["-c", script]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    of_ciphertext(sig, &fs::read(user.home.join("wrapped")).unwrap())
+}
+
+fn of_ciphertext(sig: SigBytes, ciphertext: &[u8]) -> Vec<u8> {
+    let packet = Tag1::new(KeySig(sig), ciphertext).unwrap();
+    Packet::PublicKey(packet).write()
+}
+
+fn with_config(user: &User) {
+    user.configure(
+        "[pkcs11]\nlibraries = ['/usr/lib/softhsm/libsofthsm2.so']\n[ecryptfs]\npkcs1_v15 = true\n",
+    );
+}
+
+/// In the card of [`old_key`], which then is a card of old.
+fn import(user: &User, pem: &std::path::Path) -> KeyRef {
+    user.make_token("card");
+    let imported = user
+        .command("softhsm2-util")
+        .args([
+            "--import",
+            pem.to_str().unwrap(),
+            "--token",
+            "card",
+            "--label",
+            "rsa",
+        ])
+        .args(["--id", "01", "--pin", PIN])
+        .output()
+        .unwrap();
+    assert!(imported.status.success(), "{imported:?}");
+    KeyRef::Uri("pkcs11:token=card;id=%01".into())
+}
+
+/// Opens what was wrapped of old, and refuses all that is not whole alike.
+fn opens_of_old(user: &User, lower: &Lower, key: KeyRef) {
+    let order = UnlockEcryptfs {
+        keys: vec![key],
+        ..lower.order()
+    };
+    let (_, sigs) = unlock(&user.cli(), order).unwrap();
+    let folder = lower.mount(user);
+    let fek = Fek::random(KeyLen::Aes256);
+    let packets = wrapped_as_of_old(user, sigs[0], &fek.session_key());
+    assert_eq!(folder.fek(&packets).unwrap().expose(), fek.expose());
+
+    let mut bad_checksum = fek.session_key().to_vec();
+    *bad_checksum.last_mut().unwrap() ^= 1;
+    let mut garbage = [0x55; 256];
+    garbage[0] = 0;
+    for packets in [
+        wrapped_as_of_old(user, sigs[0], &bad_checksum),
+        wrapped_as_of_old(user, sigs[0], b"of another length"),
+        of_ciphertext(sigs[0], &garbage),
+    ] {
+        let begun = Instant::now();
+        let refused = folder.fek(&packets).unwrap_err();
+        assert_eq!(
+            refused,
+            Failure::Integrity("a wrapped FEK does not open".into())
+        );
+        let beat = Duration::from_secs(1);
+        assert!(begun.elapsed() >= beat, "{:?}", begun.elapsed());
+    }
+    // What is written now has the better padding, and needs no such second.
+    let fresh = folder.fresh(&sigs, 32).unwrap();
+    folder.fek(&fresh.packets).unwrap();
+}
+
+user_test! {
+    fn what_the_old_pkcs11_helper_module_wrapped_opens_where_the_configuration_allows_it(user) {
+        with_config(user);
+        let pem = old_key(user);
+        let key = import(user, &pem);
+        let _daemon = user.start();
+        opens_of_old(user, &Lower::empty(user), key);
+    }
+}
+
+user_test! {
+    fn what_it_wrapped_opens_by_a_copy_of_the_key_in_a_file_too(user) {
+        with_config(user);
+        let pem = old_key(user);
+        let _daemon = user.start();
+        opens_of_old(user, &Lower::empty(user), KeyRef::File(pem));
+    }
+}
+
+user_test! {
+    fn what_it_wrapped_does_not_open_unless_the_configuration_allows_it(user) {
+        let pem = old_key(user);
+        let _daemon = user.start();
+        let lower = Lower::empty(user);
+        let order = UnlockEcryptfs { keys: vec![KeyRef::File(pem)], ..lower.order() };
+        let (_, sigs) = unlock(&user.cli(), order).unwrap();
+        let fek = Fek::random(KeyLen::Aes128);
+        let packets = wrapped_as_of_old(user, sigs[0], &fek.session_key());
+        let refused = lower.mount(user).fek(&packets).unwrap_err();
+        assert!(matches!(refused, Failure::Integrity(_)), "{refused:?}");
     }
 }
