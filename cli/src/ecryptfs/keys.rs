@@ -116,8 +116,9 @@ impl Passwords {
 /// The file that `--key` names. This program asks no token: what it may open is for a daemon to decide.
 fn pem_file(key: &str) -> Result<&Path, Failed> {
     match key_ref::parse(key)? {
-        KeyRef::File(_) => Ok(Path::new(key)),
-        KeyRef::Uri(_) | KeyRef::Id(_) => Err(Failed::new(
+        // An id or label is not told from a file that is not there; this program knows no ids.
+        KeyRef::File(_) | KeyRef::Id(_) => Ok(Path::new(key)),
+        KeyRef::Uri(_) => Err(Failed::new(
             ExitCode::Unsupported,
             format!("'{key}' is no PEM file, and 'cat' uses no other RSA key"),
         )

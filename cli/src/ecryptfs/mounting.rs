@@ -138,15 +138,24 @@ impl Mounting {
         purpose: Purpose,
         prompter: &mut Prompter,
     ) -> Result<Vec<RecipientInfo>, Failed> {
+        let mut not_in_keyring = None;
         if !given.are_given() && !self.sigs.is_empty() {
             match self.order(Vec::new(), given, purpose, prompter) {
                 Err(failed)
-                    if failed.code() == ExitCode::NotARecipient && self.openers == Openers::Any => {
+                    if failed.code() == ExitCode::NotARecipient && self.openers == Openers::Any =>
+                {
+                    not_in_keyring = Some(failed);
                 }
                 ordered => return ordered,
             }
         }
-        let passwords = Passwords::gather(given, &self.dir, prompter)?;
+        let gathered = Passwords::gather(given, &self.dir, prompter);
+        let passwords = match (gathered, not_in_keyring) {
+            (Err(nobody), Some(failed)) if nobody.code() == ExitCode::Declined => {
+                return Err(failed);
+            }
+            (gathered, _) => gathered?,
+        };
         let passwords = self.choose(passwords, given, purpose)?;
         self.order(passwords, given, purpose, prompter)
     }

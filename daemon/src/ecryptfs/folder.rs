@@ -46,19 +46,22 @@ impl FolderKeys {
         self.named.insert(sig);
     }
 
-    pub(super) fn names(&self, sig: KeySig) -> bool {
-        self.named.contains(&sig)
-    }
-
     /// Takes over what another unlock of the same folder brought.
     pub(super) fn extend(&mut self, more: Self) {
         self.passwords.extend(more.passwords);
         self.named.extend(more.named);
-        self.others = more.others;
+        // What one mount of it was promised, another does not take back.
+        if more.others == OtherKeys::Refused {
+            self.others = OtherKeys::Refused;
+        }
     }
 
-    pub(super) fn holds(&self, sig: KeySig) -> bool {
-        self.passwords.contains_key(&sig)
+    /// Whether it has all that `more` would bring, and keeps as much away.
+    pub(super) fn covers(&self, more: &Self) -> bool {
+        let holds = |sig| self.passwords.contains_key(sig);
+        more.passwords.keys().all(holds)
+            && more.named.is_subset(&self.named)
+            && (more.others == OtherKeys::InKeyring || self.others == OtherKeys::Refused)
     }
 
     /// The key of that sig from a passphrase, if it is here now.
@@ -70,7 +73,7 @@ impl FolderKeys {
         if let Some(kept) = self.passwords.get(&sig) {
             return Some((kept.lend(), Found::HandedIn));
         }
-        let may_be_used = self.names(sig) || self.others == OtherKeys::InKeyring;
+        let may_be_used = self.named.contains(&sig) || self.others == OtherKeys::InKeyring;
         let key = may_be_used.then(|| auth_tok::password(sig))??;
         Some((key, Found::InKeyring))
     }
@@ -82,8 +85,8 @@ impl FolderKeys {
     pub(crate) fn rsa(&self, daemon: &Daemon, sig: KeySig) -> Result<Option<RsaKey>, Failure> {
         // Not every enrolled key: a folder could bring a packet for it, and whoever may open files of
         // the folder would have it used.
-        let may_be_used =
-            self.names(sig) || (self.others == OtherKeys::InKeyring && auth_tok::is_put(sig));
+        let may_be_used = self.named.contains(&sig)
+            || (self.others == OtherKeys::InKeyring && auth_tok::is_put(sig));
         if !may_be_used {
             return Ok(None);
         }

@@ -13,7 +13,7 @@ pub mod folder;
 pub(crate) mod keys;
 pub mod message;
 mod pkcs1_v15;
-pub(crate) mod unlock;
+mod unlock;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};

@@ -83,61 +83,43 @@ impl Daemon {
         open: Option<&Folder>,
         request: &Arc<Request>,
     ) -> Result<Ready, Failure> {
+        let mut wanted = Wanted::new(&order);
         let mut keys = FolderKeys::new(order.others);
-        let fnek = order.fnek.map(KeySig);
-        let mut sigs: Vec<KeySig> = order.sigs.into_iter().map(KeySig).collect();
-        let are_known = !sigs.is_empty();
-        let mut accept = |sig: KeySig| {
-            if are_known && !sigs.contains(&sig) && fnek != Some(sig) {
-                return Err(opens_nothing(sig, &sigs));
-            }
-            if !sigs.contains(&sig) && fnek != Some(sig) {
-                sigs.push(sig);
-            }
-            Ok(())
-        };
         for key in &order.passwords {
             let key = handed_in(key)?;
-            accept(key.sig())?;
+            wanted.accept(key.sig())?;
             keys.take(key);
         }
         let mut proved = Vec::new();
         for key in &order.keys {
             let (key, sig) = self.name_rsa(key, request)?;
-            accept(sig)?;
+            wanted.accept(sig)?;
             self.prove(&key, request)?;
             self.own_keys.add(&key)?;
             proved.push(sig);
         }
+        let Wanted { sigs, fnek, .. } = wanted;
         if sigs.is_empty() {
             let text = "neither a key nor a sig says what opens the folder";
             return Err(Failure::Usage(text.into()));
         }
-        let nothing_new = |held: &FolderKeys| {
-            let mut all = sigs.iter().copied().chain(fnek);
-            let holds_all = order.passwords.is_empty() || sigs.iter().all(|&sig| held.holds(sig));
-            order.keys.is_empty() && holds_all && all.all(|sig| held.names(sig))
-        };
-        let was_open = open.and_then(|open| open.with_keys(nothing_new).ok());
         sigs.iter().chain(&fnek).for_each(|&sig| keys.name(sig));
-        let held =
-            |sig| open.and_then(|open| open.with_keys(|held| held.find_password(sig)).ok()?);
-        let by = self.found(&keys, held, &sigs, order.needed, (&proved, request))?;
-        if let Some(fnek) = fnek
-            && keys.find_password(fnek).or_else(|| held(fnek)).is_none()
-        {
+        let find = |sig| {
+            let held = || open?.with_keys(|held| held.find_password(sig)).ok()?;
+            keys.find_password(sig).or_else(held)
+        };
+        let by = self.found(&keys, find, &sigs, order.needed, (&proved, request))?;
+        if let Some(fnek) = fnek.filter(|&fnek| find(fnek).is_none()) {
             return Err(Failure::NotARecipient(match self.rsa_key(fnek) {
                 Ok(_) => format!("names are encrypted by keys of passphrases, and {fnek} is RSA"),
                 Err(_) => format!("names are encrypted by key {fnek}, which is not here"),
             }));
         }
+        let covered = open.and_then(|open| open.with_keys(|held| held.covers(&keys)).ok());
+        let nothing_new = proved.is_empty() && covered == Some(true);
         Ok(Ready {
             keys,
-            by: if was_open == Some(true) {
-                Vec::new()
-            } else {
-                by
-            },
+            by: if nothing_new { Vec::new() } else { by },
             sigs,
         })
     }
@@ -147,7 +129,7 @@ impl Daemon {
     fn found(
         &self,
         keys: &FolderKeys,
-        held: impl Fn(KeySig) -> Option<(PassphraseKey, Found)>,
+        find: impl Fn(KeySig) -> Option<(PassphraseKey, Found)>,
         sigs: &[KeySig],
         needed: Needed,
         (proved, request): (&[KeySig], &Arc<Request>),
@@ -156,7 +138,7 @@ impl Daemon {
         let mut rsa = Vec::new();
         let mut missing = Vec::new();
         for &sig in sigs {
-            if let Some((_, found)) = keys.find_password(sig).or_else(|| held(sig)) {
+            if let Some((_, found)) = find(sig) {
                 by.push(of_password(sig, found));
             } else if let Some(key) = keys.rsa(self, sig)? {
                 rsa.push((sig, key));
@@ -183,6 +165,49 @@ impl Daemon {
         }
         by.extend(rsa.iter().map(|(sig, key)| of_rsa(*sig, key)));
         Ok(by)
+    }
+}
+
+/// Whose keys are wanted.
+struct Wanted {
+    /// Recipients of files.
+    sigs: Vec<KeySig>,
+    fnek: Option<KeySig>,
+    said: Said,
+}
+
+/// How it is known who the recipients are.
+enum Said {
+    /// They were named.
+    Beforehand,
+    /// Whoever's key is given is one.
+    ByTheKeys,
+}
+
+impl Wanted {
+    fn new(order: &UnlockEcryptfs) -> Self {
+        Self {
+            sigs: order.sigs.iter().copied().map(KeySig).collect(),
+            fnek: order.fnek.map(KeySig),
+            said: match order.sigs.is_empty() {
+                true => Said::ByTheKeys,
+                false => Said::Beforehand,
+            },
+        }
+    }
+
+    /// Takes a key that was given, or refuses one that is of no use.
+    fn accept(&mut self, sig: KeySig) -> Result<(), Failure> {
+        if self.sigs.contains(&sig) || self.fnek == Some(sig) {
+            return Ok(());
+        }
+        match self.said {
+            Said::Beforehand => Err(opens_nothing(sig, &self.sigs)),
+            Said::ByTheKeys => {
+                self.sigs.push(sig);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -229,7 +254,7 @@ fn opens_nothing(sig: KeySig, sigs: &[KeySig]) -> Failure {
 }
 
 /// Sigs, for people.
-pub(crate) fn listed(sigs: &[KeySig]) -> String {
+fn listed(sigs: &[KeySig]) -> String {
     let sigs: Vec<String> = sigs.iter().map(|sig| format!("key {sig}")).collect();
     sigs.join(" and ")
 }

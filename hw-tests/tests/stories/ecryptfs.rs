@@ -9,19 +9,19 @@ use serde_json::Value;
 use crate::scene::says;
 
 /// The login passphrase that both wrapped-passphrase files are wrapped by.
-const LOGIN: &str = "login pässwörd";
+pub const LOGIN: &str = "login pässwörd";
 
 /// The mount passphrase in them, which opens most of the folders.
-const PASSPHRASE: &str = "golden passphrase one";
+pub const PASSPHRASE: &str = "golden passphrase one";
 
 /// A file of the folders that a kernel wrote.
-fn data(name: &str) -> Vec<u8> {
+pub fn data(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vault/tests/data/ecryptfs");
     fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// Unpacks one of them to `lower`, below the user's home or anywhere of theirs.
-fn unpack(user: &User, name: &str, lower: &str) {
+pub fn unpack(user: &User, name: &str, lower: &str) {
     user.write("lower.tar.gz", data(&format!("{name}/lower.tar.gz")));
     user.sh(&format!(
         "mkdir -p \"{lower}\" && tar --no-same-owner --xattrs --xattrs-include='user.*' -xzf lower.tar.gz -C \"{lower}\""
@@ -30,7 +30,7 @@ fn unpack(user: &User, name: &str, lower: &str) {
 }
 
 /// Alice, with the folder `name` at `lower` and its passphrase in the file `pass`.
-fn alice_with(world: &mut World, name: &str) -> User {
+pub fn alice_with(world: &mut World, name: &str) -> User {
     let alice = world.user("alice");
     unpack(&alice, name, "lower");
     alice.write("pass", format!("{PASSPHRASE}\n"));

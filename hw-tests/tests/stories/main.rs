@@ -8,6 +8,7 @@ mod commands;
 mod configuration;
 mod daily_use;
 mod ecryptfs;
+mod ecryptfs_unlock;
 mod first_steps;
 mod identity;
 mod keyring;

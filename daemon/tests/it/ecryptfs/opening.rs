@@ -226,12 +226,15 @@ user_test! {
         };
         let strict = UnlockEcryptfs { others: OtherKeys::Refused, ..lower.by_passphrase() };
         unlock(&user.cli(), strict).unwrap();
+        // Nor once somebody unlocks it again who did not say so.
+        unlock(&user.cli(), lower.by_passphrase()).unwrap();
         let folder = lower.mount(user);
         let refused = folder.fek(&packets).unwrap_err();
         assert!(matches!(refused, Failure::NotARecipient(_)), "{refused:?}");
+        drop(folder);
         user.cli().run(Command::Lock(LockTarget::All)).unwrap();
         unlock(&user.cli(), lower.by_passphrase()).unwrap();
-        folder.fek(&packets).unwrap();
+        lower.mount(user).fek(&packets).unwrap();
     }
 }
 

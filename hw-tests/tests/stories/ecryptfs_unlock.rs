@@ -1,0 +1,92 @@
+//! Folders of the kernel's eCryptfs, unlocked and locked like volumes.
+
+use std::fs;
+
+use claviger_hw_tests::story;
+use serde_json::Value;
+
+use crate::ecryptfs::{LOGIN, PASSPHRASE, alice_with, data, unpack};
+use crate::scene::says;
+
+const UNLOCK: [&str; 3] = ["unlock", "--format", "ecryptfs"];
+
+story! {
+    /// "`unlock --format ecryptfs` takes the keys that `cat` takes", and status and lock know the folder.
+    fn a_folder_is_unlocked_shown_and_locked_like_a_volume(world) {
+        let alice = alice_with(world, "aes24-fnek");
+        let with = |options: &[&str]| alice.claviger([&UNLOCK[..], options, &["lower"]].concat());
+        let said = with(&["--passphrase-file", "pass"]).finish();
+        says(&said.stderr, &["Unlocked", "with passphrase 'key f2291ce4c3069633'"]);
+        says(&with(&["--passphrase-file", "pass"]).finish().stderr, &["was unlocked already"]);
+        let status: Value = serde_json::from_str(&alice.claviger(["status", "--json"]).ok()).unwrap();
+        let [folder] = status["volumes"].as_array().unwrap().as_slice() else { panic!("{status}") };
+        assert_eq!((&folder["unlocked"], &folder["epoch"]), (&true.into(), &Value::Null));
+        assert_eq!(folder["dir"], alice.home().join("lower").to_str().unwrap());
+        says(&alice.claviger(["status"]).ok(), &["unlocked", "opened   with passphrase"]);
+        says(&alice.claviger(["lock", "lower"]).ok(), &["Locked lower"]);
+        says(&alice.claviger(["status"]).ok(), &["No volume is open"]);
+
+        // Asked for where nothing is given, and the keyring has nothing.
+        let asked = alice.claviger([&UNLOCK[..], &["lower"]].concat()).answers(&[PASSPHRASE]).finish();
+        says(&asked.stderr, &["Unlocked"]);
+        says(&alice.claviger(["lock", "--all"]).ok(), &["Locked"]);
+
+        alice.write("wrapped", data("wrapped-passphrase-2"));
+        alice.write("login", LOGIN);
+        let home = with(&["--wrapped-passphrase", "wrapped", "--passphrase-file", "login"]).finish();
+        says(&home.stderr, &["Unlocked"]);
+    }
+}
+
+story! {
+    /// "A wrong passphrase is noticed at once, not at each file."
+    fn a_wrong_passphrase_of_a_folder_is_noticed_at_once(world) {
+        let alice = alice_with(world, "aes24-fnek");
+        alice.write("wrong", "wrong\n");
+        let wrong = [&UNLOCK[..], &["--passphrase-file", "wrong", "lower"]].concat();
+        let said = alice.claviger(wrong).fails(4);
+        says(&said, &["files are wrapped to key f2291ce4c3069633", "--wrapped-passphrase"]);
+        says(&alice.claviger(["status"]).ok(), &["No volume is open"]);
+    }
+}
+
+story! {
+    /// "An RSA key opens a folder", with the passphrase of the key file asked for once.
+    fn an_rsa_key_unlocks_a_folder(world) {
+        let alice = alice_with(world, "rsa2048-aes32-fnek");
+        alice.write("rsa2048.pem", data("rsa2048.pem"));
+        alice.write("rsa4096.pem", data("rsa4096.pem"));
+        let with = |key: &str| {
+            let keys = ["--key", key, "--fnek-passphrase-file", "pass", "lower"];
+            alice.claviger([&UNLOCK[..], &keys].concat()).answers(&["keypass"])
+        };
+        says(&with("rsa4096.pem").fails(4), &["what was given is key 28b7228a9391d6e9", "fd591e1468c3ea8a"]);
+        says(&with("rsa2048.pem").finish().stderr, &["Unlocked", "with file 'rsa2048.pem'"]);
+    }
+}
+
+story! {
+    /// "What cannot be done is refused by name, with the way out", before anybody is asked for anything.
+    fn mount_options_of_the_kernel_that_cannot_be_done_are_refused(world) {
+        let alice = alice_with(world, "aes16");
+        alice.sh("mkdir mnt").ok();
+        let mount = |options: &str| alice.claviger(["mount", "--format", "ecryptfs", "-o", options, "lower", "mnt"]);
+        says(&mount("ecryptfs_cipher=twofish").fails(17), &["twofish", "with the kernel's eCryptfs"]);
+        says(&mount("ecryptfs_hmac").fails(2), &["unknown mount option 'ecryptfs_hmac'"]);
+        says(&mount("key=passphrase").fails(2), &["--passphrase-file"]);
+        unpack(&alice, "blowfish-16", "other");
+        let other = ["mount", "--format", "ecryptfs", "--passphrase-file", "pass", "other", "mnt"];
+        says(&alice.claviger(other).fails(17), &["blowfish", "with the kernel's eCryptfs"]);
+        // A folder of root's, that the options let only root mount.
+        let roots = alice.home().join("roots");
+        fs::create_dir(&roots).unwrap();
+        let strict = ["mount", "--format", "ecryptfs", "-o", "ecryptfs_check_dev_ruid", "roots", "mnt"];
+        says(&alice.claviger(strict).fails(11), &["belongs to uid 0"]);
+        let native = ["mount", "--salt", "0011223344556677", "lower", "mnt"];
+        says(&alice.claviger(native).fails(2), &["--format ecryptfs"]);
+        let wrong = ["mount", "-o", "format=ext4", "lower", "mnt"];
+        says(&alice.claviger(wrong).fails(2), &["format=ext4"]);
+        let recovery = [&UNLOCK[..], &["--recovery-file", "pass", "lower"]].concat();
+        alice.claviger(recovery).fails(2);
+    }
+}
