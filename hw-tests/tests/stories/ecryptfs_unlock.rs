@@ -90,3 +90,49 @@ story! {
         alice.claviger(recovery).fails(2);
     }
 }
+
+story! {
+    /// "Reading and writing through a mount point", as with the kernel's module and without it.
+    fn a_folder_is_mounted_read_written_locked_and_unlocked(world) {
+        let alice = alice_with(world, "aes24-fnek");
+        alice.sh("mkdir mnt").ok();
+        let mount = ["mount", "--format", "ecryptfs", "--passphrase-file", "pass", "lower", "mnt"];
+        says(&alice.claviger(mount).finish().stderr, &["Unlocked", "authenticates nothing"]);
+        assert_eq!(alice.sh("cat mnt/size1").ok(), "1");
+        alice.sh("echo new >mnt/new").ok();
+        says(&alice.claviger(["status"]).ok(), &["unlocked", "mnt over"]);
+
+        says(&alice.claviger(["lock", "mnt"]).ok(), &["Locked"]);
+        says(&alice.sh("cat mnt/new").fails(1), &["Required key not available"]);
+        let unlock = [&UNLOCK[..], &["--passphrase-file", "pass", "mnt"]].concat();
+        says(&alice.claviger(unlock).finish().stderr, &["Unlocked"]);
+        assert_eq!(alice.sh("cat mnt/new").ok(), "new\n");
+        alice.claviger(["umount", "mnt"]).ok();
+
+        let cat = ["cat", "--format", "ecryptfs", "--passphrase-file", "pass", "lower", "new"];
+        assert_eq!(alice.claviger(cat).finish().stdout, "new\n");
+        // Under a name and with a key length that the folder's own files have.
+        let names = alice.sh("ls lower").ok();
+        assert!(names.lines().all(|name| name.starts_with("ECRYPTFS_FNEK_ENCRYPTED.")), "{names}");
+    }
+}
+
+story! {
+    /// "From fstab too": the options alone say what it is. An empty folder becomes an encrypted one.
+    fn an_empty_folder_is_mounted_by_options_alone_and_filled(world) {
+        let alice = world.user("alice");
+        alice.write("pass", PASSPHRASE);
+        alice.sh("mkdir lower mnt").ok();
+        let mount = ["mount", "-o", "format=ecryptfs,noexec", "--passphrase-file", "pass", "lower", "mnt"];
+        says(&alice.claviger(mount).finish().stderr, &["Unlocked"]);
+        alice.sh("mkdir mnt/a; echo new >mnt/a/b; mv mnt/a/b mnt/c").ok();
+        alice.claviger(["umount", "mnt"]).ok();
+        says(&alice.claviger(["ecryptfs", "inspect", "lower/c"]).ok(), &["aes-128", "f2291ce4c3069633"]);
+        // It says now itself what it is.
+        alice.claviger(["lock", "--all"]).ok();
+        let read_only = ["mount", "--format", "ecryptfs", "-o", "ro", "--passphrase-file", "pass", "lower", "mnt"];
+        alice.claviger(read_only).ok();
+        assert_eq!(alice.sh("cat mnt/c").ok(), "new\n");
+        says(&alice.sh("echo x >mnt/d").fails(2), &["Read-only"]);
+    }
+}

@@ -198,13 +198,5 @@ pub fn packets(header: &Header) -> Vec<u8> {
 
 /// A FEK, as files are opened with it.
 pub fn as_fek(secret: &Secret) -> Fek {
-    let fek = secret.expose();
-    let code = match fek.len() {
-        16 => 7,
-        24 => 8,
-        32 => 9,
-        other => panic!("{other} bytes"),
-    };
-    let sum: u16 = fek.iter().map(|&byte| u16::from(byte)).sum();
-    Fek::from_session_key(&[&[code], fek, &sum.to_be_bytes()].concat()).unwrap()
+    Fek::of_bytes(secret.expose()).unwrap()
 }
