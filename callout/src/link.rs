@@ -150,6 +150,15 @@ impl Link {
         )
     }
 
+    /// Says that this end leaves, if there is room: the peer notices without it too.
+    pub(crate) fn quit(&self, flags: Flags) {
+        let nothing = Ticket {
+            index: 0,
+            sequence: 0,
+        };
+        let _ = self.signal(Kind::Quit, flags, nothing);
+    }
+
     /// Sends what waits, as far as the peer has room.
     pub(crate) fn flush(&self) -> Result<Flushed, SendError> {
         let mut outbox = self.outbox();

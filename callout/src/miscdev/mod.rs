@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::foreign;
-use crate::poll::{Bell, Poll};
+use crate::poll::{Bell, Poll, Source};
 use crate::sys;
 use crate::wipe::{Kept, wipe};
 use packet::{Place, RESPONSE_MAX};
@@ -34,9 +34,6 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// More than the largest request: 547 bytes, around a FEK wrapped to an RSA-4096 key.
 const PACKET_MAX: usize = 4096;
-
-const BELL: u64 = 0;
-const PACKET: u64 = 1;
 
 /// What answers the kernel. Called on the responder's thread: return quickly, and let others work.
 pub trait KernelService: Send + Sync {
@@ -123,8 +120,8 @@ impl KernelResponder {
         let device = Arc::new(File::from(device));
         let bell = Bell::new()?;
         let poll = Poll::new()?;
-        poll.watch_bell(&bell, BELL)?;
-        poll.watch(&*device, PACKET)?;
+        poll.watch(&bell, Source::Bell)?;
+        poll.watch(&*device, Source::Device)?;
         let serve = move || serve(&device, poll, &*service);
         let thread = thread::Builder::new()
             .name("callout-kernel".to_owned())
@@ -155,17 +152,17 @@ impl Drop for KernelResponder {
     }
 }
 
-fn serve(device: &Arc<File>, mut poll: Poll, service: &dyn KernelService) {
+fn serve(device: &Arc<File>, poll: Poll, service: &dyn KernelService) {
     let mut buffer = Zeroizing::new(vec![0; PACKET_MAX]);
     loop {
         let ready = match poll.wait(None) {
             Ok(ready) => ready,
             Err(error) => return tracing::error!(%error, "waiting for the kernel"),
         };
-        if ready.contains(&BELL) {
+        if ready.contains(&Source::Bell) {
             return;
         }
-        if !ready.contains(&PACKET) {
+        if !ready.contains(&Source::Device) {
             continue;
         }
         // One thread reads: what made the device readable is still there, and this does not block.

@@ -1,20 +1,19 @@
 //! Who comes in: HELOs, and what becomes of them until the responder is registered.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::conns::{Conn, Phase, is_first_helo};
 use super::super::state::Seating;
-use super::{BURST, IoThread, LINKS, dismiss};
+use super::{BURST, IoThread};
 use crate::carrier::{Carrier, CarrierKind, Reception, netlink};
 use crate::ear::Ear;
 use crate::frame::{Flags, Frame, Header, Kind};
-use crate::link::{Link, LinkId};
+use crate::link::LinkId;
 use crate::peer::Uids;
+use crate::poll::Source;
 use crate::session::{self, Ends};
-use crate::sys::pidfd_open;
 use crate::{Serves, foreign};
 
 /// Handshakes of one uid in progress; one more is not begun. Each costs this thread two X25519
@@ -144,12 +143,15 @@ impl IoThread {
                 Seating::Taken { replaced, adopted } => (replaced, adopted),
                 Seating::Full => {
                     tracing::warn!(uid, "too many responders");
-                    dismiss(&link, Flags::NONE);
+                    link.quit(Flags::NONE);
                     return;
                 }
             };
-        let _process = self.watch_process(id, &link, pid);
         let kind = link.kind();
+        let _process = match kind {
+            CarrierKind::Unix => None,
+            CarrierKind::Netlink => self.poll.watch_process(id, pid),
+        };
         adopted
             .iter()
             .for_each(|(ticket, body)| shared.send_request(&link, *ticket, body));
@@ -163,7 +165,7 @@ impl IoThread {
             },
         );
         if let Some(replaced) = replaced {
-            dismiss(&replaced, Flags::REPLACED);
+            replaced.quit(Flags::REPLACED);
             self.conns.remove(&replaced.id());
         }
         tracing::info!(uid, carrier = %kind, "responder registered");
@@ -172,21 +174,6 @@ impl IoThread {
             shared.observer.process(uid, pid);
             shared.observer.registered(uid, kind);
         });
-    }
-
-    /// Netlink tells nobody that a peer is gone; its process does. The pid is only a hint: one that
-    /// is not known here leaves `ECONNREFUSED` and deadlines to tell.
-    fn watch_process(&self, id: LinkId, link: &Link, pid: i32) -> Option<OwnedFd> {
-        match link.kind() {
-            CarrierKind::Unix => None,
-            CarrierKind::Netlink => {
-                let process = pidfd_open(pid).ok()?;
-                self.poll
-                    .watch(&process, LINKS + 2 * id.number() + 1)
-                    .ok()?;
-                Some(process)
-            }
-        }
     }
 
     /// Whether one more handshake of `uid` may begin. Asked before anything is computed for it.
@@ -207,7 +194,7 @@ impl IoThread {
             phase,
             _process: None,
         };
-        match self.poll.watch(&conn, LINKS + 2 * id.number()) {
+        match self.poll.watch(&conn, Source::Frames(id)) {
             Ok(()) => drop(self.conns.insert(id, conn)),
             Err(error) => tracing::warn!(%error, "cannot watch a connection"),
         }

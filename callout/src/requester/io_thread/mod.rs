@@ -15,9 +15,9 @@ use crate::carrier::Inbox;
 use crate::congestion::Congestion;
 use crate::ear::Heard;
 use crate::frame::{Flags, Kind};
-use crate::link::{Link, LinkId};
+use crate::link::LinkId;
 use crate::peer::Uids;
-use crate::poll::Poll;
+use crate::poll::{Poll, Source};
 use crate::session::Subject;
 use crate::{CallError, Instance, Pending, Serves, Ticket, foreign};
 
@@ -26,12 +26,6 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(2);
 
 /// Frames taken from one connection before the others have their turn.
 const BURST: usize = 32;
-
-const BELL: u64 = 0;
-const NETLINK: u64 = 1;
-const UNIX: u64 = 2;
-/// Then two numbers a link: its frames, its process.
-const LINKS: u64 = 16;
 
 pub(super) struct IoThread {
     shared: Arc<Shared>,
@@ -55,12 +49,12 @@ impl IoThread {
         serves: Serves,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        poll.watch_bell(&shared.bell, BELL)?;
+        poll.watch(&shared.bell, Source::Bell)?;
         if let Some(port) = &listeners.netlink {
-            poll.watch(port.fd(), NETLINK)?;
+            poll.watch(port.fd(), Source::NetlinkPort)?;
         }
         if let Some(listener) = &listeners.unix {
-            poll.watch(listener.fd(), UNIX)?;
+            poll.watch(listener.fd(), Source::UnixListener)?;
         }
         Ok(Self {
             shared,
@@ -78,26 +72,25 @@ impl IoThread {
 
     pub(super) fn run(mut self) {
         while self.upkeep() == Run::Going {
-            let tokens = match self.poll.wait(self.wake_at()) {
-                Ok(tokens) => tokens,
+            let sources = match self.poll.wait(self.wake_at()) {
+                Ok(sources) => sources,
                 Err(error) => {
                     tracing::error!(%error, "requester cannot wait for its sockets");
                     break;
                 }
             };
-            for token in tokens {
-                match token {
-                    BELL => self.shared.bell.silence(),
-                    NETLINK => self.take_netlink_helos(),
-                    UNIX => self.accept(),
-                    token => {
-                        let id = LinkId::new((token - LINKS) / 2);
+            for source in sources {
+                match source {
+                    Source::Bell => self.shared.bell.silence(),
+                    Source::NetlinkPort => self.take_netlink_helos(),
+                    Source::UnixListener => self.accept(),
+                    Source::Frames(id) => self.hear(id),
+                    Source::Process(id) => {
+                        // What it sent before it ended is taken first.
                         self.hear(id);
-                        // What a process sent before it ended was taken first.
-                        if token % 2 == 1 {
-                            self.end(id);
-                        }
+                        self.end(id);
                     }
+                    Source::Folders | Source::Device => {}
                 }
             }
         }
@@ -229,18 +222,9 @@ impl IoThread {
     fn leave(self) {
         for conn in self.conns.values() {
             if let Phase::Registered(ear) = &conn.phase {
-                dismiss(ear.link(), Flags::NONE);
+                ear.link().quit(Flags::NONE);
             }
         }
         self.shared.settle(|state| state.table.stop());
     }
-}
-
-/// Sends QUIT, if there is room: the peer notices the end without it too.
-fn dismiss(link: &Link, flags: Flags) {
-    let nothing = Ticket {
-        index: 0,
-        sequence: 0,
-    };
-    let _ = link.signal(Kind::Quit, flags, nothing);
 }

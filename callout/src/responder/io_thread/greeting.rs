@@ -1,7 +1,6 @@
 //! Requesters as they are found: whom to greet, when, and over which carrier.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,14 +8,14 @@ use super::super::PeerInfo;
 use super::super::attempt::{Answered, Attempt, Progress, carriers};
 use super::super::call::Calls;
 use super::super::peer::Peer;
-use super::{Conn, IoThread, LINKS, Phase};
+use super::{Conn, IoThread, Phase};
 use crate::carrier::CarrierKind;
 use crate::ear::Ear;
 use crate::frame::{Flags, Kind};
 use crate::link::LinkId;
+use crate::poll::Source;
 use crate::rendezvous::Found;
 use crate::session::Subject;
-use crate::sys::pidfd_open;
 use crate::{Instance, foreign};
 
 /// Waits between attempts to greet one requester: doubled from the first to the last.
@@ -108,7 +107,7 @@ impl IoThread {
                 Ok(attempt) => {
                     self.last_link += 1;
                     let id = LinkId::new(self.last_link);
-                    if let Err(error) = self.poll.watch(attempt.fd(), LINKS + 2 * id.number()) {
+                    if let Err(error) = self.poll.watch(attempt.fd(), Source::Frames(id)) {
                         tracing::warn!(%error, "cannot watch a connection");
                         continue;
                     }
@@ -201,7 +200,7 @@ impl IoThread {
         known.standing = Standing::Up(id);
         let _process = match kind {
             CarrierKind::Unix => None,
-            CarrierKind::Netlink => self.watch_process(id, pid),
+            CarrierKind::Netlink => self.poll.watch_process(id, pid),
         };
         tracing::info!(%instance, carrier = %kind, "requester connected");
         foreign::run("a service", || self.service.connected(&peer.info));
@@ -216,15 +215,6 @@ impl IoThread {
                 },
             },
         );
-    }
-
-    /// Netlink tells nobody that a peer is gone; its process does.
-    fn watch_process(&self, id: LinkId, pid: i32) -> Option<OwnedFd> {
-        let process = pidfd_open(pid).ok()?;
-        self.poll
-            .watch(&process, LINKS + 2 * id.number() + 1)
-            .ok()?;
-        Some(process)
     }
 
     /// Tries the next carrier, or waits to try again.

@@ -20,7 +20,7 @@ use crate::ear::{Ear, Heard};
 use crate::frame::{Flags, Kind};
 use crate::link::LinkId;
 use crate::peer::Uids;
-use crate::poll::Poll;
+use crate::poll::{Poll, Source};
 use crate::rendezvous::{Namespaces, Watch};
 use crate::session::Subject;
 use crate::{Instance, Ticket, foreign};
@@ -28,11 +28,6 @@ use greeting::{Known, Standing};
 
 /// Frames taken from one connection before the others have their turn.
 const BURST: usize = 32;
-
-const BELL: u64 = 0;
-const WATCH: u64 = 1;
-/// Then two numbers a link: its frames, its process.
-const LINKS: u64 = 16;
 
 pub(super) struct IoThread {
     shared: Arc<Shared>,
@@ -73,8 +68,8 @@ impl IoThread {
         service: Arc<dyn Service>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        poll.watch_bell(&shared.bell, BELL)?;
-        poll.watch(watch.fd(), WATCH)?;
+        poll.watch(&shared.bell, Source::Bell)?;
+        poll.watch(watch.fd(), Source::Folders)?;
         Ok(Self {
             shared,
             service,
@@ -99,25 +94,24 @@ impl IoThread {
                 settled = true;
                 self.shared.settle();
             }
-            let tokens = match self.poll.wait(self.wake_at()) {
-                Ok(tokens) => tokens,
+            let sources = match self.poll.wait(self.wake_at()) {
+                Ok(sources) => sources,
                 Err(error) => {
                     tracing::error!(%error, "responder cannot wait for its sockets");
                     break;
                 }
             };
-            for token in tokens {
-                match token {
-                    BELL => self.shared.bell.silence(),
-                    WATCH => self.look_around(),
-                    token => {
-                        let id = LinkId::new((token - LINKS) / 2);
+            for source in sources {
+                match source {
+                    Source::Bell => self.shared.bell.silence(),
+                    Source::Folders => self.look_around(),
+                    Source::Frames(id) => self.hear(id),
+                    Source::Process(id) => {
+                        // What it sent before it ended is taken first.
                         self.hear(id);
-                        // What a process sent before it ended was taken first.
-                        if token % 2 == 1 {
-                            self.end(id);
-                        }
+                        self.end(id);
                     }
+                    Source::NetlinkPort | Source::UnixListener | Source::Device => {}
                 }
             }
         }
@@ -224,12 +218,7 @@ impl IoThread {
     fn leave(self) {
         for conn in self.conns.into_values() {
             if let Phase::Up { peer, .. } = conn.phase {
-                let nothing = Ticket {
-                    index: 0,
-                    sequence: 0,
-                };
-                // Unread, it is as good as sent: the socket closes.
-                let _ = peer.link.signal(Kind::Quit, Flags::NONE, nothing);
+                peer.link.quit(Flags::NONE);
                 self.shared.remove(&peer);
                 peer.calls.cancel_all();
             }
