@@ -18,6 +18,8 @@ pub(crate) struct Ear {
     opener: Opener,
     /// Whose it is. Frames of any other uid are dropped unread.
     uid: u32,
+    /// Heard already, by one whom it did not concern. Boxed, since there is seldom one.
+    put_back: Option<Box<Heard>>,
 }
 
 /// What a peer had to say.
@@ -55,6 +57,7 @@ impl Ear {
             carrier,
             opener,
             uid,
+            put_back: None,
         }
     }
 
@@ -67,8 +70,21 @@ impl Ear {
         self.carrier.fd()
     }
 
+    /// Leaves what was heard to the next who listens.
+    pub(crate) fn put_back(&mut self, heard: Heard) {
+        self.put_back = Some(Box::new(heard));
+    }
+
+    /// Whether the next who listens hears something that epoll does not know of.
+    pub(crate) fn has_put_back(&self) -> bool {
+        self.put_back.is_some()
+    }
+
     /// Takes one frame.
     pub(crate) fn hear(&mut self, inbox: &mut Inbox) -> Heard {
+        if let Some(heard) = self.put_back.take() {
+            return *heard;
+        }
         match receive(&*self.carrier, self.uid, inbox) {
             Received::Nothing => Heard::Nothing,
             Received::Dropped => Heard::Dropped,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::link::LinkId;
@@ -143,22 +144,67 @@ impl Poll {
     }
 }
 
-/// Rounded up: epoll counts whole milliseconds, and waking early would spin.
-fn timeout(until: Option<Instant>) -> EpollTimeout {
+/// What ended a wait for one descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// It is readable, or its end has come.
+    Readable,
+    /// The bell rang.
+    Bell,
+    /// Neither in time.
+    Late,
+}
+
+/// Waits for one descriptor, for a thread that is no event loop.
+pub(crate) fn wait_for(fd: BorrowedFd<'_>, bell: &Bell, until: Instant) -> Woken {
+    let mut fds = [
+        PollFd::new(fd, PollFlags::POLLIN),
+        PollFd::new(bell.as_fd(), PollFlags::POLLIN),
+    ];
+    while Instant::now() < until {
+        match nix::poll::poll(&mut fds, timeout(Some(until))) {
+            Err(Errno::EINTR) => {}
+            Ok(0) | Err(_) => break,
+            Ok(_) => {
+                let [_, bell] = fds;
+                return match bell.any() {
+                    Some(true) => Woken::Bell,
+                    Some(false) | None => Woken::Readable,
+                };
+            }
+        }
+    }
+    Woken::Late
+}
+
+/// Rounded up: poll and epoll count whole milliseconds, and waking early would spin.
+fn timeout(until: Option<Instant>) -> PollTimeout {
     let Some(until) = until else {
-        return EpollTimeout::NONE;
+        return PollTimeout::NONE;
     };
     let left = until.saturating_duration_since(Instant::now());
     let whole = left + Duration::from_nanos(999_999);
     i32::try_from(whole.as_millis())
         .ok()
-        .and_then(|ms| EpollTimeout::try_from(ms).ok())
-        .unwrap_or(EpollTimeout::MAX)
+        .and_then(|ms| PollTimeout::try_from(ms).ok())
+        .unwrap_or(PollTimeout::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_readable_without_end_keeps_nobody_beyond_his_time_or_from_the_bell() {
+        let (readable, bell) = (Bell::new().unwrap(), Bell::new().unwrap());
+        readable.ring();
+        let later = Instant::now() + Duration::from_secs(3600);
+        let wait = |until| wait_for(readable.as_fd(), &bell, until);
+        assert_eq!(wait(later), Woken::Readable);
+        assert_eq!(wait(Instant::now()), Woken::Late);
+        bell.ring();
+        assert_eq!(wait(later), Woken::Bell);
+    }
 
     #[test]
     fn a_source_and_its_number_are_one_to_one() {

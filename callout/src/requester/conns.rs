@@ -1,4 +1,4 @@
-//! Connections a requester accepted, from the first HELO on.
+//! Connections a requester accepted, and where they come in.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -13,14 +13,12 @@ pub(super) struct Listeners {
     pub(super) unix: Option<unix::Listener>,
 }
 
-/// One responder, or what wants to be one.
-pub(super) struct Conn {
+/// What wants to be a responder.
+pub(super) struct Newcomer {
     /// Whose it is.
     pub(super) uid: u32,
     pub(super) since: Instant,
     pub(super) phase: Phase,
-    /// Netlink only: readable once the responder's process has ended.
-    pub(super) _process: Option<OwnedFd>,
 }
 
 pub(super) enum Phase {
@@ -28,8 +26,13 @@ pub(super) enum Phase {
     Accepted(unix::Unix),
     /// Has our answer; must show that it holds the session's keys.
     Answered(Ear),
-    /// Has the seat of its uid.
-    Registered(Ear),
+}
+
+/// A responder: its ear is in the seat of its uid.
+pub(super) struct Registered {
+    pub(super) uid: u32,
+    /// Netlink only: readable once the responder's process has ended.
+    pub(super) _process: Option<OwnedFd>,
 }
 
 /// What a connection had to say.
@@ -40,15 +43,11 @@ pub(super) enum Said {
     Heard(Heard),
 }
 
-impl Conn {
-    pub(super) fn is_registered(&self) -> bool {
-        matches!(self.phase, Phase::Registered(_))
-    }
-
+impl Newcomer {
     /// Takes one frame.
     pub(super) fn hear(&mut self, inbox: &mut Inbox) -> Said {
         match &mut self.phase {
-            Phase::Answered(ear) | Phase::Registered(ear) => Said::Heard(ear.hear(inbox)),
+            Phase::Answered(ear) => Said::Heard(ear.hear(inbox)),
             Phase::Accepted(unix) => match ear::receive(unix, self.uid, inbox) {
                 Received::Frame(frame, _) if is_first_helo(&frame) => {
                     Said::Helo(frame.body.to_vec())
@@ -66,11 +65,11 @@ pub(super) fn is_first_helo(frame: &Frame<'_>) -> bool {
     frame.header.kind == Kind::Helo && frame.header.flags == Flags::NONE
 }
 
-impl AsFd for Conn {
+impl AsFd for Newcomer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.phase {
             Phase::Accepted(unix) => unix.fd(),
-            Phase::Answered(ear) | Phase::Registered(ear) => ear.fd(),
+            Phase::Answered(ear) => ear.fd(),
         }
     }
 }

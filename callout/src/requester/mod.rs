@@ -3,6 +3,7 @@
 mod conns;
 mod io_thread;
 mod state;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -198,7 +199,14 @@ impl Requester {
         let (sender, receiver) = mpsc::sync_channel(1);
         // The receiver waits until the completion has run: it cannot be gone.
         let done = Box::new(move |outcome| drop(sender.send(outcome)));
-        self.submit(uid, body, deadline, done);
+        // Before it is sent, or the answer may be there before this listens.
+        let turn = self.shared.turn(uid);
+        let ticket = self.submit(uid, body, deadline, done);
+        if let (Some(turn), Some(ticket)) = (turn, ticket)
+            && let Some(outcome) = turn.wait(ticket, deadline)
+        {
+            return outcome;
+        }
         receiver.recv().unwrap_or(Err(CallError::Stopped))
     }
 

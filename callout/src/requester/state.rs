@@ -8,39 +8,78 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::{Limits, Observer};
-use crate::carrier::CarrierKind;
+use crate::carrier::{CarrierKind, Inbox};
+use crate::ear::Ear;
 use crate::frame::{Flags, Kind};
 use crate::link::{Link, LinkId, Recalled, SendError, Sent};
-use crate::poll::Bell;
+use crate::poll::{Bell, Poll};
 use crate::session::Subject;
 use crate::table::{Abandoned, Body, Completion, Place, Table};
 use crate::wipe::Kept;
-use crate::{CallError, Ticket, foreign};
+use crate::{CallError, Outcome, Ticket, foreign};
 
 pub(super) struct Shared {
     state: Mutex<State>,
     registered: Condvar,
+    /// What the thread waits for.
+    pub(super) poll: Poll,
     pub(super) bell: Bell,
+    /// Of the caller that had the last turn, for the next.
+    pub(super) inbox: Mutex<Option<Inbox>>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) limits: Limits,
 }
 
-/// Locked for as long as it takes to look at it: no system call, no callback.
+/// Locked for as long as it takes to look at it: no callback, and no system call but epoll_ctl(2), so that
+/// an ear is watched while it is in its seat and never otherwise.
 pub(super) struct State {
     pub(super) table: Table,
-    seats: HashMap<u32, Seat>,
+    pub(super) seats: HashMap<u32, Seat>,
     /// Links on which a send failed, for the thread to take down.
-    lost: Vec<LinkId>,
+    pub(super) lost: Vec<LinkId>,
     /// Links that have frames waiting.
     congested: Vec<Arc<Link>>,
+    /// Links of which a caller heard what was not for it.
+    pub(super) unheard: Vec<LinkId>,
     run: Run,
 }
 
 /// A uid's place for one responder.
-enum Seat {
-    Taken(Arc<Link>),
+pub(super) enum Seat {
+    Taken(Seated),
     /// The last one vanished; a successor may come until then.
     Vacant(Instant),
+}
+
+/// A registered responder. Dropping it closes the connection, and ends the turn of the caller that listens.
+pub(super) struct Seated {
+    link: Arc<Link>,
+    /// `None` while somebody listens: the thread, or a caller.
+    pub(super) ear: Option<Ear>,
+    /// Rung when a caller is to let go of the ear.
+    pub(super) over: Bell,
+}
+
+impl Seated {
+    /// A responder to whose ear the thread listens still.
+    pub(super) fn new(link: &Arc<Link>) -> io::Result<Self> {
+        Ok(Self {
+            link: Arc::clone(link),
+            ear: None,
+            over: Bell::new()?,
+        })
+    }
+
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.link.close();
+        self.over.ring();
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,13 +101,16 @@ impl Shared {
             seats: HashMap::new(),
             lost: Vec::new(),
             congested: Vec::new(),
+            unheard: Vec::new(),
             run: Run::Going,
         };
         let state = Mutex::new(state);
         Ok(Self {
             state,
             registered: Condvar::new(),
+            poll: Poll::new()?,
             bell: Bell::new()?,
+            inbox: Mutex::default(),
             observer,
             limits,
         })
@@ -94,7 +136,9 @@ impl Shared {
             });
         }
         let (place, link) = match state.seats.get(&uid) {
-            Some(Seat::Taken(link)) => (Place::Sent(link.id()), Some(Arc::clone(link))),
+            Some(Seat::Taken(Seated { link, .. })) => {
+                (Place::Sent(link.id()), Some(Arc::clone(link)))
+            }
             Some(Seat::Vacant(until)) if Instant::now() < *until => (Place::Waiting(*until), None),
             Some(Seat::Vacant(_)) | None => {
                 return Err(Refused {
@@ -157,9 +201,9 @@ impl Shared {
 
     /// Tells the responder that a request is off, unless it never saw it.
     pub(super) fn tell_abandoned(&self, abandoned: &Abandoned) {
-        let link = match self.state().seats.get(&abandoned.uid) {
-            Some(Seat::Taken(link)) if link.id() == abandoned.link => Arc::clone(link),
-            Some(Seat::Taken(_) | Seat::Vacant(_)) | None => return,
+        let link = self.state().seated(abandoned.uid).cloned();
+        let Some(link) = link.filter(|link| link.id() == abandoned.link) else {
+            return;
         };
         if link.recall(abandoned.ticket) == Recalled::Unsent {
             return;
@@ -227,17 +271,17 @@ impl Shared {
 pub(super) enum Seating {
     /// It has the seat; the one it replaced, and what waited for it.
     Taken {
-        replaced: Option<Arc<Link>>,
+        replaced: Option<Seated>,
         adopted: Vec<(Ticket, Body)>,
     },
     /// Too many uids have one.
-    Full,
+    Full(Seated),
 }
 
 impl State {
     pub(super) fn seated(&self, uid: u32) -> Option<&Arc<Link>> {
         match self.seats.get(&uid)? {
-            Seat::Taken(link) => Some(link),
+            Seat::Taken(seated) => Some(&seated.link),
             Seat::Vacant(_) => None,
         }
     }
@@ -246,37 +290,62 @@ impl State {
         self.run
     }
 
-    /// Registers `link` for `uid` and hands it what its predecessor left.
-    pub(super) fn seat(&mut self, uid: u32, link: &Arc<Link>, limits: &Limits) -> Seating {
+    /// Registers a responder for `uid` and hands it what its predecessor left.
+    pub(super) fn seat(&mut self, uid: u32, seated: Seated, limits: &Limits) -> Seating {
         let now = Instant::now();
         self.seats
             .retain(|_, seat| !matches!(seat, Seat::Vacant(until) if *until <= now));
         if !self.seats.contains_key(&uid) && self.seats.len() >= limits.responders {
-            return Seating::Full;
+            return Seating::Full(seated);
         }
-        let replaced = match self.seats.insert(uid, Seat::Taken(Arc::clone(link))) {
+        let link = seated.link.id();
+        let replaced = match self.seats.insert(uid, Seat::Taken(seated)) {
             Some(Seat::Taken(old)) => {
-                self.table.lose(old.id(), now + limits.successor_wait);
+                self.table.lose(old.link.id(), now + limits.successor_wait);
                 Some(old)
             }
             Some(Seat::Vacant(_)) | None => None,
         };
         Seating::Taken {
             replaced,
-            adopted: self.table.adopt(uid, link.id()),
+            adopted: self.table.adopt(uid, link),
         }
     }
 
-    /// Takes the seat from `link`, if it has one; says so.
-    pub(super) fn unseat(&mut self, uid: u32, link: LinkId, limits: &Limits) -> Unseated {
-        match self.seats.get(&uid) {
-            Some(Seat::Taken(seated)) if seated.id() == link => {
-                let until = Instant::now() + limits.successor_wait;
-                self.seats.insert(uid, Seat::Vacant(until));
-                self.table.lose(link, until);
-                Unseated::Vacant
+    /// Takes the seat from `link`, if it has it.
+    pub(super) fn unseat(&mut self, uid: u32, link: LinkId, limits: &Limits) -> Option<Seated> {
+        let seat = self.seats.get_mut(&uid)?;
+        if !matches!(seat, Seat::Taken(seated) if seated.link.id() == link) {
+            return None;
+        }
+        let until = Instant::now() + limits.successor_wait;
+        let unseated = std::mem::replace(seat, Seat::Vacant(until));
+        self.table.lose(link, until);
+        match unseated {
+            Seat::Taken(seated) => Some(seated),
+            Seat::Vacant(_) => None,
+        }
+    }
+
+    /// Takes all seats.
+    pub(super) fn take_seated(&mut self) -> Vec<Seated> {
+        let seats = std::mem::take(&mut self.seats).into_values();
+        seats
+            .filter_map(|seat| match seat {
+                Seat::Taken(seated) => Some(seated),
+                Seat::Vacant(_) => None,
+            })
+            .collect()
+    }
+
+    /// Puts an ear into its seat, or gives it back if that is another's by now.
+    pub(super) fn keep_ear(&mut self, uid: u32, ear: Ear) -> Option<Ear> {
+        match self.seats.get_mut(&uid) {
+            Some(Seat::Taken(seated)) if seated.link.id() == ear.link().id() => {
+                seated.ear = Some(ear);
+                None
             }
-            Some(Seat::Taken(_) | Seat::Vacant(_)) | None => Unseated::WasNotSeated,
+            Some(Seat::Taken(_) | Seat::Vacant(_)) | None => Some(ear),
         }
     }
 
@@ -288,6 +357,10 @@ impl State {
         std::mem::take(&mut self.congested)
     }
 
+    pub(super) fn take_unheard(&mut self) -> Vec<LinkId> {
+        std::mem::take(&mut self.unheard)
+    }
+
     pub(super) fn put_congested(&mut self, link: Arc<Link>) {
         if !self.congested.iter().any(|other| other.id() == link.id()) {
             self.congested.push(link);
@@ -295,9 +368,10 @@ impl State {
     }
 }
 
-/// Whether a link that ended was registered.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unseated {
-    Vacant,
-    WasNotSeated,
+/// What a RESPONSE says.
+pub(super) fn outcome(response: Subject, body: Zeroizing<Vec<u8>>) -> Outcome {
+    match response.flags.contains(Flags::UNANSWERED) {
+        true => Err(CallError::Unanswered),
+        false => Ok(body),
+    }
 }

@@ -108,7 +108,7 @@ impl Table {
         body: Body,
         completion: Completion,
     ) -> Result<Ticket, Completion> {
-        let held = self.allocated.get(&uid).copied().unwrap_or(0);
+        let held = self.held(uid);
         if held >= self.quota {
             return Err(completion);
         }
@@ -154,6 +154,27 @@ impl Table {
             }
             Some(_) | None => Err(Mismatch),
         }
+    }
+
+    /// Frees the context of `ticket`, whose answer the caller has from `link` and needs no completion.
+    ///
+    /// # Errors
+    /// [`Mismatch`] unless that request is pending with that link; nothing changes.
+    pub(crate) fn answer(&mut self, link: LinkId, ticket: Ticket) -> Result<(), Mismatch> {
+        match self.pending(ticket) {
+            Some(context) if context.place == Place::Sent(link) => {
+                let uid = context.uid;
+                self.set(ticket.index, Slot::Free);
+                self.release(ticket.index, uid);
+                Ok(())
+            }
+            Some(_) | None => Err(Mismatch),
+        }
+    }
+
+    /// How many contexts `uid` has.
+    pub(crate) fn held(&self, uid: u32) -> usize {
+        self.allocated.get(&uid).copied().unwrap_or(0)
     }
 
     /// Whether `ticket` is pending with `link`.
@@ -253,13 +274,7 @@ impl Table {
         else {
             unreachable!("only DONE contexts are in the done list");
         };
-        self.free.push_back(index);
-        if let Some(held) = self.allocated.get_mut(&uid) {
-            *held -= 1;
-            if *held == 0 {
-                self.allocated.remove(&uid);
-            }
-        }
+        self.release(index, uid);
         Some((completion, outcome))
     }
 
@@ -295,6 +310,17 @@ impl Table {
                 Slot::Free | Slot::Done { .. } => None,
             })
             .collect()
+    }
+
+    /// Counts a slot that has become FREE.
+    fn release(&mut self, index: u32, uid: u32) {
+        self.free.push_back(index);
+        if let Some(held) = self.allocated.get_mut(&uid) {
+            *held -= 1;
+            if *held == 0 {
+                self.allocated.remove(&uid);
+            }
+        }
     }
 
     fn settle(&mut self, index: u32, outcome: Outcome) {

@@ -130,6 +130,10 @@ impl Service for Answers {
             "drop" => drop(call),
             "panic" => panic!("as asked"),
             "die" => process::abort(),
+            "last-words" => {
+                call.reply(Zeroizing::new(rest.as_bytes().to_vec()));
+                process::abort();
+            }
             "touch" => {
                 call.pending(Pending::Touch);
                 call.reply(Zeroizing::new(b"touched".to_vec()));

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::conns::{Conn, Phase, is_first_helo};
-use super::super::state::Seating;
+use super::super::conns::{Newcomer, Phase, Registered, is_first_helo};
+use super::super::state::{Seated, Seating};
 use super::{BURST, IoThread};
 use crate::carrier::{Carrier, CarrierKind, Reception, netlink};
 use crate::ear::Ear;
@@ -83,11 +83,11 @@ impl IoThread {
 
     /// A HELO on a unix connection.
     pub(super) fn greeted(&mut self, id: LinkId, helo: &[u8]) {
-        if let Some(Conn {
+        if let Some(Newcomer {
             uid,
             phase: Phase::Accepted(unix),
             ..
-        }) = self.conns.remove(&id)
+        }) = self.newcomers.remove(&id)
         {
             // It is admitted anew, which watches it anew.
             self.poll.forget(unix.fd());
@@ -124,26 +124,29 @@ impl IoThread {
 
     /// The responder has shown that it holds the session's keys.
     pub(super) fn register(&mut self, id: LinkId, pid: i32) {
-        let Some(conn) = self.conns.remove(&id) else {
-            return;
-        };
-        let Conn {
+        let Some(Newcomer {
             uid,
-            since,
             phase: Phase::Answered(ear),
             ..
-        } = conn
+        }) = self.newcomers.remove(&id)
         else {
             return;
         };
         let shared = Arc::clone(&self.shared);
         let link = Arc::clone(ear.link());
+        let seated = match Seated::new(&link) {
+            Ok(seated) => seated,
+            Err(error) => {
+                tracing::warn!(uid, %error, "cannot seat a responder");
+                return;
+            }
+        };
         let (replaced, adopted) =
-            match shared.settle(|state| state.seat(uid, &link, &shared.limits)) {
+            match shared.settle(|state| state.seat(uid, seated, &shared.limits)) {
                 Seating::Taken { replaced, adopted } => (replaced, adopted),
-                Seating::Full => {
+                Seating::Full(refused) => {
                     tracing::warn!(uid, "too many responders");
-                    link.quit(Flags::NONE);
+                    refused.link().quit(Flags::NONE);
                     return;
                 }
             };
@@ -155,18 +158,10 @@ impl IoThread {
         adopted
             .iter()
             .for_each(|(ticket, body)| shared.send_request(&link, *ticket, body));
-        self.conns.insert(
-            id,
-            Conn {
-                uid,
-                since,
-                phase: Phase::Registered(ear),
-                _process,
-            },
-        );
+        self.registered.insert(id, Registered { uid, _process });
         if let Some(replaced) = replaced {
-            replaced.quit(Flags::REPLACED);
-            self.conns.remove(&replaced.id());
+            replaced.link().quit(Flags::REPLACED);
+            self.registered.remove(&replaced.link().id());
         }
         tracing::info!(uid, carrier = %kind, "responder registered");
         shared.announce_registered();
@@ -174,13 +169,15 @@ impl IoThread {
             shared.observer.process(uid, pid);
             shared.observer.registered(uid, kind);
         });
+        // Last, so that no caller has an answer before the observer knows who gave it.
+        shared.keep_ear(uid, ear);
     }
 
     /// Whether one more handshake of `uid` may begin. Asked before anything is computed for it.
     fn has_room(&self, uid: u32) -> bool {
         let (mut own, mut all) = (0, 0);
-        for conn in self.conns.values().filter(|conn| !conn.is_registered()) {
-            own += usize::from(conn.uid == uid);
+        for newcomer in self.newcomers.values() {
+            own += usize::from(newcomer.uid == uid);
             all += 1;
         }
         own < HANDSHAKES_PER_UID && all < self.shared.limits.responders
@@ -188,14 +185,13 @@ impl IoThread {
 
     /// Keeps a connection that is not registered yet.
     fn admit(&mut self, id: LinkId, uid: u32, phase: Phase) {
-        let conn = Conn {
+        let newcomer = Newcomer {
             uid,
             since: Instant::now(),
             phase,
-            _process: None,
         };
-        match self.poll.watch(&conn, Source::Frames(id)) {
-            Ok(()) => drop(self.conns.insert(id, conn)),
+        match self.poll.watch(&newcomer, Source::Frames(id)) {
+            Ok(()) => drop(self.newcomers.insert(id, newcomer)),
             Err(error) => tracing::warn!(%error, "cannot watch a connection"),
         }
     }

@@ -9,8 +9,9 @@ use zeroize::Zeroizing;
 
 mod door;
 
-use super::conns::{Conn, Listeners, Phase, Said};
-use super::state::{Run, Shared, Unseated};
+use super::conns::{Listeners, Newcomer, Phase, Registered, Said};
+use super::state::{Run, Shared, outcome};
+use super::turn::EarIs;
 use crate::carrier::Inbox;
 use crate::congestion::Congestion;
 use crate::ear::Heard;
@@ -19,7 +20,7 @@ use crate::link::LinkId;
 use crate::peer::Uids;
 use crate::poll::{Poll, Source};
 use crate::session::Subject;
-use crate::{CallError, Instance, Pending, Serves, Ticket, foreign};
+use crate::{Instance, Pending, Serves, Ticket, foreign};
 
 /// Time from the first HELO, or from connecting, to the registration.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(2);
@@ -35,7 +36,8 @@ pub(super) struct IoThread {
     instance: Instance,
     uids: Uids,
     serves: Serves,
-    conns: HashMap<LinkId, Conn>,
+    newcomers: HashMap<LinkId, Newcomer>,
+    registered: HashMap<LinkId, Registered>,
     last_link: u64,
     congestion: Congestion,
 }
@@ -48,7 +50,7 @@ impl IoThread {
         uids: Uids,
         serves: Serves,
     ) -> io::Result<Self> {
-        let poll = Poll::new()?;
+        let poll = shared.poll.clone();
         poll.watch(&shared.bell, Source::Bell)?;
         if let Some(port) = &listeners.netlink {
             poll.watch(port.fd(), Source::NetlinkPort)?;
@@ -64,7 +66,8 @@ impl IoThread {
             instance,
             uids,
             serves,
-            conns: HashMap::new(),
+            newcomers: HashMap::new(),
+            registered: HashMap::new(),
             last_link: 0,
             congestion: Congestion::default(),
         })
@@ -85,11 +88,7 @@ impl IoThread {
                     Source::NetlinkPort => self.take_netlink_helos(),
                     Source::UnixListener => self.accept(),
                     Source::Frames(id) => self.hear(id),
-                    Source::Process(id) => {
-                        // What it sent before it ended is taken first.
-                        self.hear(id);
-                        self.end(id);
-                    }
+                    Source::Process(id) => self.process_ended(id),
                     Source::Folders | Source::Device => {}
                 }
             }
@@ -101,38 +100,34 @@ impl IoThread {
     fn upkeep(&mut self) -> Run {
         let now = Instant::now();
         let shared = Arc::clone(&self.shared);
-        let (run, lost, congested, expired) = shared.settle(|state| {
+        let (run, lost, congested, unheard, expired) = shared.settle(|state| {
             let expired = state.table.expire(now);
             (
                 state.run(),
                 state.take_lost(),
                 state.take_congested(),
+                state.take_unheard(),
                 expired,
             )
         });
         expired
             .iter()
             .for_each(|abandoned| shared.tell_abandoned(abandoned));
+        unheard.into_iter().for_each(|id| self.hear(id));
         lost.into_iter().for_each(|id| self.end(id));
         self.congestion.add(congested, now);
         self.congestion
             .retry(now)
             .into_iter()
             .for_each(|id| self.end(id));
-        let late = |conn: &Conn| !conn.is_registered() && now >= conn.since + HANDSHAKE_TIME;
-        let late: Vec<_> = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| late(conn))
-            .map(|(id, _)| *id)
-            .collect();
-        late.into_iter().for_each(|id| self.end(id));
+        self.newcomers
+            .retain(|_, newcomer| now < newcomer.since + HANDSHAKE_TIME);
         run
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let handshakes = self.conns.values().filter(|conn| !conn.is_registered());
-        let handshakes = handshakes.map(|conn| conn.since + HANDSHAKE_TIME);
+        let newcomers = self.newcomers.values();
+        let handshakes = newcomers.map(|newcomer| newcomer.since + HANDSHAKE_TIME);
         let state = self.shared.state();
         // Settled while this thread was about to sleep: deliver first.
         let done = state.table.has_done().then(Instant::now);
@@ -143,30 +138,65 @@ impl IoThread {
             .min()
     }
 
+    /// What a process sent before it ended is taken first: if a caller listens, once it has let go of
+    /// the ear, for which this is called again.
+    fn process_ended(&mut self, id: LinkId) {
+        let uid = self.registered.get(&id).map(|registered| registered.uid);
+        match uid.map(|uid| self.shared.recall(uid, id)) {
+            Some(EarIs::Lent) => {}
+            Some(EarIs::Here) | None => {
+                self.hear(id);
+                self.end(id);
+            }
+        }
+    }
+
     fn hear(&mut self, id: LinkId) {
+        match self.registered.get(&id).map(|registered| registered.uid) {
+            Some(uid) => self.hear_registered(id, uid),
+            None => self.hear_newcomer(id),
+        }
+    }
+
+    /// What this leaves, of a newcomer that registers as of any other, is still readable.
+    fn hear_newcomer(&mut self, id: LinkId) {
         for _ in 0..BURST {
-            let Some(conn) = self.conns.get_mut(&id) else {
+            let Some(newcomer) = self.newcomers.get_mut(&id) else {
                 return;
             };
-            let heard = match conn.hear(&mut self.inbox) {
-                Said::Helo(helo) => {
-                    self.greeted(id, &helo);
-                    continue;
-                }
-                Said::Heard(heard) => heard,
-            };
-            match heard {
-                Heard::Nothing => return,
-                Heard::Dropped => {}
-                Heard::Closed => return self.end(id),
-                Heard::Sealed(subject, body, pid) => match &conn.phase {
-                    Phase::Registered(_) => {
-                        let uid = conn.uid;
-                        self.take(id, uid, subject, body);
-                    }
+            match newcomer.hear(&mut self.inbox) {
+                Said::Helo(helo) => self.greeted(id, &helo),
+                Said::Heard(Heard::Nothing) => return,
+                Said::Heard(Heard::Dropped) => {}
+                Said::Heard(Heard::Closed) => return self.end(id),
+                Said::Heard(Heard::Sealed(subject, _, pid)) => match &newcomer.phase {
                     Phase::Answered(_) if subject.kind == Kind::Helo => self.register(id, pid),
                     Phase::Answered(_) | Phase::Accepted(_) => {}
                 },
+            }
+        }
+    }
+
+    fn hear_registered(&mut self, id: LinkId, uid: u32) {
+        for _ in 0..BURST {
+            // None: a caller listens, or the frame before this was the last.
+            let Some(mut ear) = self.shared.take_ear(uid, id) else {
+                return;
+            };
+            match ear.hear(&mut self.inbox) {
+                Heard::Nothing => return self.shared.keep_ear(uid, ear),
+                Heard::Dropped => self.shared.keep_ear(uid, ear),
+                Heard::Closed => return self.end(id),
+                // The ear first: who is woken by this may call again before this thread goes on.
+                Heard::Sealed(subject, body, _) if subject.kind == Kind::Response => {
+                    self.shared.keep_ear(uid, ear);
+                    self.take(id, uid, subject, body);
+                }
+                // The ear last: no caller has an answer before the observer has what came before it.
+                Heard::Sealed(subject, body, _) => {
+                    self.take(id, uid, subject, body);
+                    self.shared.keep_ear(uid, ear);
+                }
             }
         }
     }
@@ -179,10 +209,7 @@ impl IoThread {
         };
         match subject.kind {
             Kind::Response => {
-                let outcome = match subject.flags.contains(Flags::UNANSWERED) {
-                    true => Err(CallError::Unanswered),
-                    false => Ok(body),
-                };
+                let outcome = outcome(subject, body);
                 if self
                     .shared
                     .settle(|state| state.table.reply(id, ticket, outcome))
@@ -208,23 +235,24 @@ impl IoThread {
     }
 
     fn end(&mut self, id: LinkId) {
-        let Some(conn) = self.conns.remove(&id) else {
+        self.newcomers.remove(&id);
+        let Some(Registered { uid, .. }) = self.registered.remove(&id) else {
             return;
         };
         let shared = Arc::clone(&self.shared);
-        let unseated = shared.settle(|state| state.unseat(conn.uid, id, &shared.limits));
-        if unseated == Unseated::Vacant {
-            tracing::info!(uid = conn.uid, "responder gone");
-            foreign::run("an observer", || shared.observer.gone(conn.uid));
+        let unseated = shared.settle(|state| state.unseat(uid, id, &shared.limits));
+        if unseated.is_some() {
+            tracing::info!(uid, "responder gone");
+            foreign::run("an observer", || shared.observer.gone(uid));
         }
     }
 
     fn leave(self) {
-        for conn in self.conns.values() {
-            if let Phase::Registered(ear) = &conn.phase {
-                ear.link().quit(Flags::NONE);
-            }
-        }
+        let seated = self.shared.state().take_seated();
+        seated
+            .iter()
+            .for_each(|seated| seated.link().quit(Flags::NONE));
+        drop(seated);
         self.shared.settle(|state| state.table.stop());
     }
 }
