@@ -6,7 +6,7 @@
 //!
 //! Two processes. The rows take turns, so that a busy machine is busy for all of them; each figure
 //! is the median over the rounds of the round's median. `submit` is the way a program with an event
-//! loop asks; `call` adds the wake-up of a thread that waits.
+//! loop asks; `call` is a thread that waits.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
