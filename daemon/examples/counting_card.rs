@@ -70,7 +70,7 @@ impl Card {
             public_key: PublicKey::from_ec_point(KeyType::EcP256, point.as_ref()).unwrap(),
             label: "counted".into(),
             kems: vec![Kem::DhkemP256],
-            provenance: Provenance::Hardware,
+            provenance: Provenance::InToken,
         })
     }
 }

@@ -398,7 +398,7 @@ fn keys(corpus: &Corpus) {
         public_key: key.clone(),
         label: "card of Ada".into(),
         kems: vec![Kem::DhkemP256],
-        provenance: Provenance::Hardware,
+        provenance: Provenance::InToken,
     };
     let enrolled = EnrolledKey::new("pkcs11".into(), found.clone()).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -257,7 +257,7 @@ fn control_replies() -> Vec<Reply> {
         key_type: "ec-p256".into(),
         locator: "/k.pem".into(),
         in_keyring: true,
-        provenance: "hardware".into(),
+        provenance: "in-token".into(),
     };
     vec![
         Reply::Done,

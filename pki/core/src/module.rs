@@ -184,8 +184,9 @@ pub struct Key {
 /// What a store says about where a key came from and whether it can leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provenance {
-    /// Made in the hardware, cannot leave it.
-    Hardware,
+    /// Made in the token, which lets it go to nobody: as the token says. Whether that is hardware, nobody
+    /// can know from here.
+    InToken,
     /// Cannot leave now, but came from outside.
     Imported,
     /// Can be read out: refused by enrolment unless asked for.
@@ -197,7 +198,7 @@ pub enum Provenance {
 impl Provenance {
     /// All of them, with the names that key files and the module protocol use.
     pub const NAMES: &'static [(Self, &'static str)] = &[
-        (Self::Hardware, "hardware"),
+        (Self::InToken, "in-token"),
         (Self::Imported, "imported"),
         (Self::Extractable, "extractable"),
         (Self::Software, "software"),

@@ -121,7 +121,7 @@ impl PrivateKey {
             Attribute::NeverExtractable(true),
         ];
         if never_left.iter().all(says) {
-            Provenance::Hardware
+            Provenance::InToken
         } else {
             Provenance::Imported
         }
@@ -277,7 +277,7 @@ mod tests {
         ];
         assert_eq!(
             provenance(&[&stays[..], &made].concat()),
-            Provenance::Hardware
+            Provenance::InToken
         );
         assert_eq!(provenance(&stays), Provenance::Imported);
         assert_eq!(

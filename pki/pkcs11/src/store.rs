@@ -113,7 +113,7 @@ impl Module for Store {
                 Provenance::Extractable => Err(ModuleError::Unsupported(
                     "the token made a key that can leave it".into(),
                 )),
-                Provenance::Hardware | Provenance::Imported | Provenance::Software => Ok(key),
+                Provenance::InToken | Provenance::Imported | Provenance::Software => Ok(key),
             });
         if made.is_err()
             && let Err(error) = pair.destroy(lease.session())

@@ -474,7 +474,7 @@ fn provenance(attributes: ObjectAttributes) -> Provenance {
         attributes.fixed_tpm() && attributes.fixed_parent(),
         attributes.sensitive_data_origin(),
     ) {
-        (true, true) => Provenance::Hardware,
+        (true, true) => Provenance::InToken,
         (true, false) => Provenance::Imported,
         (false, _) => Provenance::Extractable,
     }

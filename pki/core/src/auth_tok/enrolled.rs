@@ -6,7 +6,7 @@
 //! locator = "pkcs11:token=card;id=%01"
 //! label = "my card"
 //! kem = "dhkem-p256"
-//! provenance = "hardware"
+//! provenance = "in-token"
 //! public_key = """
 //! -----BEGIN PUBLIC KEY-----
 //! …
@@ -282,7 +282,7 @@ mod tests {
             locator: Locator("pkcs11:token=T".into()),
             label: "a \"card\"".into(),
             kem: Kem::DhkemP256,
-            provenance: Provenance::Hardware,
+            provenance: Provenance::InToken,
         }
     }
 

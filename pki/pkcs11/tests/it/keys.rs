@@ -24,7 +24,7 @@ fn every_key_type_is_made_in_the_token_found_again_and_used() {
         assert_eq!(key.public_key.key_type(), key_type);
         // SoftHSM 2.6 lists OAEP and refuses it with SHA-256; later ones do both.
         assert!(key.kems.contains(&kem), "{:?}", key.kems);
-        assert_eq!(key.provenance, Provenance::Hardware);
+        assert_eq!(key.provenance, Provenance::InToken);
         assert_eq!(key.label, format!("test {key_type}"));
         assert!(key.locator.0.len() <= 512);
         module.use_key(&key).unwrap();
@@ -284,7 +284,7 @@ fn a_key_that_came_from_outside_or_can_leave_is_said_to() {
         key.provenance
     };
     assert_eq!(provenance("01"), Provenance::Extractable);
-    assert_eq!(provenance("02"), Provenance::Hardware);
+    assert_eq!(provenance("02"), Provenance::InToken);
     assert_eq!(provenance("03"), Provenance::Imported);
 }
 

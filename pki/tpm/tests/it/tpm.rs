@@ -65,7 +65,7 @@ fn a_key_is_born_in_the_tpm_and_its_file_is_its_owners_only() {
     let (folder, _tpm, module) = machine();
     let path = folder.path().join("key.tss");
     let key = generate(&module, &path, KeyType::EcP256, None).unwrap();
-    assert_eq!(key.provenance, Provenance::Hardware);
+    assert_eq!(key.provenance, Provenance::InToken);
     assert_eq!(key.label, "mine");
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
