@@ -26,7 +26,7 @@ use crate::tokens::Tokens;
 use crate::volumes::{Keys, Lockable, Volumes};
 use crate::wait::Wait;
 
-/// How long a new daemon waits for the mounts that are there to take it.
+/// How long a new daemon, and an unlock, wait for the mounts that are there to take this daemon.
 const GREETINGS: Duration = Duration::from_millis(500);
 
 /// Everything that one user's daemon has.
@@ -47,7 +47,7 @@ pub struct Daemon {
     pub volumes: Volumes,
     /// The kernel's eCryptfs, if it is served.
     pub kernel: Kernel,
-    responder: Mutex<Option<Responder>>,
+    responder: Mutex<Option<Arc<Responder>>>,
     /// Until it ends.
     instance: Mutex<Option<Instance>>,
 }
@@ -123,7 +123,7 @@ impl Daemon {
     pub fn serve_mounts(self: &Arc<Self>) -> Result<(), StartError> {
         let dirs = [paths::own_requesters(), paths::system_requesters().into()];
         let service = Arc::new(KeyService::new(self));
-        let responder = Responder::start(ResponderConfig::new(dirs), service)?;
+        let responder = Arc::new(Responder::start(ResponderConfig::new(dirs), service)?);
         // The command that this daemon was started for may be an unlock, and mounts that are there
         // already shall have the keys when it returns.
         responder.wait_greeted(GREETINGS);
@@ -140,9 +140,7 @@ impl Daemon {
         }
         let responder = self.responder().take();
         // Outside the lock: its thread may be in the middle of an event of ours.
-        if let Some(responder) = responder {
-            responder.quit();
-        }
+        drop(responder);
         self.kernel.leave();
         self.tokens.modules.stop();
         let instance = self
@@ -155,7 +153,7 @@ impl Daemon {
 
     /// Filesystems that have registered.
     pub fn mounts(&self) -> Vec<Mount> {
-        let peers = self.responder().as_ref().map(Responder::peers);
+        let peers = self.responder().as_ref().map(|responder| responder.peers());
         peers
             .unwrap_or_default()
             .iter()
@@ -163,6 +161,16 @@ impl Daemon {
             // Others, such as 'claviger cat', hold no keys that an event could take away.
             .filter(|mount| !mount.mountpoint.is_empty())
             .collect()
+    }
+
+    /// Waits until mounts that have just come have taken this daemon, so that [`Self::tell_mounts`]
+    /// reaches them.
+    pub(crate) fn wait_for_mounts(&self) {
+        // Not under the lock: the responder's thread may be about to ask for it.
+        let responder = self.responder().clone();
+        if let Some(responder) = responder {
+            responder.wait_greeted(GREETINGS);
+        }
     }
 
     /// Tells all mounts of `event`, and begins to wait for those of its volume to acknowledge it.
@@ -226,7 +234,7 @@ impl Daemon {
         }
     }
 
-    fn responder(&self) -> MutexGuard<'_, Option<Responder>> {
+    fn responder(&self) -> MutexGuard<'_, Option<Arc<Responder>>> {
         self.responder
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -96,10 +96,10 @@ impl Responder {
         })
     }
 
-    /// Waits, up to `patience`, until every requester that was there at the start has taken this
-    /// responder or has been tried in vain. An event sent before that leaves them out.
+    /// Waits, up to `patience`, until every requester that is there now has taken this responder or
+    /// has been tried in vain. An event sent before that leaves out those that have just come.
     pub fn wait_greeted(&self, patience: Duration) {
-        self.shared.wait_settled(patience);
+        self.shared.wait_greeted(patience);
     }
 
     /// Tells every requester something.

@@ -23,8 +23,8 @@ pub(super) struct Peer {
 /// What the responder's thread and everybody else share.
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// Rung when [`State::settled`] is.
-    settling: Condvar,
+    /// Rung when [`State::greeted`] grows.
+    greeting: Condvar,
     pub(super) bell: Bell,
 }
 
@@ -33,8 +33,10 @@ struct State {
     lost: Vec<LinkId>,
     congested: Vec<Arc<Link>>,
     run: Run,
-    /// Whether all who were there at the start have been greeted, or could not be.
-    settled: bool,
+    /// How often somebody has wanted all who are there to be greeted.
+    wanted: u64,
+    /// How many of these are done: those have been greeted, or could not be.
+    greeted: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub(super) enum Run {
 pub(super) struct Chores {
     pub(super) lost: Vec<LinkId>,
     pub(super) congested: Vec<Arc<Link>>,
+    /// How often all who are there were to be greeted, by now.
+    pub(super) wanted: u64,
     pub(super) run: Run,
 }
 
@@ -57,11 +61,12 @@ impl Shared {
             lost: Vec::new(),
             congested: Vec::new(),
             run: Run::Going,
-            settled: false,
+            wanted: 0,
+            greeted: 0,
         };
         Ok(Self {
             state: Mutex::new(state),
-            settling: Condvar::new(),
+            greeting: Condvar::new(),
             bell: Bell::new()?,
         })
     }
@@ -123,23 +128,27 @@ impl Shared {
         Chores {
             lost,
             congested,
+            wanted: state.wanted,
             run: state.run,
         }
     }
 
-    /// All who were there at the start have been greeted, or could not be.
-    pub(super) fn settle(&self) {
-        self.state().settled = true;
-        self.settling.notify_all();
+    /// All who were there when it was `wanted` have been greeted, or could not be.
+    pub(super) fn set_greeted(&self, wanted: u64) {
+        self.state().greeted = wanted;
+        self.greeting.notify_all();
     }
 
-    /// Waits for [`Self::settle`], up to `patience`.
-    pub(super) fn wait_settled(&self, patience: Duration) {
-        let state = self.state();
+    /// Has all who are there greeted, and waits for that, up to `patience`.
+    pub(super) fn wait_greeted(&self, patience: Duration) {
+        let mut state = self.state();
+        state.wanted += 1;
+        let wanted = state.wanted;
+        self.bell.ring();
         // Whether in time or not, the caller goes on.
         drop(
-            self.settling
-                .wait_timeout_while(state, patience, |state| !state.settled),
+            self.greeting
+                .wait_timeout_while(state, patience, |state| state.greeted < wanted),
         );
     }
 

@@ -26,7 +26,7 @@ crate::over_both_carriers! {
     ten_thousand_requests_from_64_threads_each_get_their_own_answer
     the_largest_body_passes_and_a_larger_one_is_refused_at_once
     events_and_reasons_to_wait_arrive
-    an_event_right_after_the_start_reaches_all_who_were_there
+    an_event_reaches_all_who_are_there_however_new
     a_cancelled_request_ends_at_once_and_the_responder_is_told
     a_request_that_is_dropped_or_panics_is_answered_as_unanswered
     a_killed_responder_fails_its_requests_when_no_successor_comes
@@ -120,7 +120,7 @@ fn the_largest_body_passes_and_a_larger_one_is_refused_at_once(kind: CarrierKind
     );
 }
 
-fn an_event_right_after_the_start_reaches_all_who_were_there(kind: CarrierKind) {
+fn an_event_reaches_all_who_are_there_however_new(kind: CarrierKind) {
     let there: Vec<_> = (0..3).map(|_| requester(kind)).collect();
     let responder = responder(kind);
     responder.wait_greeted(PATIENCE);
@@ -128,8 +128,14 @@ fn an_event_right_after_the_start_reaches_all_who_were_there(kind: CarrierKind) 
     for (_, heard) in &there {
         heard.wait(&News::Event(0, b"unlocked".to_vec()), 1);
     }
+    // And those that have come since.
+    let (late, heard) = requester(kind);
+    responder.wait_greeted(PATIENCE);
+    responder.broadcast(b"locked");
+    heard.wait(&News::Event(0, b"locked".to_vec()), 1);
     // With nobody there, there is nobody to wait for.
     drop(there);
+    drop(late);
     drop(responder);
     let begun = Instant::now();
     self::responder(kind).wait_greeted(PATIENCE);

@@ -130,6 +130,7 @@ impl Daemon {
     /// Has mounts take up the keys, so that what runs after 'claviger unlock' finds them open.
     pub(crate) fn tell_unlocked(&self, id: VolumeId) {
         let unlocked = KeyEvent::Unlocked { volume: id };
+        self.wait_for_mounts();
         self.tell_mounts(unlocked);
         let open_by = Instant::now() + super::KEYS_TIME;
         let (_, silent) = self.volumes.acknowledgements.wait(unlocked, open_by);

@@ -42,6 +42,8 @@ pub(super) struct IoThread {
     conns: HashMap<LinkId, Conn>,
     last_link: u64,
     congestion: Congestion,
+    /// How often others had wanted all to be greeted when it last looked for that.
+    looked_for: u64,
 }
 
 struct Conn {
@@ -83,16 +85,17 @@ impl IoThread {
             conns: HashMap::new(),
             last_link: 0,
             congestion: Congestion::default(),
+            looked_for: 0,
         })
     }
 
     pub(super) fn run(mut self) {
         self.look_around();
-        let mut settled = false;
+        let mut greeted = 0;
         while self.upkeep() == Run::Going {
-            if !settled && !self.is_greeting() {
-                settled = true;
-                self.shared.settle();
+            if greeted < self.looked_for && !self.is_greeting() {
+                greeted = self.looked_for;
+                self.shared.set_greeted(greeted);
             }
             let sources = match self.poll.wait(self.wake_at()) {
                 Ok(sources) => sources,
@@ -137,7 +140,8 @@ impl IoThread {
             });
         let late: Vec<_> = late.collect();
         late.into_iter().for_each(|id| self.end(id));
-        if self.greet_at().is_some_and(|at| at <= now) {
+        if self.looked_for < chores.wanted || self.greet_at().is_some_and(|at| at <= now) {
+            self.looked_for = chores.wanted;
             self.look_around();
         }
         chores.run
