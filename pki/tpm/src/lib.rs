@@ -7,6 +7,8 @@
 mod connection;
 mod error;
 pub mod fuzzing;
+mod held;
+mod kem;
 mod key_file;
 mod locator;
 mod module;

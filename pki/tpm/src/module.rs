@@ -1,10 +1,8 @@
 //! What `clavigerd` asks of a TPM.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use claviger_pki::key::{Kem, KeyType};
 use claviger_pki::module::{
@@ -12,16 +10,14 @@ use claviger_pki::module::{
     Provenance, Token,
 };
 use claviger_pki::wire::Settings;
+use tss_esapi::Error;
 use tss_esapi::attributes::ObjectAttributes;
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::structures::{
-    Data, EccParameter, EccPoint, HashScheme, Public, PublicKeyRsa, RsaDecryptionScheme,
-};
-use tss_esapi::{Context, Error, handles::KeyHandle};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::connection::{Connection, Lockout};
 use crate::error::{Cause, backend, cause};
+use crate::held::Held;
+use crate::kem;
 use crate::key_file::{KeyFile, OWNER};
 use crate::locator::KeyPlace;
 use crate::template::{self, Auth};
@@ -29,30 +25,11 @@ use crate::template::{self, Auth};
 /// The TPM of this machine, through the kernel's resource manager.
 const DEFAULT_TCTI: &str = "device:/dev/tpmrm0";
 
-/// A TPM without a resource manager serves one connection, so one that nobody uses is given back.
-const IDLE: Duration = Duration::from_millis(300);
-
 /// Longest auth value of a key whose names are SHA-256 (TPM 2.0 part 2, TPM2B_AUTH), bytes.
 const PIN_MAX: usize = 32;
 
 /// The module.
-pub struct TpmModule {
-    tcti: String,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    used: Condvar,
-}
-
-struct State {
-    connection: Option<(Connection, Instant)>,
-    /// PINs that the TPM has accepted, by key file; a refused one is never kept.
-    pins: HashMap<PathBuf, Zeroizing<Vec<u8>>>,
-    /// The module is gone; the thread that gives connections back ends.
-    closed: bool,
-}
+pub struct TpmModule(Arc<Held>);
 
 impl TpmModule {
     /// With the setting `tcti`; connects at the first call.
@@ -61,57 +38,11 @@ impl TpmModule {
     /// Never now; what is wrong with a TCTI shows at the first call.
     pub fn open(settings: &Settings) -> Result<Self, ModuleError> {
         let tcti = settings.get("tcti").map_or(DEFAULT_TCTI, String::as_str);
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                connection: None,
-                pins: HashMap::new(),
-                closed: false,
-            }),
-            used: Condvar::new(),
-        });
-        let for_idle = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("idle".into())
-            .spawn(move || for_idle.give_back_idle())
-            .map_err(|error| ModuleError::Backend {
-                call: "spawn".into(),
-                detail: error.to_string(),
-            })?;
-        Ok(Self {
-            tcti: tcti.into(),
-            shared,
-        })
-    }
-
-    /// Runs `work` on the connection, made first if there is none. One that failed in a way that does not
-    /// leave it usable is given up.
-    fn with_connection<T>(
-        &self,
-        work: impl FnOnce(
-            &mut Connection,
-            &mut HashMap<PathBuf, Zeroizing<Vec<u8>>>,
-        ) -> Result<T, ModuleError>,
-    ) -> Result<T, ModuleError> {
-        let mut state = self.shared.lock();
-        let mut connection = match state.connection.take() {
-            Some((connection, _)) => connection,
-            None => Connection::open(&self.tcti)?,
-        };
-        let outcome = work(&mut connection, &mut state.pins);
-        // Of the wrong TPM, too: the right one may be behind the same TCTI the next time.
-        let broken = matches!(
-            outcome,
-            Err(ModuleError::Backend { .. } | ModuleError::Absent(_))
-        );
-        if !broken {
-            state.connection = Some((connection, Instant::now()));
-            self.shared.used.notify_one();
-        }
-        outcome
+        Ok(Self(Held::start(tcti.into())?))
     }
 
     fn token_name(&self) -> String {
-        format!("TPM ({})", self.tcti)
+        format!("TPM ({})", self.0.tcti())
     }
 
     /// Reads the state of the dictionary-attack protection before anything that may count as a try.
@@ -136,10 +67,7 @@ impl TpmModule {
 
 impl Drop for TpmModule {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.closed = true;
-        state.connection = None;
-        self.shared.used.notify_one();
+        self.0.close();
     }
 }
 
@@ -149,7 +77,7 @@ impl Module for TpmModule {
     }
 
     fn tokens(&self) -> Result<Vec<Token>, ModuleError> {
-        let token = self.with_connection(|connection, _| {
+        let token = self.0.with_connection(|connection, _| {
             let model = connection
                 .model()
                 .map_err(|error| backend("Esys_GetCapability", error))?;
@@ -160,7 +88,7 @@ impl Module for TpmModule {
             let name = data_encoding::HEXLOWER.encode(connection.srk_name());
             Ok(Token {
                 label: "TPM".into(),
-                uri: self.tcti.clone(),
+                uri: self.0.tcti().into(),
                 model,
                 serial: name.chars().skip(4).take(16).collect(),
                 pin_state: pin_state(lockout),
@@ -184,7 +112,7 @@ impl Module for TpmModule {
             )));
         }
         let file = KeyFile::read(&path)?;
-        self.with_connection(|connection, _| {
+        self.0.with_connection(|connection, _| {
             if let Some(pinned) = &pinned {
                 check_srk(connection, pinned)?;
             }
@@ -214,7 +142,7 @@ impl Module for TpmModule {
             Auth::Empty
         };
         let public = template::key(order.key_type.unwrap_or(KeyType::EcP256), auth)?;
-        self.with_connection(|connection, pins| {
+        self.0.with_connection(|connection, pins| {
             let created = connection
                 .create(public, order.pin.as_ref())
                 .map_err(|error| {
@@ -248,12 +176,12 @@ impl Module for TpmModule {
         let place = KeyPlace::parse(locator)?;
         check_pin_length(pin)?;
         let file = KeyFile::read(&place.file)?;
-        self.with_connection(|connection, pins| {
+        self.0.with_connection(|connection, pins| {
             check_srk(connection, &place.srk_name)?;
             self.check_lockout(connection)?;
             pins.remove(&place.file);
             let tried = connection.with_key(&place.file, &file, Some(pin), |context, key| {
-                prove_use(context, key, &file.public)
+                kem::prove_use(context, key, &file.public)
             });
             match tried {
                 Ok(()) => {
@@ -270,9 +198,7 @@ impl Module for TpmModule {
     }
 
     fn logout(&self) {
-        let mut state = self.shared.lock();
-        state.pins.clear();
-        state.connection = None;
+        self.0.let_go();
     }
 
     /// No key of this module is older than this module: eCryptfs had none of them.
@@ -297,7 +223,7 @@ impl Module for TpmModule {
                 place.file.display()
             )));
         }
-        self.with_connection(|connection, pins| {
+        self.0.with_connection(|connection, pins| {
             check_srk(connection, &place.srk_name)?;
             let pin = pins.get(&place.file);
             if file.auth == Auth::Pin && pin.is_none() {
@@ -308,7 +234,7 @@ impl Module for TpmModule {
                 });
             }
             let opened = connection.with_key(&place.file, &file, pin, |context, key| {
-                open(context, key, call.kem, &call.encapsulation)
+                kem::open(context, key, call.kem, &call.encapsulation)
             });
             opened.map_err(|error| match cause(error) {
                 Cause::AuthRefused => {
@@ -320,120 +246,6 @@ impl Module for TpmModule {
                 Cause::Stale | Cause::Full | Cause::Other => foreign(&place.file, error),
             })
         })
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A call that panicked leaves no half-made state behind: the connection was taken out.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives the connection back once it has been idle.
-    fn give_back_idle(&self) {
-        let mut state = self.lock();
-        while !state.closed {
-            let wait = state
-                .connection
-                .as_ref()
-                .map(|(_, used)| IDLE.saturating_sub(used.elapsed()));
-            state = match wait {
-                None => self
-                    .used
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    state.connection = None;
-                    state
-                }
-                Some(rest) => {
-                    self.used
-                        .wait_timeout(state, rest)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-        }
-    }
-}
-
-/// The KEM step in the TPM.
-fn open(
-    context: &mut Context,
-    key: KeyHandle,
-    kem: Kem,
-    encapsulation: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Error> {
-    match kem {
-        Kem::RsaOaepSha256 => oaep(context, key, HashingAlgorithm::Sha256, encapsulation),
-        Kem::RsaOaepSha1 => oaep(context, key, HashingAlgorithm::Sha1, encapsulation),
-        Kem::DhkemP256 => ecdh(context, key, 32, encapsulation),
-        Kem::DhkemP384 => ecdh(context, key, 48, encapsulation),
-    }
-}
-
-fn oaep(
-    context: &mut Context,
-    key: KeyHandle,
-    hash: HashingAlgorithm,
-    ciphertext: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let scheme = RsaDecryptionScheme::Oaep(HashScheme::new(hash));
-    let ciphertext = PublicKeyRsa::try_from(ciphertext.to_vec())?;
-    let plain = context.rsa_decrypt(key, ciphertext, scheme, Data::default())?;
-    Ok(Zeroizing::new(plain.value().to_vec()))
-}
-
-fn ecdh(
-    context: &mut Context,
-    key: KeyHandle,
-    length: usize,
-    point: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Error> {
-    // Checked by the caller to be an uncompressed point on the curve.
-    let (x, y) = point
-        .get(1..)
-        .unwrap_or_default()
-        .split_at_checked(length)
-        .unwrap_or_default();
-    let point = EccPoint::new(
-        EccParameter::try_from(x.to_vec())?,
-        EccParameter::try_from(y.to_vec())?,
-    );
-    let shared = context.ecdh_z_gen(key, point)?;
-    let mut secret = Zeroizing::new(vec![0; length]);
-    let x = shared.x().value();
-    if let Some(end) = length
-        .checked_sub(x.len())
-        .and_then(|start| secret.get_mut(start..))
-    {
-        end.copy_from_slice(x);
-    }
-    Ok(secret)
-}
-
-/// Something that needs the key's auth value and tells nothing else: proves the PIN.
-fn prove_use(context: &mut Context, key: KeyHandle, public: &Public) -> Result<(), Error> {
-    match public {
-        Public::Ecc { unique, .. } => {
-            let mut shared = context
-                .ecdh_z_gen(key, unique.clone())?
-                .x()
-                .value()
-                .to_vec();
-            shared.zeroize();
-            Ok(())
-        }
-        _ => {
-            let scheme = RsaDecryptionScheme::Oaep(HashScheme::new(HashingAlgorithm::Sha256));
-            let message = PublicKeyRsa::try_from(vec![1; 16])?;
-            let ciphertext = context.execute_without_session(|context| {
-                context.rsa_encrypt(key, message, scheme, Data::default())
-            })?;
-            context
-                .rsa_decrypt(key, ciphertext, scheme, Data::default())
-                .map(drop)
-        }
     }
 }
 
