@@ -9,7 +9,7 @@ use claviger_protocol::control::UnlockWith;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
 
@@ -161,21 +161,20 @@ fn detach(mountpoint: &Path) -> Result<(), Failed> {
 /// The kernel detaches the mount before the filesystem has written everything out; whoever unplugs or
 /// copies the lower folder next must find it whole. The filesystem's lock goes when it has.
 fn wait_for_last_writes(lower: &Path) {
-    let Ok(file) = File::open(lower.join(LOCK_FILE)) else {
-        // Not ours to see: another user's mount, unmounted by root.
-        return;
-    };
+    let is_done: Box<dyn Fn() -> bool + '_> =
+        match (File::open(lower.join(LOCK_FILE)), File::open(lower)) {
+            (Ok(file), _) => Box::new(move || is_unlocked(&file)),
+            // A folder of eCryptfs has nothing of ours in it, and is locked itself.
+            (Err(_), Ok(_)) => Box::new(|| {
+                let folder = File::open(lower);
+                folder.is_ok_and(|it| Flock::lock(it, FlockArg::LockSharedNonblock).is_ok())
+            }),
+            // Not ours to see: another user's mount, unmounted by root.
+            (Err(_), Err(_)) => return,
+        };
     let begun = Instant::now();
     while begun.elapsed() < LAST_WRITES {
-        let mut lock = libc::flock {
-            l_type: libc::F_RDLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
-        if asked.is_err() || lock.l_type == libc::F_UNLCK as libc::c_short {
+        if is_done() {
             return;
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -184,6 +183,18 @@ fn wait_for_last_writes(lower: &Path) {
         "claviger: the filesystem is still writing to {}",
         lower.display()
     );
+}
+
+fn is_unlocked(file: &File) -> bool {
+    let mut lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_err() || lock.l_type == libc::F_UNLCK as libc::c_short
 }
 
 fn refused(mountpoint: &Path, errno: Errno) -> Failed {

@@ -7,10 +7,12 @@ use claviger_protocol::control::{
     Command, Needed, PasswordKey, RecipientInfo, Reply, UnlockEcryptfs,
 };
 use claviger_protocol::failure::ExitCode;
-use claviger_vault::ecryptfs::{CipherCode, KeyLen, KeySig, MetadataPlace, PassphraseKey};
+use claviger_vault::ecryptfs::{
+    CipherCode, KeyLen, KeySig, MetadataPlace, MountOptions, PassphraseKey, View,
+};
 
 use super::keys::Passwords;
-use super::options::{self, Access, NamesOption, Options, PlainFiles, View};
+use super::options::{self, Access, NamesOption, Options};
 use super::survey::{Names, Survey};
 use crate::args::EcryptfsKeys;
 use crate::command::unexpected;
@@ -261,23 +263,20 @@ impl Mounting {
         if self.sigs.is_empty() {
             return None;
         }
-        let mut told = vec!["format=ecryptfs".to_owned()];
-        let sigs = self.sigs.iter();
-        told.extend(sigs.map(|sig| format!("ecryptfs_sig={sig}")));
-        told.push(format!("ecryptfs_key_bytes={}", self.key_len.bytes()));
-        if let NamesPlan::Encrypted(sig, len) = self.names {
-            told.push(format!("ecryptfs_fnek_sig={sig}"));
-            told.push(format!("ecryptfs_fn_key_bytes={}", len.bytes()));
-        }
-        if self.place == MetadataPlace::Xattr {
-            told.push("ecryptfs_xattr_metadata".into());
-        }
-        if self.options.view == View::Encrypted {
-            told.push("ecryptfs_encrypted_view".into());
-        }
-        if self.options.plain_files == PlainFiles::PassedThrough {
-            told.push("ecryptfs_passthrough".into());
-        }
+        let (fnek, fnek_len) = match self.names {
+            NamesPlan::Encrypted(sig, len) => (Some(sig), Some(len)),
+            NamesPlan::Plain | NamesPlan::Undecided => (None, None),
+        };
+        let options = MountOptions {
+            sigs: self.sigs.clone(),
+            key_len: self.key_len,
+            fnek,
+            fnek_len,
+            place: self.place,
+            view: self.options.view,
+            plain_files: self.options.plain_files,
+        };
+        let mut told = vec!["format=ecryptfs".to_owned(), options.to_string()];
         told.extend(self.options.rest.iter().cloned());
         Some(told)
     }

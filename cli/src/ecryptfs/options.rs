@@ -4,7 +4,7 @@ use std::path::Path;
 
 use claviger_protocol::control::OtherKeys;
 use claviger_protocol::failure::ExitCode;
-use claviger_vault::ecryptfs::{KeyLen, KeySig, MetadataPlace};
+use claviger_vault::ecryptfs::{KeyLen, KeySig, MetadataPlace, PlainFiles, View};
 
 use crate::Failed;
 
@@ -44,24 +44,6 @@ pub(super) enum NamesOption {
     Plain,
     /// They are encrypted by this key.
     Encrypted(KeySig),
-}
-
-/// What a mount shows of files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum View {
-    /// Their content.
-    Content,
-    /// The lower files as a backup would take them, read-only and without a key.
-    Encrypted,
-}
-
-/// What is done with lower files that are not of eCryptfs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PlainFiles {
-    /// They do not open.
-    Refused,
-    /// They are read and written as they are.
-    PassedThrough,
 }
 
 /// Whom the lower folder may belong to.
