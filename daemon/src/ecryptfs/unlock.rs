@@ -236,7 +236,7 @@ fn of_password(sig: KeySig, found: Found) -> RecipientInfo {
 fn of_rsa(sig: KeySig, key: &RsaKey) -> RecipientInfo {
     let kind = match key.enrolled.provenance {
         Provenance::Software => "file",
-        Provenance::Hardware | Provenance::Imported | Provenance::Extractable => "token",
+        Provenance::InToken | Provenance::Imported | Provenance::Extractable => "token",
     };
     RecipientInfo {
         key_id: sig.to_string(),
