@@ -16,7 +16,7 @@ use crate::Failed;
 
 pub(crate) use folder::LowerFolder;
 pub(crate) use keys::Keys;
-pub(crate) use mounting::{Mounting, Purpose};
+pub(crate) use mounting::{Mounting, Purpose, advise_format};
 pub(crate) use options::Options;
 
 /// Said once by each command that shows content.

@@ -160,7 +160,9 @@ fn manifest_failure(lower: &Path, error: &ManifestError) -> Failure {
     let lower = lower.display();
     let text = match error {
         ManifestError::Missing => {
-            format!("{lower} is not a volume: {error}\nmake one: claviger init {lower}")
+            format!(
+                "{lower} is not a volume: {error}\nmake one: claviger init {lower}\na folder of eCryptfs is mounted with --format ecryptfs"
+            )
         }
         _ => format!("{lower}: {error}"),
     };

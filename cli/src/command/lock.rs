@@ -7,7 +7,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::{EcryptfsKeys, Format, Unlock};
-use crate::ecryptfs::{Mounting, Options, Purpose};
+use crate::ecryptfs::{Mounting, Options, Purpose, advise_format};
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
 
@@ -42,7 +42,9 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
 pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(&unlock.place)?;
     let found = match unlock.format {
-        Format::Native => open(&dir, with(&unlock)?, prompter)?,
+        Format::Native => {
+            open(&dir, with(&unlock)?, prompter).map_err(|failed| advise_format(failed, &dir))?
+        }
         Format::Ecryptfs if unlock.recovery_file.is_some() => {
             return Err(Failed::usage("a folder of eCryptfs has no recovery key"));
         }

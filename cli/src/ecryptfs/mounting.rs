@@ -124,9 +124,9 @@ impl Mounting {
         Err(Failed::new(ExitCode::Busy, what).advise("Unmount that first, or mount with '-o ro'"))
     }
 
-    /// Whether nothing is decrypted, so that no key is needed.
+    /// Whether nothing is decrypted, names neither, so that no key is needed.
     pub(crate) fn shows_lower_files(&self) -> bool {
-        self.options.view == View::Encrypted && !matches!(self.names, NamesPlan::Encrypted(..))
+        self.options.view == View::Encrypted
     }
 
     /// Has the daemon unlock it: by what is given, else by the keyring as the kernel would, else by a
@@ -260,7 +260,7 @@ impl Mounting {
 
     /// What the filesystem is told, once it is known whom new files are wrapped to.
     pub(crate) fn filesystem_options(&self) -> Option<Vec<String>> {
-        if self.sigs.is_empty() {
+        if self.sigs.is_empty() && !self.shows_lower_files() {
             return None;
         }
         let (fnek, fnek_len) = match self.names {
@@ -280,6 +280,15 @@ impl Mounting {
         told.extend(self.options.rest.iter().cloned());
         Some(told)
     }
+}
+
+/// Says so where a folder that was taken for a volume is one of eCryptfs. It is never taken for that by
+/// itself: whoever holds a lower folder could make it one, and have its owner trust what it shows.
+pub(crate) fn advise_format(failed: Failed, dir: &Path) -> Failed {
+    if failed.code() == ExitCode::NotFound && Survey::of(dir).place.is_some() {
+        return failed.advise("It is a folder of eCryptfs: add '--format ecryptfs'");
+    }
+    failed
 }
 
 /// How long the key of names is: as the options say, the names, or else as that of the content.

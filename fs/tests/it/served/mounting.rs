@@ -106,7 +106,8 @@ fn what_cannot_be_mounted_is_refused_with_its_own_exit_code_and_message() {
         ExitCode::NotFound,
         &format!(
             "{0} is not a volume: no manifest here (.claviger/volume.toml)\n\
-             make one: claviger init {0}",
+             make one: claviger init {0}\n\
+             a folder of eCryptfs is mounted with --format ecryptfs",
             plain.display()
         ),
     );
