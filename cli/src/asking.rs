@@ -8,17 +8,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use claviger_callout::{CallError, Requester, RequesterConfig};
-use claviger_protocol::control::{
-    Command, Conversation, ConversationError, FromDaemon, ToDaemon, VERSION,
-};
+use claviger_protocol::control::{Command, Conversation, ConversationError, ToDaemon, VERSION};
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::paths;
 use claviger_protocol::{Failure, encode};
 use nix::unistd::Uid;
 
+use crate::daemon::Said;
 use crate::prompter::{Prompter, prompt_place};
-use crate::{Failed, daemon};
+use crate::terminal::HeldSignals;
+use crate::{Failed, daemon, print};
 
 /// How long the daemon may take to greet a new requester.
 const GREETING: Duration = Duration::from_secs(5);
@@ -28,6 +28,8 @@ pub(crate) struct Asking {
     requester: Requester,
     prompts: UnixStream,
     answering: Option<JoinHandle<()>>,
+    // Last: until then there may be a question on the terminal.
+    _held: HeldSignals,
 }
 
 impl Asking {
@@ -37,7 +39,7 @@ impl Asking {
     /// [`Failed`] if it does not come.
     pub(crate) fn start(
         about: BTreeMap<String, String>,
-        prompter: Prompter,
+        mut prompter: Prompter,
     ) -> Result<Self, Failed> {
         let mut conversation = daemon::connect(daemon::OnDemand::Start)?;
         let command = ToDaemon::Command {
@@ -46,18 +48,19 @@ impl Asking {
             command: Command::Attach,
         };
         conversation.send(&command).map_err(daemon::broken)?;
-        match conversation.receive().map_err(daemon::broken)? {
-            FromDaemon::Attached => {}
-            FromDaemon::Done(Err(failure)) => return Err(failure.into()),
-            FromDaemon::Done(Ok(_)) | FromDaemon::Prompt(_) | FromDaemon::Notice(_) => {
-                return Err(daemon::broken(ConversationError::Malformed));
-            }
+        match daemon::listen(&mut conversation, &mut prompter).map_err(daemon::broken)? {
+            Said::Attached => {}
+            Said::Done(Err(failure)) => return Err(failure.into()),
+            Said::Done(Ok(_)) => return Err(daemon::broken(ConversationError::Malformed)),
         }
         let cannot = |what: String| Failed::new(ExitCode::Internal, what);
         let prompts = conversation
             .stream()
             .try_clone()
             .map_err(|error| cannot(error.to_string()))?;
+        // The thread that answers prompts takes them, since it may have a terminal to put in order first:
+        // all others hold them, those that the requester starts included.
+        let held = HeldSignals::hold().map_err(|error| cannot(error.to_string()))?;
         let mut config = RequesterConfig::new(paths::own_requesters(), SERVICE);
         config.about = about;
         let requester =
@@ -66,11 +69,17 @@ impl Asking {
         if !requester.wait_registered(uid, GREETING) {
             return Err(Failure::NoDaemon { uid }.into());
         }
-        let answering = thread::spawn(move || answer(conversation, prompter));
+        let signals = held.before();
+        let answering = thread::spawn(move || {
+            if signals.thread_set_mask().is_ok() {
+                answer(conversation, prompter);
+            }
+        });
         Ok(Self {
             requester,
             prompts,
             answering: Some(answering),
+            _held: held,
         })
     }
 
@@ -115,22 +124,8 @@ impl Drop for Asking {
 
 /// Answers prompts until the conversation ends.
 fn answer(mut conversation: Conversation, mut prompter: Prompter) {
-    while let Ok(message) = conversation.receive() {
-        match message {
-            FromDaemon::Notice(text) => eprintln!("{text}"),
-            FromDaemon::Attached => {}
-            FromDaemon::Prompt(prompt) => {
-                let answer = ToDaemon::Answer(prompter.ask(&prompt));
-                if conversation.send(&answer).is_err() {
-                    return;
-                }
-            }
-            FromDaemon::Done(outcome) => {
-                if let Err(failure) = outcome {
-                    eprintln!("claviger: {failure}");
-                }
-                return;
-            }
-        }
+    // That it ends is not worth a word: whoever asks for keys hears of it.
+    if let Ok(Said::Done(Err(failure))) = daemon::listen(&mut conversation, &mut prompter) {
+        eprintln!("claviger: {}", print::plain(&failure.to_string()));
     }
 }

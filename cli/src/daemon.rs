@@ -2,6 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::process::{self, Stdio};
@@ -11,8 +12,9 @@ use claviger_protocol::control::{
 };
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
+use claviger_protocol::{Failure, Secret};
 
-use crate::prompter::{Prompter, prompt_place};
+use crate::prompter::{Asked, Prompter, Waited, prompt_place};
 use crate::{Failed, print};
 
 /// Whether a daemon that does not run is started.
@@ -60,18 +62,61 @@ fn converse(
             command,
         })
         .map_err(broken)?;
+    match listen(conversation, prompter).map_err(broken)? {
+        Said::Done(outcome) => outcome.map_err(Failed::from),
+        Said::Attached => Err(broken(ConversationError::Malformed)),
+    }
+}
+
+/// What the daemon says besides prompts and notices.
+pub(crate) enum Said {
+    /// The command has ended so.
+    Done(Result<Reply, Failure>),
+    /// Prompts come here from now on.
+    Attached,
+}
+
+/// Answers prompts and shows notices until the daemon says something else. A prompt is off the screen as
+/// soon as the daemon takes it back or goes away.
+///
+/// # Errors
+/// [`ConversationError`].
+pub(crate) fn listen(
+    conversation: &mut Conversation,
+    prompter: &mut Prompter,
+) -> Result<Said, ConversationError> {
     loop {
-        match conversation.receive().map_err(broken)? {
+        match conversation.receive()? {
             FromDaemon::Notice(text) => eprintln!("{}", print::plain(&text)),
             FromDaemon::Prompt(prompt) => {
-                // It may give up waiting, and then says so: that is what is read next.
-                if prompter.answers_before(&prompt, conversation.stream()) {
-                    let answer = prompter.ask(&prompt);
-                    let _ = conversation.send(&ToDaemon::Answer(answer));
-                }
+                let answer = answer(prompter.put(&prompt), conversation)?;
+                // A daemon that has gone said so before: that is what is read next.
+                let _ = conversation.send(&ToDaemon::Answer(answer));
             }
-            FromDaemon::Done(outcome) => return outcome.map_err(Failed::from),
-            FromDaemon::Attached => return Err(broken(ConversationError::Malformed)),
+            // It was answered before that was known there.
+            FromDaemon::Withdrawn => {}
+            FromDaemon::Done(outcome) => return Ok(Said::Done(outcome)),
+            FromDaemon::Attached => return Ok(Said::Attached),
+        }
+    }
+}
+
+/// The answer to a prompt, `None` also if it is withdrawn.
+fn answer(
+    mut asked: Asked<'_>,
+    conversation: &mut Conversation,
+) -> Result<Option<Secret>, ConversationError> {
+    loop {
+        match asked.wait(Some(conversation.stream().as_fd())) {
+            Waited::Answer(answer) => return Ok(answer),
+            Waited::DaemonSpeaks => {}
+        }
+        match conversation.receive()? {
+            FromDaemon::Notice(text) => asked.tell(&print::plain(&text)),
+            FromDaemon::Withdrawn => return Ok(None),
+            FromDaemon::Prompt(_) | FromDaemon::Done(_) | FromDaemon::Attached => {
+                return Err(ConversationError::Malformed);
+            }
         }
     }
 }
@@ -143,4 +188,74 @@ pub(crate) fn broken(error: ConversationError) -> Failed {
     };
     Failed::new(code, error.to_string())
         .advise("The daemon's log says more; the next command starts a new one")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::BufReader;
+    use std::os::fd::OwnedFd;
+    use std::thread;
+
+    use claviger_protocol::control::{Prompt, PromptKind};
+
+    use super::*;
+
+    fn pair() -> (Conversation, Conversation) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let conversation = |stream| Conversation::new(stream).unwrap();
+        (conversation(ours), conversation(theirs))
+    }
+
+    fn prompt() -> FromDaemon {
+        FromDaemon::Prompt(Prompt {
+            kind: PromptKind::Pin,
+            text: "PIN of card".into(),
+        })
+    }
+
+    #[track_caller]
+    fn answer_to(daemon: &mut Conversation) -> Option<Vec<u8>> {
+        match daemon.receive().unwrap() {
+            ToDaemon::Answer(answer) => answer.map(|secret| secret.expose().to_vec()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_prompt_has_one_answer_whatever_is_said_meanwhile() {
+        use std::io::Write;
+
+        let (mut ours, mut daemon) = pair();
+        let (lines, mut typed) = io::pipe().unwrap();
+        let mut prompter = Prompter::Lines(BufReader::new(File::from(OwnedFd::from(lines))));
+        thread::scope(|scope| {
+            let listening = scope.spawn(|| listen(&mut ours, &mut prompter));
+            daemon.send(&prompt()).unwrap();
+            daemon.send(&FromDaemon::Notice("a touch".into())).unwrap();
+            daemon.send(&FromDaemon::Withdrawn).unwrap();
+            assert_eq!(answer_to(&mut daemon), None);
+
+            daemon.send(&prompt()).unwrap();
+            daemon.send(&FromDaemon::Notice("a touch".into())).unwrap();
+            typed.write_all(b"1234\n").unwrap();
+            assert_eq!(answer_to(&mut daemon).unwrap(), b"1234");
+            // It was on its way when the daemon gave up.
+            daemon.send(&FromDaemon::Withdrawn).unwrap();
+            daemon.send(&FromDaemon::Done(Ok(Reply::Done))).unwrap();
+            let said = listening.join().unwrap().unwrap();
+            assert!(matches!(said, Said::Done(Ok(Reply::Done))));
+        });
+    }
+
+    #[test]
+    fn a_daemon_that_goes_away_takes_its_prompt_along() {
+        let (mut ours, mut daemon) = pair();
+        let (lines, _typed) = io::pipe().unwrap();
+        let mut prompter = Prompter::Lines(BufReader::new(File::from(OwnedFd::from(lines))));
+        daemon.send(&prompt()).unwrap();
+        drop(daemon);
+        let said = listen(&mut ours, &mut prompter);
+        assert!(matches!(said, Err(ConversationError::Closed)));
+    }
 }

@@ -13,6 +13,7 @@ mod place;
 mod print;
 mod prompter;
 mod sys;
+mod terminal;
 mod volume;
 
 pub use command::run;

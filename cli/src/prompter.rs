@@ -1,9 +1,8 @@
 //! Answers the daemon's prompts: from `--pin-fd`, or by asking on the terminal.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::os::fd::{AsFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use claviger_protocol::Secret;
 use claviger_protocol::control::{Prompt, PromptKind, PromptPlace};
@@ -13,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ttyname;
 use zeroize::Zeroizing;
 
+use crate::terminal::{Echo, Event, Question};
 use crate::{Failed, print, sys};
 
 /// Where answers come from.
@@ -21,6 +21,28 @@ pub enum Prompter {
     Lines(BufReader<File>),
     /// The controlling terminal.
     Terminal,
+}
+
+/// A prompt that waits for its answer; dropped, it is off the screen.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one exists at a time, and for a moment"
+)]
+pub enum Asked<'a> {
+    /// One of these lines answers it.
+    Line(&'a mut BufReader<File>),
+    /// Who is at the terminal does.
+    Terminal(Question, PromptKind),
+    /// It is answered.
+    Answered(Option<Secret>),
+}
+
+/// What comes of waiting for an answer.
+pub enum Waited {
+    /// The answer; `None` if nobody answers, or the answer is no.
+    Answer(Option<Secret>),
+    /// The daemon has something to say.
+    DaemonSpeaks,
 }
 
 impl Prompter {
@@ -37,48 +59,25 @@ impl Prompter {
         Ok(Self::Lines(BufReader::new(file)))
     }
 
-    /// Waits until `prompt` can be answered; `false` if the daemon has something to say before.
-    ///
-    /// Of a terminal this is not known: it is read with its echo off, by its own prompt.
-    pub fn answers_before(&self, prompt: &Prompt, daemon: &UnixStream) -> bool {
-        let Self::Lines(lines) = self else {
-            return true;
-        };
-        // No line is read to agree.
-        if prompt.kind == PromptKind::Confirm || !lines.buffer().is_empty() {
-            return true;
-        }
-        let of = |source| PollFd::new(source, PollFlags::POLLIN);
-        let mut sources = [of(lines.get_ref().as_fd()), of(daemon.as_fd())];
-        loop {
-            match poll(&mut sources, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
-                // A descriptor that cannot be polled is read.
-                Err(_) => return true,
-                Ok(_) => break,
+    /// Asks, and waits for nothing yet.
+    pub fn put(&mut self, prompt: &Prompt) -> Asked<'_> {
+        let text = print::plain(&prompt.text);
+        let lines = match (self, prompt.kind) {
+            // No line is read to agree.
+            (Self::Lines(_), PromptKind::Confirm) => {
+                return Asked::Answered(Some(Secret::new(Vec::new())));
             }
-        }
-        let [lines, _] = &sources;
-        lines.any().unwrap_or(true)
+            (Self::Lines(lines), PromptKind::Pin | PromptKind::Passphrase) => lines,
+            (Self::Terminal, kind) => return on_terminal(&text, kind),
+        };
+        Asked::Line(lines)
     }
 
     /// Asks; `None` if nobody answers, or the answer is no.
     pub fn ask(&mut self, prompt: &Prompt) -> Option<Secret> {
-        let text = print::plain(&prompt.text);
-        match (self, prompt.kind) {
-            (Self::Lines(_), PromptKind::Confirm) => Some(Secret::new(Vec::new())),
-            (Self::Lines(lines), PromptKind::Pin | PromptKind::Passphrase) => read_line(lines),
-            (Self::Terminal, PromptKind::Confirm) => confirm(&text),
-            (Self::Terminal, PromptKind::Pin | PromptKind::Passphrase) => {
-                match rpassword::prompt_password(format!("{text}: ")) {
-                    Ok(answer) => Some(Secret::new(answer.into_bytes())),
-                    Err(error) => {
-                        eprintln!("claviger: no terminal to ask on ({error}): {text}");
-                        eprintln!("  Run 'claviger unlock' on one, or give the answer by --pin-fd");
-                        None
-                    }
-                }
-            }
+        match self.put(prompt).wait(None) {
+            Waited::Answer(answer) => answer,
+            Waited::DaemonSpeaks => None,
         }
     }
 
@@ -108,16 +107,78 @@ impl Prompter {
     }
 }
 
+impl Asked<'_> {
+    /// Waits for the answer, or until `daemon` has something to say.
+    pub fn wait(&mut self, daemon: Option<BorrowedFd<'_>>) -> Waited {
+        match self {
+            Self::Line(lines) => match line_comes_before(lines, daemon) {
+                true => Waited::Answer(read_line(lines)),
+                false => Waited::DaemonSpeaks,
+            },
+            Self::Terminal(question, kind) => match question.wait(daemon) {
+                Ok(Event::Other) => Waited::DaemonSpeaks,
+                Ok(Event::Line(line)) => Waited::Answer(line.and_then(|line| meant(line, *kind))),
+                // Its terminal is gone.
+                Err(_) => Waited::Answer(None),
+            },
+            Self::Answered(answer) => Waited::Answer(answer.take()),
+        }
+    }
+
+    /// Shows a notice, and the prompt again below it.
+    pub fn tell(&self, notice: &str) {
+        match self {
+            // If its terminal is gone, the prompt finds out.
+            Self::Terminal(question, _) => drop(question.say(notice)),
+            Self::Line(_) | Self::Answered(_) => eprintln!("{notice}"),
+        }
+    }
+}
+
 /// The terminal and display that pinentry may use for this user's volumes later.
 pub fn prompt_place() -> PromptPlace {
     let variable = |name| std::env::var(name).ok();
+    let tty = ttyname(io::stdin())
+        .or_else(|_| ttyname(io::stdout()))
+        .or_else(|_| ttyname(io::stderr()));
     PromptPlace {
-        tty: ttyname(io::stdin())
-            .ok()
-            .map(|path| path.to_string_lossy().into_owned()),
+        tty: tty.ok().map(|path| path.to_string_lossy().into_owned()),
         display: variable("DISPLAY"),
         wayland_display: variable("WAYLAND_DISPLAY"),
         term: variable("TERM"),
+    }
+}
+
+/// Whether a line can be read, and not before it what `daemon` says.
+fn line_comes_before(lines: &BufReader<File>, daemon: Option<BorrowedFd<'_>>) -> bool {
+    let Some(daemon) = daemon else {
+        return true;
+    };
+    if !lines.buffer().is_empty() {
+        return true;
+    }
+    let of = |source| PollFd::new(source, PollFlags::POLLIN);
+    let mut sources = [of(lines.get_ref().as_fd()), of(daemon)];
+    loop {
+        match poll(&mut sources, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            // A descriptor that cannot be polled is read.
+            Err(_) => return true,
+            Ok(_) => break,
+        }
+    }
+    let [lines, _] = &sources;
+    lines.any().unwrap_or(true)
+}
+
+/// What a line says: a secret is all of it, and only a yes is one.
+fn meant(line: Secret, kind: PromptKind) -> Option<Secret> {
+    match kind {
+        PromptKind::Pin | PromptKind::Passphrase => Some(line),
+        PromptKind::Confirm => match line.expose().trim_ascii() {
+            b"y" | b"Y" | b"yes" => Some(Secret::new(Vec::new())),
+            _ => None,
+        },
     }
 }
 
@@ -133,36 +194,53 @@ fn read_line(lines: &mut impl BufRead) -> Option<Secret> {
     Some(Secret::new(std::mem::take(&mut *line)))
 }
 
-fn confirm(text: &str) -> Option<Secret> {
-    if !io::stdin().is_terminal() {
-        return None;
+/// Puts a prompt on the terminal: below a text of several lines, what to type has a line of its own.
+fn on_terminal(text: &str, kind: PromptKind) -> Asked<'static> {
+    let question = |what: &str| match text.contains('\n') {
+        true => format!("{text}\n{what}: "),
+        false => format!("{text}: "),
+    };
+    let put = match kind {
+        PromptKind::Pin => Question::put(question("PIN"), Echo::Hidden),
+        PromptKind::Passphrase => Question::put(question("Passphrase"), Echo::Hidden),
+        PromptKind::Confirm => Question::put(format!("{text} [y/N] "), Echo::Shown),
+    };
+    match put {
+        Ok(question) => Asked::Terminal(question, kind),
+        Err(error) => nobody(&error, text),
     }
-    eprint!("{text} [y/N] ");
-    io::stderr().flush().ok()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).ok()?;
-    matches!(answer.trim(), "y" | "Y" | "yes").then(|| Secret::new(Vec::new()))
+}
+
+fn nobody(error: &io::Error, text: &str) -> Asked<'static> {
+    eprintln!("claviger: no terminal to ask on ({error}): {text}");
+    eprintln!("  Run 'claviger unlock' on one, or give the answer by --pin-fd");
+    Asked::Answered(None)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
     fn a_prompt_that_the_daemon_takes_back_waits_for_no_line() {
         let (lines, mut typed) = io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(lines));
-        let prompter = Prompter::Lines(BufReader::new(file));
+        let mut prompter = Prompter::Lines(BufReader::new(file));
         let (ours, mut daemon) = UnixStream::pair().unwrap();
-        daemon.write_all(b"done").unwrap();
-        let prompt = |kind| Prompt {
-            kind,
-            text: String::new(),
+        daemon.write_all(b"withdrawn").unwrap();
+        let mut wait = |kind| {
+            let text = String::new();
+            prompter
+                .put(&Prompt { kind, text })
+                .wait(Some(ours.as_fd()))
         };
-        assert!(!prompter.answers_before(&prompt(PromptKind::Pin), &ours));
-        assert!(prompter.answers_before(&prompt(PromptKind::Confirm), &ours));
+        assert!(matches!(wait(PromptKind::Pin), Waited::DaemonSpeaks));
+        assert!(matches!(wait(PromptKind::Confirm), Waited::Answer(Some(_))));
         typed.write_all(b"1234\n").unwrap();
-        assert!(prompter.answers_before(&prompt(PromptKind::Pin), &ours));
+        assert!(matches!(wait(PromptKind::Pin), Waited::Answer(Some(_))));
     }
 
     #[test]

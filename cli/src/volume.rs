@@ -21,8 +21,8 @@ use crate::Failed;
 use crate::asking::Asking;
 use crate::prompter::Prompter;
 
-/// How long one file's keys may take: a person may have to type a PIN.
-const KEY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one file's keys may take: longer than the daemon waits for a person, so that it says what for.
+const KEY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A volume whose names can be read.
 pub(crate) struct Volume {

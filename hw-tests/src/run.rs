@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -65,6 +66,13 @@ impl Run {
         self
     }
 
+    /// One more variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// The answers to its PIN and passphrase prompts, in order.
     #[must_use]
     pub fn answers(mut self, answers: &[&str]) -> Self {
@@ -118,6 +126,19 @@ impl Run {
         // A program that does not read its input may close it before all is written.
         let _ = stdin.write_all(&self.input);
         child
+    }
+
+    /// Starts it with `terminal` as its standard input, output and error.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn_on(mut self, terminal: &File) -> Child {
+        let shown = self.shown();
+        let stdio = || Stdio::from(terminal.try_clone().expect("it is a file"));
+        self.command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+        self.command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{shown}: {error}"))
     }
 
     fn shown(&self) -> String {

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! message := length 4 B little endian | postcard body, length bytes (at most 1 MiB)
-//! CLI → daemon:  Command(Command)  then, for each Prompt, Answer
-//! daemon → CLI:  Prompt | Notice, any number  then  Done, after which either side closes
-//!                for Attach: Attached, then Prompt | Notice until the CLI closes
+//! CLI → daemon:  Command(Command)  then, for each Prompt, one Answer
+//! daemon → CLI:  Prompt | Notice | Withdrawn, any number  then  Done, after which either side closes
+//!                for Attach: Attached, then Prompt | Notice | Withdrawn until the CLI closes
 //! ```
+//!
+//! Each prompt has one answer, also one that the daemon takes back: so the daemon knows which answer is
+//! for which prompt, whichever of the last answer and `Withdrawn` was sent first.
 //!
 //! One command a connection. Both ends check that the peer's uid, as the kernel gives it
 //! (`SO_PEERCRED`), is their own before they read or write anything.
@@ -29,7 +32,7 @@ mod ecryptfs;
 pub use ecryptfs::{Needed, OtherKeys, PasswordKey, UnlockEcryptfs};
 
 /// Version of this conversation; both programs come from one build, so it must be equal.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Largest message body, bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
@@ -50,7 +53,7 @@ pub enum ToDaemon {
         /// What to do.
         command: Command,
     },
-    /// Answers the last [`FromDaemon::Prompt`]; `None` declines.
+    /// Answers the last [`FromDaemon::Prompt`]; `None` declines, or says that it was withdrawn first.
     Answer(Option<Secret>),
 }
 
@@ -65,6 +68,9 @@ pub enum FromDaemon {
     Done(Result<Reply, Failure>),
     /// Answers [`Command::Attach`], once: prompts come here from now on.
     Attached,
+    /// Nobody waits for an answer to the last [`FromDaemon::Prompt`] any more: it took too long, or what it
+    /// was for has been called off.
+    Withdrawn,
 }
 
 /// A terminal or display that a CLI call named, for pinentry.

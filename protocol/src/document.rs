@@ -238,6 +238,7 @@ fn from_daemon() -> Vec<FromDaemon> {
         FromDaemon::Notice("touch the token".into()),
         FromDaemon::Done(Ok(unlocked())),
         FromDaemon::Attached,
+        FromDaemon::Withdrawn,
     ]
 }
 

@@ -32,7 +32,7 @@ pub struct Terminal {
 #[derive(Debug)]
 struct Answers {
     incoming: Conversation,
-    /// Prompts that were given up on: the CLI will still answer them, first.
+    /// Prompts that were given up on, and whose answers are not here yet: they come first.
     abandoned: usize,
 }
 
@@ -71,11 +71,18 @@ impl Terminal {
         let before = answers.abandoned;
         // This one counts as given up on, until its answer is here.
         answers.abandoned += 1;
-        for _ in 0..before {
-            answers.next(question, wait)?;
+        let answer = answers.after(before, question, wait);
+        if answer.is_err() {
+            self.withdraw();
         }
-        let answer = answers.next(question, wait)?;
-        answer.ok_or(Failure::Declined)
+        answer?.ok_or(Failure::Declined)
+    }
+
+    /// Takes the question off the person's screen.
+    fn withdraw(&self) {
+        if let Err(error) = self.send(&FromDaemon::Withdrawn) {
+            tracing::debug!(%error, "CLI is gone");
+        }
     }
 
     /// Tells the person something.
@@ -124,6 +131,19 @@ impl Terminal {
 }
 
 impl Answers {
+    /// The answer that comes after those to `before` earlier questions.
+    fn after(
+        &mut self,
+        before: usize,
+        question: &Question,
+        wait: &Wait,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        for _ in 0..before {
+            self.next(question, wait)?;
+        }
+        self.next(question, wait)
+    }
+
     /// The next answer, `None` if it declines.
     fn next(
         &mut self,
@@ -196,6 +216,11 @@ mod tests {
         }
     }
 
+    fn is_withdrawn(cli: &mut Conversation) {
+        let message = cli.receive().unwrap();
+        assert!(matches!(message, FromDaemon::Withdrawn), "{message:?}");
+    }
+
     fn answer(cli: &mut Conversation, text: &str) {
         let secret = Secret::new(text.as_bytes().to_vec());
         cli.send(&ToDaemon::Answer(Some(secret))).unwrap();
@@ -212,6 +237,7 @@ mod tests {
                 terminal.ask(&question("second"), &Wait::at_most(Duration::from_secs(20)))
             });
             assert_eq!(prompt_text(&mut cli), "first");
+            is_withdrawn(&mut cli);
             answer(&mut cli, "for the first");
             assert_eq!(prompt_text(&mut cli), "second");
             answer(&mut cli, "for the second");
@@ -223,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_is_called_off_ends_at_once() {
+    fn a_question_that_is_called_off_ends_at_once_and_is_withdrawn() {
         let (terminal, mut cli) = pair();
         let (canceller, cancel) = claviger_pki::cancel::pair();
         let wait = Wait::new(Instant::now() + Duration::from_secs(60), cancel);
@@ -232,6 +258,7 @@ mod tests {
             prompt_text(&mut cli);
             canceller.cancel();
             assert_eq!(asked.join().unwrap().unwrap_err(), Failure::Cancelled);
+            is_withdrawn(&mut cli);
         });
     }
 

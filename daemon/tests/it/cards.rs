@@ -216,7 +216,7 @@ user_test! {
                 FromDaemon::Prompt(prompt) => cli.reply(&mut conversation, &prompt),
                 FromDaemon::Notice(text) => notices.push(text),
                 FromDaemon::Done(result) => break drop(result.unwrap()),
-                FromDaemon::Attached => panic!("not asked for"),
+                FromDaemon::Attached | FromDaemon::Withdrawn => panic!("not asked for"),
             }
         }
         let expected = |text: &String| text.starts_with("The token may be waiting for a touch");

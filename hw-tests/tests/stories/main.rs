@@ -26,4 +26,5 @@ mod seal;
 mod secrets;
 mod several_users;
 mod sizes;
+mod terminals;
 mod tokens;

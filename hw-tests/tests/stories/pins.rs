@@ -21,7 +21,7 @@ story! {
 }
 
 /// Alice, with a TPM key that has a PIN, in whose TPM few failures lock.
-fn alice_with_a_tpm_pin(world: &mut World) -> (User, Swtpm) {
+pub fn alice_with_a_tpm_pin(world: &mut World) -> (User, Swtpm) {
     let alice = world.user("alice");
     let tpm = Swtpm::new(&alice);
     tpm.tool(

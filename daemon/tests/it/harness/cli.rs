@@ -61,7 +61,7 @@ impl<'a> Cli<'a> {
         loop {
             match conversation.receive().unwrap() {
                 FromDaemon::Prompt(prompt) => self.reply(&mut conversation, &prompt),
-                FromDaemon::Notice(_) => {}
+                FromDaemon::Notice(_) | FromDaemon::Withdrawn => {}
                 FromDaemon::Done(result) => return result,
                 FromDaemon::Attached => panic!("not asked for"),
             }
@@ -87,7 +87,7 @@ impl<'a> Cli<'a> {
         loop {
             match conversation.receive().unwrap() {
                 FromDaemon::Prompt(prompt) => return prompt,
-                FromDaemon::Notice(_) => {}
+                FromDaemon::Notice(_) | FromDaemon::Withdrawn => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -98,7 +98,7 @@ impl<'a> Cli<'a> {
         loop {
             match conversation.receive().unwrap() {
                 FromDaemon::Prompt(prompt) => panic!("asked: {}", prompt.text),
-                FromDaemon::Notice(_) => {}
+                FromDaemon::Notice(_) | FromDaemon::Withdrawn => {}
                 FromDaemon::Done(result) => return result,
                 FromDaemon::Attached => panic!("not asked for"),
             }
