@@ -28,6 +28,7 @@ pub mod process;
 pub mod prompt;
 pub mod residue;
 pub mod single_flight;
+mod sys;
 pub mod tokens;
 pub mod touch;
 pub mod volumes;

@@ -165,13 +165,18 @@ impl Modules {
         (tokens, failures)
     }
 
-    /// The keys that `selector` names in `module`: of all its hosts.
+    /// The keys that `selector` names in `module`, as `list` has them of a host.
     ///
     /// # Errors
     /// As [`Modules::call`], if no host has any.
-    pub fn keys(&self, module: &str, selector: &str, wait: &Wait) -> Result<Vec<Key>, HostError> {
+    pub fn keys(
+        &self,
+        module: &str,
+        selector: &str,
+        list: impl Fn(&ModuleHost) -> Result<Vec<Key>, ModuleError>,
+    ) -> Result<Vec<Key>, HostError> {
         self.call(module, selector, |host| {
-            let found = host.keys(selector, wait.deadline(), wait.cancel())?;
+            let found = list(host)?;
             if found.is_empty() {
                 return Err(ModuleError::NoSuchKey(selector.into()));
             }

@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use claviger_pki::host::ModuleHost;
 use claviger_pki::module::{Decapsulate, DecryptPkcs1V15, Generate, Key, ModuleError};
 use claviger_protocol::Failure;
 use zeroize::Zeroizing;
@@ -112,8 +113,8 @@ impl Tokens {
         };
         let attempt = || {
             let wait = request.wait.shortened(self.operation_time);
-            let _in_progress = self.watch_for_touch(module, request);
             self.modules.call(module, &call.locator.0, |host| {
+                let _in_progress = self.watch_for_touch(host, request);
                 host.decapsulate(call.clone(), wait.deadline(), wait.cancel())
             })
         };
@@ -138,8 +139,8 @@ impl Tokens {
         };
         let attempt = || {
             let wait = request.wait.shortened(self.operation_time);
-            let _in_progress = self.watch_for_touch(module, request);
             self.modules.call(module, &call.locator.0, |host| {
+                let _in_progress = self.watch_for_touch(host, request);
                 host.decrypt_pkcs1_v15(call.clone(), wait.deadline(), wait.cancel())
             })
         };
@@ -158,7 +159,11 @@ impl Tokens {
     ) -> Result<Vec<Key>, Failure> {
         let attempt = || {
             let wait = request.wait.shortened(self.operation_time);
-            self.modules.keys(module, &selector.locator.0, &wait)
+            self.modules.keys(module, &selector.locator.0, |host| {
+                // What a key is good for is tried out.
+                let _in_progress = self.watch_for_touch(host, request);
+                host.keys(&selector.locator.0, wait.deadline(), wait.cancel())
+            })
         };
         let found = self.with_login(module, selector, Login::IfNeeded, request, attempt);
         Ok(found?)
@@ -179,6 +184,7 @@ impl Tokens {
             // RSA-4096 in a card takes minutes.
             let wait = request.wait.shortened(Duration::from_secs(300));
             self.modules.call(module, &token.locator.0, |host| {
+                let _in_progress = self.watch_for_touch(host, request);
                 host.generate(order(), wait.deadline(), wait.cancel())
             })
         };
@@ -216,9 +222,10 @@ impl Tokens {
         attempt().map_err(|other| TokenError::Failed(failure::of_module(module, other.error)))
     }
 
-    fn watch_for_touch(&self, module: &str, request: &Arc<Request>) -> Option<InProgress> {
-        // Neither a TPM nor a file has anything to touch.
-        if [TPM, OPENSSL].contains(&module) {
+    fn watch_for_touch(&self, host: &ModuleHost, request: &Arc<Request>) -> Option<InProgress> {
+        // Neither a TPM nor a file has anything to touch. And a module that does not run yet takes its time
+        // to load its library, but has nobody logged in.
+        if [TPM, OPENSSL].contains(&host.name()) || host.status().pid.is_none() {
             return None;
         }
         let request = request.clone();

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::User;
+use crate::world::program;
+use crate::{User, wait_until};
 
 /// The user PIN of a token for which no other is chosen.
 pub const PIN: &str = "123456";
@@ -67,7 +68,27 @@ impl SoftHsm {
         .into_iter()
         .find(|path| Path::new(path).is_file())
         .expect("SoftHSM is installed");
-        user.configure(&format!("[pkcs11]\nlibraries = [\"{library}\"]\n"));
+        configure_library(user, library);
+    }
+
+    /// The same, for a token that waits for [`Self::touch`] before each use of a private key.
+    pub fn alone_and_wants_touches(&self, user: &User) {
+        let library = program("examples/libtouch_token.so");
+        configure_library(user, &library.to_string_lossy());
+    }
+
+    /// Waits until its light blinks, and touches it.
+    pub fn touch(&self) {
+        self.wait_until_it_blinks();
+        let finger = self.tokens.with_file_name("touch");
+        fs::write(&finger, "").expect("a home is writable");
+        wait_until("the token has felt the touch", || !finger.exists());
+    }
+
+    /// Waits until its light blinks.
+    pub fn wait_until_it_blinks(&self) {
+        let light = self.tokens.with_file_name("blinks");
+        wait_until("the token wants a touch", || light.exists());
     }
 
     /// Takes the card out: its folder is moved away, while daemon and module run.
@@ -83,4 +104,8 @@ impl SoftHsm {
     fn away(&self) -> PathBuf {
         self.tokens.parent().unwrap_or(Path::new("/")).join("away")
     }
+}
+
+fn configure_library(user: &User, library: &str) {
+    user.configure(&format!("[pkcs11]\nlibraries = [\"{library}\"]\n"));
 }

@@ -8,7 +8,7 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use nix::pty::openpty;
+use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::{tcgetpgrp, ttyname};
 
@@ -34,7 +34,13 @@ impl User {
     /// # Panics
     /// If there is no pseudoterminal to be had.
     pub fn terminal(&self) -> Terminal {
-        let pty = openpty(None, None).expect("there are pseudoterminals");
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(&size, None).expect("there are pseudoterminals");
         let path = ttyname(&pty.slave).expect("it is a terminal");
         // As login(1) does.
         self.own(&path);

@@ -58,11 +58,12 @@ impl Asker {
         }
     }
 
-    /// Tells, without an answer; where there is only pinentry, nothing is told.
+    /// Tells, without an answer; where there is only pinentry, on its terminal, if it has one.
     pub fn tell(&self, text: &str) {
         match self {
             Self::Terminal(terminal) => terminal.tell(text),
-            Self::Pinentry(_) | Self::Nobody => {}
+            Self::Pinentry(pinentry) => pinentry.tell(text),
+            Self::Nobody => {}
         }
     }
 }

@@ -4,17 +4,22 @@
 //! called off before the person answers, and panics on a description above 1000 bytes
 //! (`docs/decisions/045-pinentry-without-a-crate.md`).
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use claviger_protocol::Failure;
 use claviger_protocol::control::{PromptKind, PromptPlace};
+use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::assuan::{Dialogue, DialogueError};
 use super::turn::Turn;
 use super::{Question, nobody};
+use crate::sys::unblock_signals;
 use crate::wait::Wait;
 
 /// A pinentry program, and where it may appear.
@@ -61,6 +66,21 @@ impl Pinentry {
         })
     }
 
+    /// Writes a few lines on its terminal, unless a dialogue is there. On a display alone it tells nothing.
+    ///
+    /// Not by a dialogue: what is told needs no answer, and is over as soon as the token is touched.
+    pub fn tell(&self, text: &str) {
+        let Ok(_turn) = self.turn.take("terminal", &Wait::at_most(Duration::ZERO)) else {
+            return;
+        };
+        let Some(tty) = &self.place.tty else {
+            return;
+        };
+        if let Err(error) = write_on(Path::new(tty), text) {
+            tracing::debug!(%error, tty, "nobody was told");
+        }
+    }
+
     fn dialogue(
         &self,
         question: &Question,
@@ -98,6 +118,7 @@ impl Pinentry {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env_remove("NOTIFY_SOCKET");
+        unblock_signals(&mut command);
         let variables = [
             ("DISPLAY", &self.place.display),
             ("WAYLAND_DISPLAY", &self.place.wayland_display),
@@ -113,13 +134,25 @@ impl Pinentry {
     }
 }
 
+/// Never waits: a terminal whose output is held up (Ctrl-S) is not told.
+fn write_on(tty: &Path, text: &str) -> io::Result<()> {
+    let mut options = File::options();
+    let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let mut tty = options.write(true).custom_flags(flags.bits()).open(tty)?;
+    // The path is what a CLI call said: it may name anything by now.
+    if !tty.is_terminal() {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    let plain = |c: char| c.is_control() && c != '\n';
+    let text = text.replace(plain, "?").replace('\n', "\r\n");
+    tty.write_all(format!("\r\nclaviger: {text}\r\n").as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 

@@ -107,11 +107,11 @@ user_test! {
 }
 
 user_test! {
-    fn pinentry_appears_on_the_terminal_that_a_cli_call_named(user) {
+    fn pinentry_appears_on_the_terminal_and_displays_that_a_cli_call_named(user) {
         let program = user.home.join("pinentry");
         let log = user.home.join("pinentry.log");
         let script = format!(
-            "#!/bin/sh\necho OK\nwhile read -r word rest; do echo \"$word $rest\" >> {}\n\
+            "#!/bin/sh\necho \"$DISPLAY $WAYLAND_DISPLAY\" >> {0}\necho OK\nwhile read -r word rest; do echo \"$word $rest\" >> {0}\n\
              case $word in GETPIN) echo 'D {PIN}';; BYE) exit;; esac; echo OK; done\n",
             log.display()
         );
@@ -123,12 +123,19 @@ user_test! {
         ));
         let _daemon = user.start();
         let mut cli = user.cli();
-        cli.place = PromptPlace { tty: Some("/dev/pts/77".into()), ..PromptPlace::default() };
+        cli.place = PromptPlace {
+            tty: Some("/dev/pts/77".into()),
+            display: Some(":77".into()),
+            wayland_display: Some("wayland-7".into()),
+            term: None,
+        };
         let (mount, header, volume) = cold_file(user, &cli);
         pull_and_put_back(&cli);
         mount.unwrap(&header).unwrap();
         let log = fs::read_to_string(log).unwrap();
-        assert!(log.contains("OPTION ttyname=/dev/pts/77"), "{log}");
+        assert!(log.starts_with(":77 wayland-7\n"), "{log}");
+        assert!(log.contains("OPTION ttyname=/dev/pts/77\n"), "{log}");
+        assert!(log.contains("OPTION display=:77\n"), "{log}");
         assert!(log.contains(&volume.to_string()), "{log}");
     }
 }

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use crate::scene::{alice_with_a_card, folder, says};
 
-const CLAVIGER: &str = "/run/programs/claviger";
+pub const CLAVIGER: &str = "/run/programs/claviger";
 
 /// Begins `claviger ARGS`, and waits until it asks for `what` with its echo off; all that it says.
 #[track_caller]
@@ -23,7 +23,7 @@ fn asks(terminal: &mut Terminal, what: &str) -> String {
 }
 
 /// A volume of file scope with a file `one`, mounted, unlocked and cold: the next open needs the PIN.
-fn cold_file(alice: &User) {
+pub fn cold_file(alice: &User) {
     folder(alice, &["--recipient", "k", "--scope", "file"]);
     alice
         .claviger(["mount", "Private", "private"])
@@ -35,7 +35,7 @@ fn cold_file(alice: &User) {
 }
 
 /// Ends the login, and leaves the folder open.
-fn cool_down(alice: &User) {
+pub fn cool_down(alice: &User) {
     alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
     alice.module("pkcs11").kill();
 }

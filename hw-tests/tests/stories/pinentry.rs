@@ -1,0 +1,102 @@
+//! A file is opened that nobody has a CLI running for: pinentry asks, where an earlier CLI call was.
+
+use claviger_hw_tests::{PIN, Terminal, User, story, wait_until};
+
+use crate::scene::{alice_with_a_card, says};
+use crate::terminals::{CLAVIGER, cold_file, cool_down};
+
+/// A terminal of hers, which she has used for a command: prompts may appear there from now on.
+fn her_terminal(alice: &User) -> Terminal {
+    let mut terminal = alice.terminal();
+    terminal.begins(&format!("{CLAVIGER} status"));
+    terminal.ends(0);
+    terminal
+}
+
+/// Opens the cold file in that terminal, and waits for the dialogue.
+fn a_dialogue_comes(terminal: &mut Terminal) -> String {
+    terminal.begins("cat private/one");
+    let said = terminal.shows("PIN:");
+    wait_until("the dialogue has the terminal", || !terminal.echoes());
+    said
+}
+
+/// The only process of that name, of anybody here.
+fn dialogues(alice: &User) -> String {
+    alice
+        .sh("for p in /proc/[0-9]*; do cat $p/comm; done 2>/dev/null | grep -c ^pinentry || true")
+        .ok()
+}
+
+/// What happens with each of Debian's two that need a terminal only.
+fn asks_where_she_is(alice: &User, program: &str) {
+    alice.write(".config/claviger/config.toml", "");
+    let library = "/usr/lib/softhsm/libsofthsm2.so";
+    alice.configure(&format!(
+        "[pkcs11]\nlibraries = [\"{library}\"]\n[prompts]\npinentry = \"{program}\"\n"
+    ));
+    alice.claviger(["stop"]).ok();
+    alice
+        .claviger(["mount", "Private", "private"])
+        .answers(&[PIN])
+        .ok();
+    cool_down(alice);
+    let mut terminal = her_terminal(alice);
+    let said = a_dialogue_comes(&mut terminal);
+    says(
+        &said,
+        &["work", "to open a file of volume", "/home/alice/Private"],
+    );
+    terminal.types(&format!("{PIN}\r"));
+    terminal.shows("1\r\n");
+    terminal.ends(0);
+    assert!(terminal.echoes());
+    assert_eq!(dialogues(alice), "0\n");
+
+    // The wrong one is sent once.
+    cool_down(alice);
+    a_dialogue_comes(&mut terminal);
+    terminal.types("wrong\r");
+    says(&terminal.ends(1), &["Key was rejected by service"]);
+    assert!(!terminal.all_shown().contains(PIN) && !terminal.all_shown().contains("wrong\r"));
+    alice.claviger(["umount", "private"]).ok();
+}
+
+story! {
+    /// "By pinentry run only with a display or tty that a CLI call named": the curses one.
+    fn pinentry_asks_on_the_terminal_of_an_earlier_command(world) {
+        let (alice, _card) = alice_with_a_card(world);
+        cold_file(&alice);
+        asks_where_she_is(&alice, "/usr/bin/pinentry-curses");
+    }
+}
+
+story! {
+    /// The one that writes lines.
+    fn a_pinentry_of_lines_asks_there_too(world) {
+        let (alice, _card) = alice_with_a_card(world);
+        cold_file(&alice);
+        asks_where_she_is(&alice, "/usr/bin/pinentry-tty");
+    }
+}
+
+story! {
+    /// A dialogue that nobody answers is taken off the screen, and the open fails.
+    fn a_pinentry_that_nobody_answers_leaves_the_terminal_in_order(world) {
+        let (alice, _card) = alice_with_a_card(world);
+        alice.configure("[prompts]\npinentry = \"/usr/bin/pinentry-curses\"\ntimeout-s = 2\n");
+        alice.claviger(["stop"]).ok();
+        cold_file(&alice);
+        alice.claviger(["mount", "Private", "private"]).ok();
+        let mut terminal = her_terminal(&alice);
+        a_dialogue_comes(&mut terminal);
+        says(&terminal.ends(1), &["timed out"]);
+        assert!(terminal.echoes());
+        assert_eq!(dialogues(&alice), "0\n");
+        // Who is killed while it waits takes the dialogue along.
+        a_dialogue_comes(&mut terminal);
+        terminal.reader().signal(nix::sys::signal::Signal::SIGKILL);
+        terminal.ends(137);
+        wait_until("the dialogue has gone", || dialogues(&alice) == "0\n" && terminal.echoes());
+    }
+}
