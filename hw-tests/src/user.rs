@@ -51,6 +51,11 @@ impl User {
         PathBuf::from(format!("/run/user/{}", self.uid))
     }
 
+    /// What is set for what they run.
+    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
     /// Sets a variable for what they run from now on. A daemon that already runs does not see it.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.environment.insert(name.into(), value.into());

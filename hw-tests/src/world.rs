@@ -91,6 +91,14 @@ impl World {
         symlink(program("claviger-fs"), sbin.join("mount.fuse.claviger")).expect("it is ours");
     }
 
+    /// Puts the programs where packages put them, in this story's view of /usr/libexec only.
+    pub fn install_programs(&self) {
+        let (libexec, ours) = (Path::new("/usr/libexec"), "/usr/libexec/claviger");
+        tmpfs(libexec);
+        fs::create_dir(ours).expect("it is ours");
+        bind(Path::new(PROGRAMS), Path::new(ours));
+    }
+
     /// Writes /etc/fstab, as this story sees it.
     pub fn fstab(&self, text: &str) {
         fs::write("/etc/fstab", text).expect("bound at start");

@@ -25,6 +25,7 @@ mod scene;
 mod scopes;
 mod seal;
 mod secrets;
+mod service;
 mod several_users;
 mod sizes;
 mod terminals;
