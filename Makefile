@@ -12,7 +12,7 @@ all:
 # Tests become other users and make namespaces: whoever is not root runs them through sudo.
 ifneq ($(shell id -u),0)
 TARGET := $(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU
-test: export CARGO_TARGET_$(TARGET)_RUNNER = sudo -nE env PATH=$(PATH)
+test: export CARGO_TARGET_$(TARGET)_RUNNER = sudo -nE env PATH=$(PATH):/usr/sbin:/sbin
 endif
 
 test: test-programs

@@ -27,12 +27,12 @@ impl World {
     pub(crate) fn new(first_uid: u32) -> Self {
         // No terminal to ask on, whoever runs the tests. Pid 1 of its namespace leads no group.
         nix::unistd::setsid().expect("pid 1 may");
+        show_programs();
         // Root's mounts log to /var/log.
         for folder in ["/home", "/var/log"] {
-            tmpfs(Path::new(folder));
+            hide(Path::new(folder));
         }
         fs::create_dir_all("/run/user").expect("/run is ours");
-        show_programs();
         for file in ["/etc/passwd", "/etc/fuse.conf", "/etc/fstab"] {
             let copy = Path::new("/run").join(file.replace('/', "_"));
             fs::copy(file, &copy).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -157,6 +157,21 @@ fn built_programs() -> PathBuf {
         .skip(1)
         .find(|folder| !folder.ends_with("deps"));
     folder.expect("a program lies in a folder").to_owned()
+}
+
+/// Makes `folder` empty and the story's own. A clone below it stays: stories read files of the repository.
+fn hide(folder: &Path) {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = manifest.parent().expect("a crate lies in the workspace");
+    if !repository.starts_with(folder) {
+        return tmpfs(folder);
+    }
+    let aside = Path::new("/run/repository");
+    fs::create_dir(aside).expect("/run is ours");
+    bind(repository, aside);
+    tmpfs(folder);
+    fs::create_dir_all(repository).expect("it is ours");
+    bind(aside, repository);
 }
 
 fn tmpfs(at: &Path) {

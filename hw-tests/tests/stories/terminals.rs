@@ -38,6 +38,8 @@ pub fn cold_file(alice: &User) {
 pub fn cool_down(alice: &User) {
     alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
     alice.module("pkcs11").kill();
+    // What it was in the middle of would fail; the next request starts it anew.
+    wait_until("the daemon has noticed", || alice.modules().is_empty());
 }
 
 story! {
