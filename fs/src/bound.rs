@@ -24,7 +24,7 @@ use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
 use crate::lower::{open_dir, open_regular, open_whatever_its_mode};
-use crate::openfile::{OpenFile, keeping_time};
+use crate::openfile::{OpenFile, keeping_attributes};
 use crate::tree::location;
 
 /// Renamed inodes that are remembered until the next sync of everything. One beyond that also opens
@@ -65,7 +65,7 @@ impl BoundFile {
     fn prepare(&self, names: &NamesKeys, at: Location<'_>, links: Links) -> Result<(), OpError> {
         let seal = self.seal(names, at, links)?;
         let lower = self.fd.as_fd();
-        keeping_time(lower, self.open.as_deref(), || {
+        keeping_attributes(lower, self.open.as_deref(), || {
             Ok(native::prepare_move(
                 lower,
                 key_of(names),
@@ -79,7 +79,7 @@ impl BoundFile {
     fn finish(&self, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
         let seal = self.seal(names, at, Links::One)?;
         let lower = self.fd.as_fd();
-        keeping_time(lower, self.open.as_deref(), || {
+        keeping_attributes(lower, self.open.as_deref(), || {
             Ok(native::finish_move(
                 lower,
                 key_of(names),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
 use claviger_vault::format::{Content, Settling};
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 
 use crate::failure::OpError;
 use crate::linger::Linger;
@@ -52,7 +52,7 @@ impl OpenFile {
         self.refused.store(true, Ordering::Release);
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let synced = match content.as_ref() {
-            Some(content) => keeping_time(content.as_fd(), Some(self), || {
+            Some(content) => keeping_attributes(content.as_fd(), Some(self), || {
                 content.sync()?;
                 Ok(content.flush()?)
             }),
@@ -109,7 +109,7 @@ impl OpenFile {
         &self,
         work: impl FnOnce(&dyn Content) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
-        self.with(|content| keeping_time(content.as_fd(), Some(self), || work(content)))
+        self.with(|content| keeping_attributes(content.as_fd(), Some(self), || work(content)))
     }
 
     /// Has the lower file tell the size, unless nothing has changed since it did.
@@ -155,9 +155,10 @@ impl OpenFile {
     }
 }
 
-/// Writes to the lower file what is not its content, and puts its time back, unless an application
-/// has changed the content meanwhile.
-pub(crate) fn keeping_time<T>(
+/// Writes to the lower file what is not its content, and puts its time and its set-id bits back, unless
+/// an application has changed the content meanwhile. The lower kernel clears those bits at any write of
+/// whoever is not root.
+pub(crate) fn keeping_attributes<T>(
     lower: BorrowedFd<'_>,
     open: Option<&OpenFile>,
     work: impl FnOnce() -> Result<T, OpError>,
@@ -176,7 +177,15 @@ pub(crate) fn keeping_time<T>(
     let done = work()?;
     let after = fstat(lower)?;
     let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-    if idle && changes() == changes_before && modified(&before) != modified(&after) {
+    if !idle || changes() != changes_before {
+        return Ok(done);
+    }
+    let cleared = before.st_mode & !after.st_mode & (libc::S_ISUID | libc::S_ISGID);
+    if cleared != 0 {
+        let mode = Mode::from_bits_truncate((after.st_mode | cleared) & 0o7777);
+        fchmod(lower, mode)?;
+    }
+    if modified(&before) != modified(&after) {
         let (tv_sec, tv_nsec) = modified(&before);
         let omit = libc::timespec {
             tv_sec: 0,

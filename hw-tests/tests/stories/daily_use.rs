@@ -41,3 +41,22 @@ story! {
         assert_eq!(alice.sh("cd private && git init -q . && git add log && git -c user.name=a -c user.email=a@b commit -q -m one && git fsck 2>&1 && git show HEAD:log | head -n 1").ok(), "row 1\n");
     }
 }
+
+story! {
+    /// What is not content is written after chmod(2) too, and takes no set-id bit away: content does.
+    fn a_program_stays_set_user_id_until_it_is_changed(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("cd private && mkdir to && cp /bin/true program && chmod 6755 program && sync program && mv program to/").ok();
+        assert_eq!(alice.sh("stat -c %a private/to/program").ok(), "6755\n");
+        alice.claviger(["lock", "private"]).ok();
+        alice.claviger(["unlock", "private"]).ok();
+        alice.sh("cd private/to && ln program again && rm program && mv again program && ./program").ok();
+        alice.claviger(["umount", "private"]).ok();
+        alice.claviger(["mount", "Private", "private"]).ok();
+        assert_eq!(alice.sh("stat -c %a private/to/program").ok(), "6755\n");
+        alice.sh("echo >>private/to/program").ok();
+        alice.claviger(["umount", "private"]).ok();
+        alice.claviger(["mount", "Private", "private"]).ok();
+        assert_eq!(alice.sh("stat -c %a private/to/program").ok(), "755\n");
+    }
+}
