@@ -332,7 +332,7 @@ pub enum Format {
 }
 
 /// What opens an eCryptfs folder; passphrase and key open a volume too.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct EcryptfsKeys {
     /// The passphrase is the first line of this file; with --wrapped-passphrase, the login passphrase
     /// is. `-` is standard input.
@@ -391,12 +391,32 @@ pub enum Ecryptfs {
         #[command(flatten)]
         output: Output,
     },
+    /// Move an eCryptfs folder into a volume: copy everything, read it back, compare. Can be interrupted
+    /// and run again; changes and removes nothing in OLD.
+    Migrate(Migrate),
     /// Let the kernel's eCryptfs use an RSA key: log in to its token, put its auth tok into the keyring,
     /// and print the mount(8) command.
     AddKey {
         /// A PKCS#11 URI, a PEM file, a TPM key file, or an id from `key list`.
         key: String,
     },
+}
+
+/// `claviger ecryptfs migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// What opens OLD, if it is a lower folder that is not mounted.
+    #[command(flatten)]
+    pub keys: EcryptfsKeys,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+    /// The folder where eCryptfs is mounted, or its lower folder.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub old: PathBuf,
+    /// The mount point of a volume, an empty folder in it, or the volume's folder.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub new: PathBuf,
 }
 
 /// `claviger seal`.

@@ -9,6 +9,7 @@ mod failed;
 pub mod fuzzing;
 mod help;
 mod key_ref;
+mod migrate;
 mod place;
 mod print;
 mod prompter;

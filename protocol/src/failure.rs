@@ -215,8 +215,10 @@ pub enum ExitCode {
     Unsupported = 17,
     /// Busy.
     Busy = 18,
-    /// `claviger verify` found damage.
+    /// `claviger verify` found damage, or `claviger ecryptfs migrate` a difference.
     Damage = 26,
+    /// `claviger ecryptfs migrate` could not copy everything.
+    Incomplete = 27,
 }
 
 impl ExitCode {
@@ -240,7 +242,8 @@ impl ExitCode {
         (Self::TpmLockout, "TPM lockout"),
         (Self::Unsupported, "unsupported algorithm or format"),
         (Self::Busy, "busy"),
-        (Self::Damage, "verify found damage"),
+        (Self::Damage, "verify found damage, or migrate a difference"),
+        (Self::Incomplete, "migrate could not copy everything"),
     ];
 }
 

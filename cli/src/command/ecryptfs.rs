@@ -1,6 +1,7 @@
 //! `claviger ecryptfs …`: folders of the kernel's eCryptfs, and keys for it.
 
 mod inspect;
+mod migrate;
 mod recover;
 
 use claviger_protocol::control::{Command, Reply};
@@ -15,6 +16,7 @@ pub(super) fn run(ecryptfs: Ecryptfs, prompter: &mut Prompter) -> Result<ExitCod
     match ecryptfs {
         Ecryptfs::Inspect { file, output } => inspect::run(&file, &output),
         Ecryptfs::Recover { place, output } => recover::run(&place, &output),
+        Ecryptfs::Migrate(order) => migrate::run(&order, prompter),
         Ecryptfs::AddKey { key } => add_key(&key, prompter),
     }
 }

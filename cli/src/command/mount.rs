@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
 
 use super::lock;
-use crate::args::{Format, Mount};
+use crate::args::{EcryptfsKeys, Format, Mount};
 use crate::ecryptfs::{self, Mounting, Options, Purpose};
 use crate::prompter::Prompter;
 use crate::{Failed, place};
@@ -89,6 +89,46 @@ fn of_ecryptfs(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<Exi
     })?;
     eprintln!("claviger: {}", ecryptfs::WARNING);
     filesystem(dir, mount, &options, mount.foreground.then_some("-f"))
+}
+
+/// Mounts the volume in `dir`, which has been unlocked, for this user alone.
+pub(super) fn volume_privately(dir: &Path, mountpoint: &Path) -> Result<(), Failed> {
+    let mount = private(dir, mountpoint, Format::Native, EcryptfsKeys::default());
+    mounted(dir, filesystem(dir, &mount, &mount.options, None)?)
+}
+
+/// Unlocks the folder of eCryptfs in `dir` and mounts it read-only for this user alone.
+pub(super) fn ecryptfs_privately(
+    dir: &Path,
+    mountpoint: &Path,
+    keys: &EcryptfsKeys,
+    prompter: &mut Prompter,
+) -> Result<(), Failed> {
+    let mut mount = private(dir, mountpoint, Format::Ecryptfs, keys.clone());
+    mount.options.push("ro".into());
+    mounted(dir, of_ecryptfs(dir, &mount, prompter)?)
+}
+
+fn private(dir: &Path, mountpoint: &Path, format: Format, keys: EcryptfsKeys) -> Mount {
+    Mount {
+        options: Vec::new(),
+        foreground: false,
+        locked: false,
+        format,
+        keys,
+        dir: dir.to_owned(),
+        mountpoint: mountpoint.to_owned(),
+    }
+}
+
+fn mounted(dir: &Path, code: ExitCode) -> Result<(), Failed> {
+    match code {
+        ExitCode::Ok => Ok(()),
+        code => {
+            let what = format!("{} cannot be mounted", dir.display());
+            Err(Failed::new(code, what))
+        }
+    }
 }
 
 /// Runs the filesystem program, which says itself what is wrong.

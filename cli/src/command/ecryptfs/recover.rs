@@ -241,7 +241,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// A path as a word of the shell; `None` unless it is text that a terminal shows as it is.
-fn quoted(path: &Path) -> Option<String> {
+pub(super) fn quoted(path: &Path) -> Option<String> {
     let text = path
         .to_str()
         .filter(|text| !text.chars().any(char::is_control))?;

@@ -1,0 +1,156 @@
+//! What is said at the end of a migration.
+
+use std::path::Path;
+
+use claviger_protocol::failure::ExitCode;
+use nix::errno::Errno;
+use serde_json::{Value, json};
+
+use super::shown;
+use super::trees::Tree;
+use crate::args::Migrate;
+use crate::migrate::{Aspect, Remark, Stopped, Summary, Verdict};
+use crate::{Failed, print};
+
+/// What can be done after any stop.
+const GOES_ON: &str = "What has been copied stays: the same command goes on from there";
+
+/// Prints what a migration came to.
+pub(super) fn summary(
+    summary: &Summary,
+    old: &Tree,
+    new: &Tree,
+    order: &Migrate,
+) -> Result<ExitCode, Failed> {
+    if order.output.json {
+        print::json(&as_json(summary, old, new))?;
+    } else {
+        as_text(summary, old, new);
+    }
+    Ok(match summary.verdict() {
+        Verdict::Complete => ExitCode::Ok,
+        Verdict::Incomplete => ExitCode::Incomplete,
+        Verdict::Different => ExitCode::Damage,
+    })
+}
+
+fn as_text(summary: &Summary, old: &Tree, new: &Tree) {
+    list("not as in OLD", &summary.differences);
+    list("not copied", &summary.left);
+    list("copied, but not kept", &summary.losses);
+    if !summary.only_in_new.is_empty() {
+        println!("in NEW only, and left there:");
+        let lines = summary
+            .only_in_new
+            .iter()
+            .map(|path| print::plain_line(&text(path)));
+        lines.for_each(|path| println!("  {path}"));
+    }
+    let (from, to) = (shown(&old.given), shown(&new.given));
+    let verified = summary.verified;
+    let counted = format!("{} files, {} bytes", verified.files, verified.bytes);
+    match summary.verdict() {
+        Verdict::Complete => {
+            println!("{from} is complete in {to}: {counted}, verified");
+            println!(
+                "Nothing in {from} was changed. Look at {to}; then remove the old one yourself:"
+            );
+            println!("  rm -rf {}", shown(&old.name));
+        }
+        Verdict::Incomplete => {
+            println!(
+                "{from} is NOT complete in {to}: {counted} verified, {} not copied",
+                summary.left.len()
+            );
+            println!("Keep {from}. {GOES_ON}");
+        }
+        Verdict::Different => {
+            println!(
+                "{to} is NOT as {from}: {} differences in {counted}",
+                summary.differences.len()
+            );
+            println!(
+                "Keep {from}. The same command copies again what has changed there; what is damaged in {to} has to be removed first"
+            );
+        }
+    }
+}
+
+fn list(heading: &str, remarks: &[Remark]) {
+    if !remarks.is_empty() {
+        println!("{heading}:");
+    }
+    for Remark { path, of, why } in remarks {
+        let said = match of {
+            Aspect::Presence => format!("{}: {why}", text(path)),
+            of => format!("{}: {of}: {why}", text(path)),
+        };
+        println!("  {}", print::plain_line(&said));
+    }
+}
+
+fn as_json(summary: &Summary, old: &Tree, new: &Tree) -> Value {
+    let remarks = |remarks: &[Remark]| -> Vec<Value> {
+        let objects = remarks.iter().map(|Remark { path, of, why }| {
+            json!({ "path": text(path), "of": of.to_string(), "why": why })
+        });
+        objects.collect()
+    };
+    let only_in_new = summary.only_in_new.iter().map(|path| text(path));
+    json!({
+        "old": text(&old.given),
+        "new": text(&new.given),
+        "verdict": match summary.verdict() {
+            Verdict::Complete => "complete",
+            Verdict::Incomplete => "incomplete",
+            Verdict::Different => "different",
+        },
+        "directories": summary.verified.directories,
+        "files": summary.verified.files,
+        "others": summary.verified.others,
+        "bytes": summary.verified.bytes,
+        "differences": remarks(&summary.differences),
+        "not_copied": remarks(&summary.left),
+        "not_kept": remarks(&summary.losses),
+        "only_in_new": only_in_new.collect::<Vec<_>>(),
+    })
+}
+
+/// The root of a tree is `.`.
+fn text(path: &Path) -> String {
+    match path.as_os_str().is_empty() {
+        true => ".".into(),
+        false => path.to_string_lossy().into_owned(),
+    }
+}
+
+/// A migration that did not come to its end.
+pub(super) fn stopped(stopped: Stopped, order: &Migrate) -> Failed {
+    let what = stopped.to_string();
+    let of_errno = |errno| match errno {
+        Errno::ENOKEY => ExitCode::Locked,
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => ExitCode::Permission,
+        _ => ExitCode::Internal,
+    };
+    match stopped {
+        Stopped::Interrupted => Failed::new(ExitCode::Declined, what).advise(GOES_ON),
+        Stopped::Old { errno, .. } | Stopped::New { errno, .. } => {
+            Failed::new(of_errno(errno), what).advise(GOES_ON)
+        }
+        Stopped::Foreign(_) => Failed::usage(what)
+            .advise("Move it away; then the same command goes on. Nothing is put over it"),
+        Stopped::NotEmpty(_) => Failed::usage(what).advise(format!(
+            "Nothing was changed. Make an empty folder in {} and name that",
+            order.new.display()
+        )),
+        Stopped::OfAnother(of) => Failed::usage(what).advise(format!(
+            "Complete it first: claviger ecryptfs migrate {} {}",
+            shown(&of),
+            shown(&order.new)
+        )),
+        Stopped::Running => Failed::new(ExitCode::Busy, what),
+        Stopped::OldIsUnfinished => Failed::usage(what).advise("Complete that one first"),
+        Stopped::OldIsEmpty => Failed::usage(what),
+        Stopped::NoRoom { .. } => Failed::new(ExitCode::Internal, what),
+    }
+}
