@@ -15,6 +15,7 @@ mod keyring;
 mod locking;
 mod lower_disk;
 mod manifests;
+mod migration;
 mod mount_8;
 mod mountpoints;
 mod pinentry;
