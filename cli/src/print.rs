@@ -1,7 +1,8 @@
 //! Shared ways of reading secrets from files and of printing replies.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use claviger_protocol::Secret;
@@ -13,6 +14,29 @@ use zeroize::Zeroizing;
 
 use crate::Failed;
 use crate::args::Output;
+
+/// `println!` for a reader who may leave, as `head` does, or a disk that may be full: neither is a reason
+/// to panic.
+macro_rules! outln {
+    ($($text:tt)*) => {
+        $crate::print::line(format_args!($($text)*))
+    };
+}
+pub(crate) use outln;
+
+/// Writes a line to standard output; ends the process if nobody takes it any more.
+pub(crate) fn line(text: fmt::Arguments<'_>) {
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            std::process::exit(ExitCode::Internal as i32);
+        }
+        Err(error) => {
+            eprintln!("claviger: standard output: {error}");
+            std::process::exit(ExitCode::Internal as i32);
+        }
+    }
+}
 
 /// A file with a secret is one line; anything longer is the wrong file.
 const SECRET_MAX: u64 = 4096;
@@ -58,7 +82,7 @@ pub fn read_secret(path: &Path) -> Result<Secret, Failed> {
 pub fn json(reply: &impl Serialize) -> Result<(), Failed> {
     let text = serde_json::to_string_pretty(reply)
         .map_err(|error| Failed::new(ExitCode::Internal, error.to_string()))?;
-    println!("{text}");
+    outln!("{text}");
     Ok(())
 }
 
@@ -73,13 +97,13 @@ pub fn facts(facts: &Value, output: &Output) -> Result<(), Failed> {
     for (name, value) in facts.as_object().into_iter().flatten() {
         match value {
             Value::Array(rows) => {
-                println!("{name}:");
+                outln!("{name}:");
                 for row in rows {
-                    println!("  {}", plain_line(&row.to_string()));
+                    outln!("  {}", plain_line(&row.to_string()));
                 }
             }
-            Value::String(text) => println!("{name}: {}", plain_line(text)),
-            other => println!("{name}: {other}"),
+            Value::String(text) => outln!("{name}: {}", plain_line(text)),
+            other => outln!("{name}: {other}"),
         }
     }
     Ok(())
@@ -114,7 +138,7 @@ pub fn plain_line(text: &str) -> String {
 /// A line a recipient.
 pub fn recipients(recipients: &[RecipientInfo]) {
     for recipient in recipients {
-        println!(
+        outln!(
             "  {:<10} {:<9} {}  {}",
             recipient.kind,
             recipient.key_type,

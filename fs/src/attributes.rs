@@ -31,6 +31,12 @@ pub(crate) struct Change {
     pub(crate) mtime: NewTime,
 }
 
+impl Change {
+    fn changes_permissions(&self) -> bool {
+        self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
+    }
+}
+
 /// A time that setattr sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NewTime {
@@ -124,18 +130,12 @@ impl VolumeFs {
         change: Change,
     ) -> Result<FileAttr, OpError> {
         let pinned = self.hold(inode)?;
-        if change.uid.is_some() || change.gid.is_some() {
-            let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
-            // The lower kernel clears the suid bits of what is not a directory.
-            fchownat(&pinned.fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
-        }
-        if let Some(mode) = change.mode {
-            pinned.set_mode(Mode::from_bits_truncate(mode & 0o7777))?;
-        } else if change.size.is_some()
-            && caller.suid_on_change() == SuidOnChange::Clear
-            && let Some(mode) = without_suid(&pinned.stat)
-        {
-            pinned.set_mode(mode)?;
+        let permissions = || set_permissions(&pinned, caller, &change);
+        // Set-id bits are put back after what is not content has been written, unless something changed
+        // meanwhile: such as this.
+        match inode.open.file() {
+            Some(open) if change.changes_permissions() => open.change(|_| permissions())?,
+            _ => permissions()?,
         }
         if (change.atime, change.mtime) != (NewTime::Unchanged, NewTime::Unchanged) {
             sys::set_times(
@@ -164,6 +164,23 @@ impl VolumeFs {
             None => self.stat(inode),
         }
     }
+}
+
+fn set_permissions(pinned: &Pinned, caller: Caller, change: &Change) -> Result<(), OpError> {
+    if change.uid.is_some() || change.gid.is_some() {
+        let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
+        // The lower kernel clears the suid bits of what is not a directory.
+        fchownat(&pinned.fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+    }
+    if let Some(mode) = change.mode {
+        pinned.set_mode(Mode::from_bits_truncate(mode & 0o7777))?;
+    } else if change.size.is_some()
+        && caller.suid_on_change() == SuidOnChange::Clear
+        && let Some(mode) = without_suid(&pinned.stat)
+    {
+        pinned.set_mode(mode)?;
+    }
+    Ok(())
 }
 
 /// Sets the modification time to now.

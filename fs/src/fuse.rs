@@ -27,6 +27,10 @@ use crate::xattrs::XattrReply;
 /// what we change ourselves the kernel has asked for.
 const TTL: Duration = Duration::from_secs(3600);
 
+/// The same for a file with set-id bits: a write takes them away, and the kernel, which leaves that to us
+/// (`FUSE_HANDLE_KILLPRIV_V2`), goes on showing what it knows.
+const TTL_OF_SET_ID: Duration = Duration::ZERO;
+
 /// Largest WRITE. The kernel takes no more than 256 pages unless an administrator says so.
 const MAX_WRITE: u32 = 1024 * 1024;
 
@@ -58,6 +62,15 @@ impl Engine {
     }
 }
 
+/// How long the kernel may keep these.
+fn ttl(attr: &FileAttr) -> Duration {
+    let set_id = (libc::S_ISUID | libc::S_ISGID) as u16;
+    if attr.kind == FileType::RegularFile && attr.perm & set_id != 0 {
+        return TTL_OF_SET_ID;
+    }
+    TTL
+}
+
 impl From<&Request> for Caller {
     fn from(request: &Request) -> Self {
         Self {
@@ -82,7 +95,9 @@ macro_rules! empty {
 macro_rules! entry {
     ($self:ident, $op:literal, $parent:expr, $reply:ident, $result:expr) => {
         match $result {
-            Ok(Entry { attr, generation }) => $reply.entry(&TTL, &attr, Generation(generation)),
+            Ok(Entry { attr, generation }) => {
+                $reply.entry(&ttl(&attr), &attr, Generation(generation));
+            }
             Err(error) => $reply.error($self.0.report($op, $parent.0, &error)),
         }
     };
@@ -107,7 +122,9 @@ impl fuser::Filesystem for Engine {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.lookup(parent.0, name.as_bytes()) {
-            Ok(Entry { attr, generation }) => reply.entry(&TTL, &attr, Generation(generation)),
+            Ok(Entry { attr, generation }) => {
+                reply.entry(&ttl(&attr), &attr, Generation(generation));
+            }
             // A reply that names inode 0 lets the kernel remember that there is no such name.
             Err(OpError::Errno(nix::errno::Errno::ENOENT)) => {
                 reply.entry(&TTL, &absent(), Generation(0));
@@ -122,7 +139,7 @@ impl fuser::Filesystem for Engine {
 
     fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.0.getattr(ino.0, fh) {
-            Ok(attr) => reply.attr(&TTL, &attr),
+            Ok(attr) => reply.attr(&ttl(&attr), &attr),
             Err(error) => reply.error(self.0.report("getattr", ino.0, &error)),
         }
     }
@@ -167,7 +184,7 @@ impl fuser::Filesystem for Engine {
             fh,
             change,
             move |changed| match changed {
-                Ok(attr) => reply.attr(&TTL, &attr),
+                Ok(attr) => reply.attr(&ttl(&attr), &attr),
                 Err(error) => reply.error(fs.report("setattr", ino.0, &error)),
             },
         );
@@ -309,7 +326,7 @@ impl fuser::Filesystem for Engine {
         ) {
             Ok((Entry { attr, generation }, handle)) => {
                 let flags = open_flags(self.0.caching);
-                reply.created(&TTL, &attr, Generation(generation), handle, flags);
+                reply.created(&ttl(&attr), &attr, Generation(generation), handle, flags);
             }
             Err(error) => reply.error(self.0.report("create", parent.0, &error)),
         }
@@ -430,7 +447,7 @@ impl fuser::Filesystem for Engine {
             let Entry { attr, generation } = entry;
             let name = OsStr::from_bytes(name);
             let generation = Generation(*generation);
-            Room::of_added(reply.add(attr.ino, next, name, &TTL, attr, generation))
+            Room::of_added(reply.add(attr.ino, next, name, &ttl(attr), attr, generation))
         });
         match read {
             Ok(()) => reply.ok(),

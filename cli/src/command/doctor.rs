@@ -13,6 +13,7 @@ use nix::unistd::Uid;
 use serde::Serialize;
 
 use crate::args::Output;
+use crate::print::outln;
 use crate::{Failed, print};
 
 /// What one check found.
@@ -53,7 +54,7 @@ pub(super) fn run(output: &Output) -> Result<ExitCode, Failed> {
                 Verdict::Weak => "weak",
                 Verdict::Bad => "BAD ",
             };
-            println!("{mark}  {:<16} {}", finding.check, finding.says);
+            outln!("{mark}  {:<16} {}", finding.check, finding.says);
         }
     }
     let bad = findings

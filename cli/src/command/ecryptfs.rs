@@ -9,6 +9,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::Ecryptfs;
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref};
 
@@ -31,7 +32,7 @@ fn add_key(key: &str, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
         "The kernel's eCryptfs can use '{}' ({}) as {sig}:",
         key.label, key.module
     );
-    println!(
+    outln!(
         "mount -i -t ecryptfs -o ecryptfs_sig={sig},ecryptfs_cipher=aes,ecryptfs_key_bytes=32 LOWER MNT"
     );
     Ok(ExitCode::Ok)

@@ -12,6 +12,7 @@ use claviger_vault::ids;
 
 use super::unexpected;
 use crate::args::{Init, Scope};
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
 
@@ -69,8 +70,8 @@ pub(super) fn run(init: Init, prompter: &mut Prompter) -> Result<ExitCode, Faile
     else {
         return Err(unexpected());
     };
-    println!("Volume {volume} in {}", dir.display());
-    println!("It opens with any one of:");
+    outln!("Volume {volume} in {}", dir.display());
+    outln!("It opens with any one of:");
     print::recipients(&recipients);
     if let Some(key) = recovery {
         match (&mut recovery_file, init.recovery_file) {
@@ -150,7 +151,7 @@ fn write_recovery(file: &mut std::fs::File, path: &Path, key: &Secret) -> Result
         .and_then(|()| file.write_all(b"\n"))
         .and_then(|()| file.sync_all())
         .map_err(|error| Failed::file(path, &error))?;
-    println!(
+    outln!(
         "Recovery key written to {}: keep it off this machine.",
         path.display()
     );

@@ -11,6 +11,7 @@ use claviger_vault::native::{FixedPart, NativeFile, stat_size};
 use serde::Serialize;
 
 use crate::args::Output;
+use crate::print::outln;
 use crate::volume::{file_failed, manifest_failed, open_folder};
 use crate::{Failed, print};
 
@@ -66,16 +67,17 @@ pub(super) fn run(path: &Path, output: &Output) -> Result<ExitCode, Failed> {
 const NOT_VERIFIED: &str = "Not verified: this is what it says of itself.";
 
 fn show_volume(facts: &VolumeFacts) {
-    println!("{NOT_VERIFIED}");
-    println!("  volume      {}", facts.volume);
-    println!("  scope       {}", word(facts.scope));
-    println!(
+    outln!("{NOT_VERIFIED}");
+    outln!("  volume      {}", facts.volume);
+    outln!("  scope       {}", word(facts.scope));
+    outln!(
         "  epoch       {}, readable from {}",
-        facts.epoch, facts.minimum_epoch
+        facts.epoch,
+        facts.minimum_epoch
     );
-    println!("  generation  {}", facts.generation);
+    outln!("  generation  {}", facts.generation);
     for recipient in &facts.recipients {
-        println!(
+        outln!(
             "  {:<10}  {}  {}",
             recipient.kind,
             print::short(&recipient.key_id),
@@ -85,17 +87,18 @@ fn show_volume(facts: &VolumeFacts) {
 }
 
 fn show_file(facts: &FileFacts) {
-    println!("{NOT_VERIFIED}");
-    println!("  volume      {}", facts.volume);
-    println!("  file        {}", facts.file);
-    println!(
+    outln!("{NOT_VERIFIED}");
+    outln!("  volume      {}", facts.volume);
+    outln!("  file        {}", facts.file);
+    outln!(
         "  scope       {}, {} token operations an open",
         word(facts.scope),
         facts.token_operations_an_open
     );
-    println!(
+    outln!(
         "  size        {} bytes, by the {} of the lower file",
-        facts.size_by_length, facts.lower_length
+        facts.size_by_length,
+        facts.lower_length
     );
 }
 

@@ -5,6 +5,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::{Generate, Key, Module, Output};
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
 
@@ -62,7 +63,7 @@ fn one(command: Command, done: &str, prompter: &mut Prompter) -> Result<ExitCode
     let Reply::Key(key) = reply else {
         return Err(unexpected());
     };
-    println!("{done}:");
+    outln!("{done}:");
     show(&key);
     Ok(ExitCode::Ok)
 }
@@ -77,7 +78,7 @@ fn list(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
         return Ok(ExitCode::Ok);
     }
     if keys.is_empty() {
-        println!(
+        outln!(
             "No key is enrolled. 'claviger key generate' makes one, 'claviger key add' takes one in."
         );
     }
@@ -86,15 +87,15 @@ fn list(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
 }
 
 fn show(key: &KeyInfo) {
-    println!(
+    outln!(
         "  {}  {:<8} {:<8} {}",
         print::short(&key.key_id),
         key.module,
         key.key_type,
         key.label
     );
-    println!("    {}", key.locator);
-    println!(
+    outln!("    {}", key.locator);
+    outln!(
         "    {}{}",
         key.provenance,
         if key.in_keyring {

@@ -8,6 +8,7 @@ use claviger_protocol::failure::ExitCode;
 use super::unexpected;
 use crate::args::{EcryptfsKeys, Format, Unlock};
 use crate::ecryptfs::{Mounting, Options, Purpose, advise_format};
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
 
@@ -21,11 +22,9 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
         return Err(unexpected());
     };
     match (volumes.as_slice(), place) {
-        ([], _) => println!("Nothing was unlocked"),
-        (_, Some(place)) => println!("Locked {}", place.display()),
-        (volumes, None) => volumes
-            .iter()
-            .for_each(|volume| println!("Locked {volume}")),
+        ([], _) => outln!("Nothing was unlocked"),
+        (_, Some(place)) => outln!("Locked {}", place.display()),
+        (volumes, None) => volumes.iter().for_each(|volume| outln!("Locked {volume}")),
     }
     for path in &lost {
         eprintln!(

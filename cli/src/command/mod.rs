@@ -19,6 +19,7 @@ use claviger_protocol::failure::ExitCode;
 use crate::Failed;
 use crate::args::{Cli, Command};
 use crate::daemon;
+use crate::print::outln;
 use crate::prompter::Prompter;
 
 /// Runs one command line.
@@ -50,7 +51,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
 
 fn stop(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     if daemon::connect(daemon::OnDemand::Refuse).is_err() {
-        println!("clavigerd does not run");
+        outln!("clavigerd does not run");
         return Ok(ExitCode::Ok);
     }
     daemon::stop(prompter)?;

@@ -190,12 +190,10 @@ fn detach(mountpoint: &Path) -> Result<(), Failed> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let errno = if said.contains("busy") {
-        Errno::EBUSY
-    } else {
-        Errno::EINVAL
-    };
-    Err(refused(mountpoint, errno))
+    if said.contains("busy") {
+        return Err(refused(mountpoint, Errno::EBUSY));
+    }
+    Err(refused(mountpoint, Errno::EINVAL).advise(said.trim()))
 }
 
 /// The kernel detaches the mount before the filesystem has written everything out; whoever unplugs or

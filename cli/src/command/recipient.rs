@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{init, unexpected};
 use crate::args::Recipient;
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
 
@@ -27,7 +28,7 @@ pub(super) fn run(recipient: Recipient, prompter: &mut Prompter) -> Result<ExitC
             if output.json {
                 print::json(&json!({ "epoch": epoch, "recipients": recipients }))?;
             } else {
-                println!("Epoch {epoch}. Any one of these opens it:");
+                outln!("Epoch {epoch}. Any one of these opens it:");
                 print::recipients(&recipients);
             }
             Ok(ExitCode::Ok)
@@ -64,8 +65,8 @@ pub(super) fn run(recipient: Recipient, prompter: &mut Prompter) -> Result<ExitC
                 },
                 prompter,
             )?;
-            println!("A new epoch has begun: what was removed reads nothing written from now on.");
-            println!("What it could read until now it may have kept.");
+            outln!("A new epoch has begun: what was removed reads nothing written from now on.");
+            outln!("What it could read until now it may have kept.");
             Ok(outcome)
         }
     }
@@ -86,7 +87,7 @@ fn change(
     else {
         return Err(unexpected());
     };
-    println!("Epoch {epoch}. It opens with any one of:");
+    outln!("Epoch {epoch}. It opens with any one of:");
     print::recipients(&recipients);
     match recovery {
         Some(key) => init::show_recovery(&key).map(|()| ExitCode::Ok),

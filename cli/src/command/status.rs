@@ -5,6 +5,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::Output;
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, print};
 
@@ -22,18 +23,21 @@ pub(super) fn run(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, 
 }
 
 fn show(status: &Status) {
-    println!(
+    outln!(
         "clavigerd {}, auth toks in the {}",
-        status.daemon_pid, status.auth_toks
+        status.daemon_pid,
+        status.auth_toks
     );
     for module in &status.modules {
-        println!(
+        outln!(
             "module {} runs as {}, restarted {} times",
-            module.module, module.pid, module.restarts
+            module.module,
+            module.pid,
+            module.restarts
         );
     }
     if status.volumes.is_empty() {
-        println!("No volume is open.");
+        outln!("No volume is open.");
     }
     for volume in &status.volumes {
         show_volume(volume);
@@ -46,13 +50,13 @@ fn show_volume(volume: &VolumeStatus) {
     } else {
         "locked"
     };
-    println!("\n{}  {state}", volume.dir);
-    println!("  volume   {}", volume.volume);
+    outln!("\n{}  {state}", volume.dir);
+    outln!("  volume   {}", volume.volume);
     if let Some(epoch) = volume.epoch {
-        println!("  epoch    {epoch}");
+        outln!("  epoch    {epoch}");
     }
     if let Some(by) = &volume.opened_by {
-        println!(
+        outln!(
             "  opened   with {} '{}' ({}, {})",
             by.kind,
             by.label,
@@ -61,9 +65,11 @@ fn show_volume(volume: &VolumeStatus) {
         );
     }
     for mount in &volume.mounts {
-        println!(
+        outln!(
             "  mounted  at {} over {}, process {}",
-            mount.mountpoint, mount.carrier, mount.pid
+            mount.mountpoint,
+            mount.carrier,
+            mount.pid
         );
     }
 }

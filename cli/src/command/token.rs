@@ -5,6 +5,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::Token;
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, print};
 
@@ -19,15 +20,15 @@ pub(super) fn run(token: Token, prompter: &mut Prompter) -> Result<ExitCode, Fai
         return Ok(ExitCode::Ok);
     }
     if tokens.is_empty() {
-        println!("No token is present. 'claviger doctor' says what was looked for.");
+        outln!("No token is present. 'claviger doctor' says what was looked for.");
     }
     for token in &tokens {
-        println!("{}", print::plain_line(&token.uri));
+        outln!("{}", print::plain_line(&token.uri));
         let said = format!(
             "{} ({}, serial {}), PIN: {}",
             token.label, token.model, token.serial, token.pin_state
         );
-        println!("  {}", print::plain_line(&said));
+        outln!("  {}", print::plain_line(&said));
     }
     Ok(ExitCode::Ok)
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::lock;
 use crate::args::Output;
+use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::volume::{self, Volume};
 use crate::{Failed, place, print};
@@ -72,9 +73,9 @@ fn show(dir: &Path, report: &Report) {
             .unwrap_or_default();
         let lower = dir.join(&damage.lower);
         let said = format!("{}{block}: {}", lower.display(), damage.what);
-        println!("{}", print::plain_line(&said));
+        outln!("{}", print::plain_line(&said));
     }
-    println!(
+    outln!(
         "{} directories, {} files, {} blocks verified; {} damaged",
         report.directories,
         report.files,

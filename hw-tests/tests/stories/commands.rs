@@ -12,6 +12,17 @@ fn json(text: &str) -> Value {
 }
 
 story! {
+    fn a_full_disk_behind_standard_output_is_told_and_panics_nothing(world) {
+        let alice = world.user("alice");
+        for command in ["status", "doctor", "key list --json"] {
+            let said = alice.sh(&format!("/run/programs/claviger {command} >/dev/full")).fails(1);
+            says(&said, &["standard output: No space left on device"]);
+            assert!(!said.contains("panicked"), "{said}");
+        }
+    }
+}
+
+story! {
     /// "`claviger doctor` looks for what is missing."
     fn doctor_says_what_is_there_and_what_is_missing(world) {
         let alice = world.user("alice");

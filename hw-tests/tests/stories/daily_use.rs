@@ -55,6 +55,8 @@ story! {
         alice.claviger(["mount", "Private", "private"]).ok();
         assert_eq!(alice.sh("stat -c %a private/to/program").ok(), "6755\n");
         alice.sh("echo >>private/to/program").ok();
+        // Seen at once, too.
+        assert_eq!(alice.sh("stat -c %a private/to/program").ok(), "755\n");
         alice.claviger(["umount", "private"]).ok();
         alice.claviger(["mount", "Private", "private"]).ok();
         assert_eq!(alice.sh("stat -c %a private/to/program").ok(), "755\n");

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::args::Output;
 use crate::ecryptfs::failed;
+use crate::print::outln;
 use crate::{Failed, print};
 
 /// What a key of the kernel's keyring can hold; nothing small of eCryptfs is larger.
@@ -28,7 +29,7 @@ pub(super) fn run(path: &Path, output: &Output) -> Result<ExitCode, Failed> {
         Err(error) => return Err(failed(path, &error)),
     };
     if !output.json {
-        println!("Not verified, and not verifiable: the format authenticates nothing.");
+        outln!("Not verified, and not verifiable: the format authenticates nothing.");
     }
     print::facts(&facts, output)?;
     Ok(ExitCode::Ok)

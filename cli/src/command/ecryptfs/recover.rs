@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
 use crate::args::Output;
+use crate::print::outln;
 use crate::{Failed, print};
 
 /// The name of a lower folder of ecryptfs-setup-private.
@@ -184,28 +185,28 @@ impl Found {
 
     fn print(&self) {
         // Quoted, since names on a disk of another machine may be made for this terminal.
-        println!("{:?}", self.lower);
+        outln!("{:?}", self.lower);
         match &self.wrapped {
-            Some((path, wrapped)) => println!(
+            Some((path, wrapped)) => outln!(
                 "  wrapped passphrase   {path:?} (version {})\n  opened by            the login passphrase of the time",
                 version(wrapped)
             ),
             None => {
-                println!("  opened by            its mount passphrase: no wrapped one is beside it")
+                outln!("  opened by            its mount passphrase: no wrapped one is beside it")
             }
         }
         if !self.key_sigs.is_empty() {
-            println!("  keys of its files    {}", self.key_sigs.join(" "));
+            outln!("  keys of its files    {}", self.key_sigs.join(" "));
         }
         match &self.names {
-            Names::Plain => println!("  names                in clear"),
+            Names::Plain => outln!("  names                in clear"),
             Names::Encrypted { key_sig } => {
-                println!("  names                encrypted by {key_sig}")
+                outln!("  names                encrypted by {key_sig}")
             }
         }
         match self.command() {
-            Some(command) => println!("  a file of it         {command}"),
-            None => println!(
+            Some(command) => outln!("  a file of it         {command}"),
+            None => outln!(
                 "  a file of it         rename the folders above it first: their names are no text"
             ),
         }

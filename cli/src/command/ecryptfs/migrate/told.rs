@@ -10,6 +10,7 @@ use super::shown;
 use super::trees::Tree;
 use crate::args::Migrate;
 use crate::migrate::{Aspect, Remark, Stopped, Summary, Verdict};
+use crate::print::outln;
 use crate::{Failed, print};
 
 /// What can be done after any stop.
@@ -39,37 +40,37 @@ fn as_text(summary: &Summary, old: &Tree, new: &Tree) {
     list("not copied", &summary.left);
     list("copied, but not kept", &summary.losses);
     if !summary.only_in_new.is_empty() {
-        println!("in NEW only, and left there:");
+        outln!("in NEW only, and left there:");
         let lines = summary
             .only_in_new
             .iter()
             .map(|path| print::plain_line(&text(path)));
-        lines.for_each(|path| println!("  {path}"));
+        lines.for_each(|path| outln!("  {path}"));
     }
     let (from, to) = (shown(&old.given), shown(&new.given));
     let verified = summary.verified;
     let counted = format!("{} files, {} bytes", verified.files, verified.bytes);
     match summary.verdict() {
         Verdict::Complete => {
-            println!("{from} is complete in {to}: {counted}, verified");
-            println!(
+            outln!("{from} is complete in {to}: {counted}, verified");
+            outln!(
                 "Nothing in {from} was changed. Look at {to}; then remove the old one yourself:"
             );
-            println!("  rm -rf {}", shown(&old.name));
+            outln!("  rm -rf {}", shown(&old.name));
         }
         Verdict::Incomplete => {
-            println!(
+            outln!(
                 "{from} is NOT complete in {to}: {counted} verified, {} not copied",
                 summary.left.len()
             );
-            println!("Keep {from}. {GOES_ON}");
+            outln!("Keep {from}. {GOES_ON}");
         }
         Verdict::Different => {
-            println!(
+            outln!(
                 "{to} is NOT as {from}: {} differences in {counted}",
                 summary.differences.len()
             );
-            println!(
+            outln!(
                 "Keep {from}. The same command copies again what has changed there; what is damaged in {to} has to be removed first"
             );
         }
@@ -78,14 +79,14 @@ fn as_text(summary: &Summary, old: &Tree, new: &Tree) {
 
 fn list(heading: &str, remarks: &[Remark]) {
     if !remarks.is_empty() {
-        println!("{heading}:");
+        outln!("{heading}:");
     }
     for Remark { path, of, why } in remarks {
         let said = match of {
             Aspect::Presence => format!("{}: {why}", text(path)),
             of => format!("{}: {of}: {why}", text(path)),
         };
-        println!("  {}", print::plain_line(&said));
+        outln!("  {}", print::plain_line(&said));
     }
 }
 
