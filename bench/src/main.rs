@@ -1,7 +1,8 @@
 //! `make bench`: how fast, as ratios within one run, against the peer and the bare operation.
 //!
-//! Usage: `claviger-bench [RESULTS.json]`. Needs root for namespaces and a fresh ext4; what is measured runs
-//! as an ordinary user. `claviger-bench work …` is the program run as that user.
+//! Usage: `claviger-bench [--only PART] [RESULTS.json]`, where PART is `callout`, `files` or `unwraps`. Needs root
+//! for namespaces and a fresh ext4; what is measured runs as an ordinary user. `claviger-bench work …` is the
+//! program run as that user.
 
 mod callout;
 mod files;
@@ -10,41 +11,79 @@ mod unwraps;
 mod work;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use claviger_hw_tests::{Entered, World, enter};
+use table::Table;
+
+const USAGE: &str = "usage: claviger-bench [--only callout|files|unwraps] [RESULTS.json]";
+
+/// Rows of the table that are measured together.
+#[derive(Clone, Copy)]
+enum Part {
+    Callout,
+    Files,
+    Unwraps,
+}
+
+impl Part {
+    const ALL: &[(Self, &str)] = &[
+        (Self::Callout, "callout"),
+        (Self::Files, "files"),
+        (Self::Unwraps, "unwraps"),
+    ];
+
+    fn measure(self, world: &mut World, table: &mut Table) -> Result<()> {
+        match self {
+            Self::Callout => callout::measure(table),
+            Self::Files => files::measure(world, table),
+            Self::Unwraps => unwraps::measure(world, table),
+        }
+    }
+}
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["work", rest @ ..] => {
-            work::run(rest)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        [] | [_] => match enter(&words) {
-            Entered::Inside(world) => measure(world, words.first().map(PathBuf::from)),
-            Entered::Outside(status) => Ok(if status.success() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }),
-        },
-        _ => anyhow::bail!("usage: claviger-bench [RESULTS.json]"),
+    if let ["work", rest @ ..] = words.as_slice() {
+        work::run(rest)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (only, results) = match words.as_slice() {
+        ["--only", only, rest @ ..] => (Some(*only), rest),
+        rest => (None, rest),
+    };
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    let parts: Vec<Part> = Part::ALL
+        .iter()
+        .filter_map(|(part, name)| wanted(name).then_some(*part))
+        .collect();
+    let results = match results {
+        [] => None,
+        [path] => Some(Path::new(path)),
+        _ => bail!(USAGE),
+    };
+    if parts.is_empty() {
+        bail!(USAGE);
+    }
+    match enter(&words) {
+        Entered::Inside(world) => measure(world, &parts, results),
+        Entered::Outside(status) if status.success() => Ok(ExitCode::SUCCESS),
+        Entered::Outside(_) => Ok(ExitCode::FAILURE),
     }
 }
 
-fn measure(mut world: World, results: Option<PathBuf>) -> Result<ExitCode> {
-    let mut table = table::Table::default();
-    callout::measure(&mut table)?;
-    files::measure(&mut world, &mut table)?;
-    unwraps::measure(&mut world, &mut table)?;
+fn measure(mut world: World, parts: &[Part], results: Option<&Path>) -> Result<ExitCode> {
+    let mut table = Table::default();
+    for part in parts {
+        part.measure(&mut world, &mut table)?;
+    }
     print!("{table}");
     if let Some(path) = results {
         let json = serde_json::to_string_pretty(&table)?;
-        std::fs::write(&path, json).with_context(|| path.display().to_string())?;
+        std::fs::write(path, json).with_context(|| path.display().to_string())?;
     }
     Ok(ExitCode::SUCCESS)
 }
