@@ -6,14 +6,18 @@
 //! One that has not answered [`HostConfig::grace`] after a deadline is killed, which is the same.
 
 pub mod identity;
+mod in_flight;
 mod process;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{after, select};
+use crossbeam_channel::{bounded, select};
 use zeroize::Zeroizing;
+
+pub use crate::host::in_flight::{Done, Outcome};
+pub use crate::host::process::Calling;
 
 use crate::cancel::Cancel;
 use crate::host::process::{Death, Process};
@@ -64,6 +68,10 @@ pub struct ModuleHost {
     config: HostConfig,
     state: Mutex<State>,
 }
+
+/// A module program that runs.
+#[derive(Debug)]
+pub struct Running(Arc<Process>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -131,23 +139,31 @@ impl ModuleHost {
         if cancel.is_cancelled() {
             return Err(ModuleError::Cancelled);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if deadline <= Instant::now() {
             return Err(ModuleError::TimedOut);
         }
-        let process = self.running()?;
-        let (id, answer) = process.send(call, left, self.config.grace)?;
+        let process = self.start_or_find()?;
+        let (sender, answer) = bounded(1);
+        // Fails if the caller waits no more: then it is wiped here.
+        let done = Box::new(move |outcome| drop(sender.try_send(outcome)));
+        let calling = process.call(call, deadline, done);
+        let answered = || answer.recv().unwrap_or_else(|_| Err(lost()));
+        let Some(calling) = calling else {
+            return answered();
+        };
         select! {
-            recv(answer) -> result => result.unwrap_or_else(|_| Err(process.died())),
+            recv(answer) -> result => result.unwrap_or_else(|_| Err(lost())),
             recv(cancel.receiver()) -> _ => {
-                process.cancel(id);
-                Err(ModuleError::Cancelled)
-            }
-            recv(after(left)) -> _ => {
-                process.cancel(id);
-                Err(ModuleError::TimedOut)
+                calling.cancel();
+                answered()
             }
         }
+    }
+
+    /// The program, if it runs: what may be called by somebody who must not wait.
+    pub fn running(&self) -> Option<Running> {
+        let process = self.lock().process.clone();
+        process.filter(|process| process.is_alive()).map(Running)
     }
 
     /// Tokens that are present now.
@@ -242,10 +258,7 @@ impl ModuleHost {
         if !fits(call.kem, &call.encapsulation, &call.public_key) {
             return Err(ModuleError::NotDecryptable);
         }
-        match self.call(Call::Decapsulate(call), deadline, cancel)? {
-            Answer::Secret(secret) => Ok(secret),
-            _ => Err(wrong_answer()),
-        }
+        secret(self.call(Call::Decapsulate(call), deadline, cancel)?)
     }
 
     /// Decrypts a FEK of eCryptfs for compatibility's sake.
@@ -270,7 +283,7 @@ impl ModuleHost {
     }
 
     /// The process, started if there is none alive.
-    fn running(&self) -> Result<Arc<Process>, ModuleError> {
+    fn start_or_find(&self) -> Result<Arc<Process>, ModuleError> {
         let mut state = self.lock();
         if let Some(process) = &state.process {
             match process.death() {
@@ -300,6 +313,43 @@ impl Drop for ModuleHost {
     }
 }
 
+impl Running {
+    /// Calls that it has not answered, those included that nobody waits for any more.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    /// Begins one KEM step and waits for nothing; as [`ModuleHost::decapsulate`] in all else.
+    ///
+    /// `done` gets what comes of it, once: on a thread of the host's, which it must not keep, or before
+    /// this returns, and then there is nothing to call back.
+    pub fn decapsulate(
+        &self,
+        call: Decapsulate,
+        deadline: Instant,
+        done: impl FnOnce(Result<Zeroizing<Vec<u8>>, ModuleError>) + Send + 'static,
+    ) -> Option<Calling> {
+        if !fits(call.kem, &call.encapsulation, &call.public_key) {
+            done(Err(ModuleError::NotDecryptable));
+            return None;
+        }
+        let done = Box::new(move |outcome: Outcome| done(outcome.and_then(secret)));
+        self.0.call(Call::Decapsulate(call), deadline, done)
+    }
+}
+
+fn secret(answer: Answer) -> Result<Zeroizing<Vec<u8>>, ModuleError> {
+    match answer {
+        Answer::Secret(secret) => Ok(secret),
+        _ => Err(wrong_answer()),
+    }
+}
+
 fn wrong_answer() -> ModuleError {
     ModuleError::Process("answered something that was not asked".into())
+}
+
+/// A completion that was dropped: a panic on the thread that had it.
+fn lost() -> ModuleError {
+    ModuleError::Process("was lost".into())
 }

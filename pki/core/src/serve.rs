@@ -18,7 +18,7 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use crate::module::{Module, ModuleError};
 use crate::sys;
 use crate::wire::{
-    Answer, Call, FromModule, Settings, ToModule, VERSION, WireError, receive, send,
+    Answer, Call, FromModule, Incoming, Settings, ToModule, VERSION, WireError, receive, send,
 };
 
 /// How long calls in progress may go on once the host has gone.
@@ -84,7 +84,8 @@ pub fn serve<M: Module + 'static>(
 ) -> Result<(), WireError> {
     let stream = UnixStream::from(socket);
     let outgoing = Arc::new(Outgoing(Mutex::new(stream.try_clone()?)));
-    let ToModule::Hello { version, settings } = receive(&stream)? else {
+    let mut incoming = Incoming::new(stream);
+    let ToModule::Hello { version, settings } = receive(&mut incoming)? else {
         return Err(WireError::Malformed);
     };
     let module = match check_version(version).and_then(|()| open(&settings)) {
@@ -109,7 +110,7 @@ pub fn serve<M: Module + 'static>(
     }
     drop((module, waiting, alive));
 
-    let result = read_calls(&stream, &calls, &outgoing, &queue);
+    let result = read_calls(&mut incoming, &calls, &outgoing, &queue);
     drop(queue);
     calls.cancel_waiting();
     let _ = ended.recv_timeout(LAST_CALLS);
@@ -125,13 +126,13 @@ fn check_version(version: u16) -> Result<(), ModuleError> {
 }
 
 fn read_calls(
-    stream: &UnixStream,
+    incoming: &mut Incoming<UnixStream>,
     calls: &Calls,
     outgoing: &Outgoing,
     queue: &Sender<Job>,
 ) -> Result<(), WireError> {
     loop {
-        match receive(stream) {
+        match receive(&mut *incoming) {
             Ok(ToModule::Call { id, time_ms, call }) => {
                 let deadline = Instant::now() + Duration::from_millis(time_ms.into());
                 calls.lock().insert(id, State::Waiting);

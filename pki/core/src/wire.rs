@@ -12,11 +12,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use postcard::ser_flavors::Size;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::module::{Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, ModuleError, Token};
 
@@ -25,6 +26,9 @@ pub const VERSION: u16 = 1;
 
 /// Largest message body, bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
+
+/// What [`Incoming`] takes in one read: more than 16 calls of the largest key.
+const BUFFER: usize = 32 << 10;
 
 /// What a module is told to work with: `library` for PKCS#11, `tcti` for a TPM.
 pub type Settings = BTreeMap<String, String>;
@@ -172,6 +176,50 @@ pub fn send(mut to: impl Write, message: &impl Serialize) -> Result<(), WireErro
     postcard::to_slice(message, body).map_err(|_| WireError::Malformed)?;
     to.write_all(&frame)?;
     Ok(())
+}
+
+/// The receiving end of a stream: takes all that has arrived in one read, and wipes what it has given out.
+#[derive(Debug)]
+pub struct Incoming<R> {
+    from: R,
+    buffer: Zeroizing<Vec<u8>>,
+    /// What of the buffer was read and not yet given out.
+    unread: Range<usize>,
+}
+
+impl<R> Incoming<R> {
+    /// Reads from `from`.
+    pub fn new(from: R) -> Self {
+        Self {
+            from,
+            buffer: Zeroizing::new(vec![0; BUFFER]),
+            unread: 0..0,
+        }
+    }
+
+    /// What it reads from.
+    pub fn get_ref(&self) -> &R {
+        &self.from
+    }
+}
+
+impl<R: Read> Read for Incoming<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.unread.is_empty() {
+            if out.len() >= self.buffer.len() {
+                return self.from.read(out);
+            }
+            self.unread = 0..self.from.read(&mut self.buffer)?;
+        }
+        let unread = self.buffer.get_mut(self.unread.clone()).unwrap_or_default();
+        let length = unread.len().min(out.len());
+        let (given, _) = unread.split_at_mut(length);
+        let (out, _) = out.split_at_mut(length);
+        out.copy_from_slice(given);
+        given.zeroize();
+        self.unread.start += length;
+        Ok(length)
+    }
 }
 
 /// Waits for one message; its encoded bytes are wiped.

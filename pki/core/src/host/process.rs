@@ -1,28 +1,26 @@
 //! One run of a module program: its socket, its calls in flight, its end.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use crate::host::in_flight::{Addressee, Done, Due, InFlight, Outcome};
 use crate::host::{ENVIRONMENT, HostConfig};
 use crate::module::ModuleError;
 use crate::sys;
-use crate::wire::{Answer, Call, FromModule, ToModule, VERSION, WireError, receive, send};
-
-type Outcome = Result<Answer, ModuleError>;
+use crate::wire::{Call, FromModule, Incoming, ToModule, VERSION, WireError, receive, send};
 
 /// How long a module may leave its socket unread before a send to it fails.
 const UNREAD: Duration = Duration::from_secs(1);
@@ -31,22 +29,25 @@ const UNREAD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Process {
     pid: u32,
-    outgoing: Mutex<UnixStream>,
+    grace: Duration,
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    outgoing: Mutex<UnixStream>,
     table: Mutex<Table>,
-    /// Told when the earliest [`Table::kill_at`] or [`Table::death`] may have changed.
+    /// Told when the watch would sleep too long.
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct Table {
-    next_id: u32,
-    in_flight: HashMap<u32, InFlight>,
+    in_flight: InFlight,
+    /// Until when the watch sleeps, if it need not be told before; it is often past, and then the watch
+    /// finds nothing to do and sleeps anew: cheaper than telling it of every call.
+    asleep_until: Option<Instant>,
     /// When to kill it although nothing is in flight.
     end_at: Option<Instant>,
     /// The watch has killed it.
@@ -62,12 +63,11 @@ enum Asked {
     Yes,
 }
 
+/// A call that was made: calls it back.
 #[derive(Debug)]
-struct InFlight {
-    /// Closed if the caller waits no more.
-    answer: Sender<Outcome>,
-    /// When to kill the process if this has not been answered.
-    kill_at: Instant,
+pub struct Calling {
+    shared: Arc<Shared>,
+    id: u32,
 }
 
 /// How a process ended.
@@ -103,10 +103,12 @@ impl Process {
         let pid = child.id();
         tracing::info!(module = config.name, pid, "module started");
 
+        let incoming = Incoming::new(ours.try_clone()?);
         let shared = Arc::new(Shared {
+            outgoing: Mutex::new(ours),
             table: Mutex::new(Table {
-                next_id: 0,
-                in_flight: HashMap::new(),
+                in_flight: InFlight::default(),
+                asleep_until: None,
                 end_at: None,
                 killed: false,
                 asked: Asked::No,
@@ -116,7 +118,7 @@ impl Process {
         });
         let reader = Reader {
             name: config.name.clone(),
-            incoming: ours.try_clone()?,
+            incoming,
             child,
             grace: config.grace,
             shared: Arc::clone(&shared),
@@ -128,7 +130,7 @@ impl Process {
         };
         let process = Self {
             pid,
-            outgoing: Mutex::new(ours),
+            grace: config.grace,
             shared,
             threads: Mutex::new(vec![
                 thread::Builder::new()
@@ -139,7 +141,7 @@ impl Process {
                     .spawn(move || watch.watch())?,
             ]),
         };
-        process.write(&ToModule::Hello {
+        process.shared.write(&ToModule::Hello {
             version: VERSION,
             settings: config.settings.clone(),
         });
@@ -162,47 +164,33 @@ impl Process {
         self.shared.lock().death.clone()
     }
 
-    /// What a call gets that the process took with it.
-    pub(super) fn died(&self) -> ModuleError {
-        match self.death() {
-            Some(Death::Refused(error)) => error,
-            Some(Death::Unasked(how)) => ModuleError::Process(how),
-            None => ModuleError::Process("was stopped".into()),
+    /// Makes a call. `done` gets what comes of it, once: on a thread of this process's, or before this
+    /// returns.
+    pub(super) fn call(&self, call: Call, deadline: Instant, done: Done) -> Option<Calling> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            done(Err(ModuleError::TimedOut));
+            return None;
         }
-    }
-
-    /// Sends a call; the channel closes without an answer if the process dies first.
-    pub(super) fn send(
-        &self,
-        call: Call,
-        left: Duration,
-        grace: Duration,
-    ) -> Result<(u32, Receiver<Outcome>), ModuleError> {
-        let (sender, answer) = bounded(1);
-        let id = {
-            let mut table = self.shared.lock();
-            if table.death.is_some() {
-                drop(table);
-                return Err(self.died());
-            }
-            let id = table.free_id();
-            let kill_at = Instant::now() + left + grace;
-            let in_flight = InFlight {
-                answer: sender,
-                kill_at,
-            };
-            table.in_flight.insert(id, in_flight);
-            id
-        };
-        self.shared.changed.notify_all();
+        let mut table = self.shared.lock();
+        if let Some(death) = &table.death {
+            let error = death.error();
+            drop(table);
+            done(Err(error));
+            return None;
+        }
+        let id = table.in_flight.add(done, deadline, self.grace);
+        let too_long = table.asleep_until.is_none_or(|until| deadline < until);
+        drop(table);
+        if too_long {
+            self.shared.changed.notify_all();
+        }
         let time_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1);
-        self.write(&ToModule::Call { id, time_ms, call });
-        Ok((id, answer))
-    }
-
-    /// Tells that nobody waits for `id`; the module must answer it all the same.
-    pub(super) fn cancel(&self, id: u32) {
-        self.write(&ToModule::Cancel { id });
+        self.shared.write(&ToModule::Call { id, time_ms, call });
+        Some(Calling {
+            shared: Arc::clone(&self.shared),
+            id,
+        })
     }
 
     /// Has the program end and waits until it has, at most `grace`.
@@ -213,24 +201,27 @@ impl Process {
             table.end_by(Instant::now() + grace);
         }
         self.shared.changed.notify_all();
-        let _ = self.outgoing().shutdown(Shutdown::Write);
+        let _ = self.shared.outgoing().shutdown(Shutdown::Write);
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            let _ = thread.join();
+            // A completion may have let go of the last reference, and then this is one of them.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
+}
 
-    /// A failure needs no answer here: the socket is closed, and the reader sees the rest.
-    fn write(&self, message: &ToModule) {
-        let stream = self.outgoing();
-        if send(&*stream, message).is_err() {
-            let _ = stream.shutdown(Shutdown::Both);
+impl Calling {
+    /// Nobody waits any more: unless it has its outcome, that is [`ModuleError::Cancelled`]. The module
+    /// is told, and must answer all the same.
+    pub fn cancel(&self) {
+        let done = self.shared.lock().in_flight.give_up(self.id);
+        if let Some(done) = done {
+            self.shared.write(&ToModule::Cancel { id: self.id });
+            done(Err(ModuleError::Cancelled));
         }
-    }
-
-    fn outgoing(&self) -> MutexGuard<'_, UnixStream> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -242,35 +233,43 @@ impl Drop for Process {
 }
 
 impl Shared {
+    /// A failure needs no answer here: the socket is closed, and the reader sees the rest.
+    fn write(&self, message: &ToModule) {
+        let stream = self.outgoing();
+        if send(&*stream, message).is_err() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, UnixStream> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table {
-    fn free_id(&mut self) -> u32 {
-        while self.in_flight.contains_key(&self.next_id) {
-            self.next_id = self.next_id.wrapping_add(1);
-        }
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(1);
-        id
-    }
-
     fn end_by(&mut self, at: Instant) {
         self.end_at = Some(self.end_at.map_or(at, |before| before.min(at)));
     }
+}
 
-    fn kill_at(&self) -> Option<Instant> {
-        let calls = self.in_flight.values().map(|call| call.kill_at);
-        calls.chain(self.end_at).min()
+impl Death {
+    /// What a call gets that the process took with it.
+    fn error(&self) -> ModuleError {
+        match self {
+            Self::Refused(error) => error.clone(),
+            Self::Unasked(how) => ModuleError::Process(how.clone()),
+        }
     }
 }
 
 /// Hands answers to who waits for them, until the stream ends; then sees the process off.
 struct Reader {
     name: String,
-    incoming: UnixStream,
+    incoming: Incoming<UnixStream>,
     child: Child,
     /// How long the process may live without its socket.
     grace: Duration,
@@ -280,7 +279,7 @@ struct Reader {
 impl Reader {
     fn read(mut self) {
         let fault = self.answers();
-        let _ = self.incoming.shutdown(Shutdown::Both);
+        let _ = self.incoming.get_ref().shutdown(Shutdown::Both);
         let grace = if fault.is_some() {
             Duration::ZERO
         } else {
@@ -303,23 +302,30 @@ impl Reader {
         if let (Death::Unasked(how), Asked::No) = (&death, table.asked) {
             tracing::warn!(module = self.name, how, "module died");
         }
+        let error = death.error();
         table.death = Some(death);
-        table.in_flight.clear();
+        let waiters = table.in_flight.end();
         drop(table);
         self.shared.changed.notify_all();
+        for done in waiters {
+            tell(done, Err(error.clone()));
+        }
     }
 
     /// Ends with why, unless that is how the process ended.
-    fn answers(&self) -> Option<Death> {
+    fn answers(&mut self) -> Option<Death> {
         loop {
-            match receive(&self.incoming) {
+            match receive(&mut self.incoming) {
                 Ok(FromModule::Answer { id, result }) => {
-                    let in_flight = self.shared.lock().in_flight.remove(&id);
-                    let Some(in_flight) = in_flight else {
-                        return Some(Death::Unasked(format!("answered call {id}, never made")));
-                    };
-                    // Fails if the caller waits no more: then it is wiped here.
-                    let _ = in_flight.answer.try_send(result);
+                    let addressee = self.shared.lock().in_flight.answered(id);
+                    match addressee {
+                        Addressee::Waiter(done) => tell(done, result),
+                        // It is wiped here.
+                        Addressee::Gone => {}
+                        Addressee::Nobody => {
+                            return Some(Death::Unasked(format!("answered call {id}, never made")));
+                        }
+                    }
                 }
                 Ok(FromModule::Refused(error)) => return Some(Death::Refused(error)),
                 Err(WireError::End | WireError::Io(_)) => return None,
@@ -329,6 +335,11 @@ impl Reader {
     }
 }
 
+/// Runs a completion, which may panic: the panic hook tells of it, and the thread goes on for the others.
+fn tell(done: Done, outcome: Outcome) {
+    let _ = catch_unwind(AssertUnwindSafe(|| done(outcome)));
+}
+
 fn how_ended(status: io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => format!("ended: {status}"),
@@ -336,7 +347,7 @@ fn how_ended(status: io::Result<ExitStatus>) -> String {
     }
 }
 
-/// Kills the process when a deadline is passed by the grace.
+/// Tells callers that their time is up, and kills the process when a deadline is passed by the grace.
 struct Watch {
     name: String,
     pid: Pid,
@@ -348,13 +359,33 @@ impl Watch {
         let mut table = self.shared.lock();
         while table.death.is_none() && !table.killed {
             let now = Instant::now();
-            table = match table.kill_at() {
-                Some(at) if at <= now => {
+            let end = table.end_at.is_some_and(|at| at <= now);
+            let late = match table.in_flight.due(now) {
+                Due::TimedOut(late) if !end => late,
+                Due::TimedOut(_) | Due::Kill => {
                     tracing::warn!(module = self.name, "module is overdue: killed");
                     table.killed = true;
                     let _ = kill(self.pid, Signal::SIGKILL);
-                    table
+                    break;
                 }
+            };
+            if !late.is_empty() {
+                drop(table);
+                for (id, done) in late {
+                    self.shared.write(&ToModule::Cancel { id });
+                    tell(done, Err(ModuleError::TimedOut));
+                }
+                table = self.shared.lock();
+                continue;
+            }
+            let alarm = table
+                .in_flight
+                .alarm()
+                .into_iter()
+                .chain(table.end_at)
+                .min();
+            table.asleep_until = alarm;
+            table = match alarm {
                 Some(at) => {
                     let wait = self.shared.changed.wait_timeout(table, at - now);
                     wait.unwrap_or_else(PoisonError::into_inner).0

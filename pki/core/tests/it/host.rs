@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use claviger_pki::cancel::{self, Cancel};
 use claviger_pki::host::{HostConfig, ModuleHost};
-use claviger_pki::key::KeyType;
-use claviger_pki::module::{Generate, ModuleError};
+use claviger_pki::key::{Kem, KeyType};
+use claviger_pki::module::{Decapsulate, Generate, ModuleError};
+use crossbeam_channel::bounded;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
@@ -177,6 +178,74 @@ fn slow_calls_do_not_hold_up_others_where_the_module_stands_several() {
     });
     // The call that hangs is still the module's; ending the host kills it after the grace.
     assert_eq!(host.status().in_flight, 1);
+}
+
+/// A step that the module's P-256 key can do.
+fn step(host: &ModuleHost) -> Decapsulate {
+    let mut keys = host.keys("p256", soon(), &Cancel::never()).unwrap();
+    let key = keys.remove(0);
+    Decapsulate {
+        locator: key.locator,
+        kem: Kem::DhkemP256,
+        encapsulation: key.public_key.ec_point().unwrap().to_vec(),
+        public_key: key.public_key,
+    }
+}
+
+#[test]
+fn a_step_is_begun_in_a_program_that_runs_and_answered_once() {
+    let host = host(&[]);
+    assert!(host.running().is_none());
+    let step = step(&host);
+    let (sender, outcome) = bounded(2);
+    let done = move |result| sender.send(result).unwrap();
+    let calling = host.running().unwrap().decapsulate(step, soon(), done);
+    assert_eq!(outcome.recv().unwrap().unwrap().len(), 32);
+    // Too late: it has been answered.
+    calling.unwrap().cancel();
+    assert!(outcome.recv().is_err());
+    host.stop();
+    assert!(host.running().is_none());
+}
+
+#[test]
+fn a_begun_step_is_called_back_or_times_out_as_if_somebody_waited_for_it() {
+    let host = &host(&[("concurrency", "1")]);
+    let step = step(host);
+    thread::scope(|scope| {
+        // Keeps the one worker busy for 0.4 s.
+        let busy = scope.spawn(|| host.keys("late", soon(), &Cancel::never()));
+        while host.status().in_flight == 0 {
+            thread::yield_now();
+        }
+        let running = host.running().unwrap();
+        let (sender, outcome) = bounded(2);
+        let done = move |name: &'static str| {
+            let sender = sender.clone();
+            move |result| sender.send((name, result)).unwrap()
+        };
+        let called_back = running.decapsulate(step.clone(), soon(), done("called back"));
+        let deadline = Instant::now() + Duration::from_millis(50);
+        running.decapsulate(step, deadline, done("late"));
+        called_back.unwrap().cancel();
+        let (name, result) = outcome.recv().unwrap();
+        assert_eq!((name, result), ("called back", Err(ModuleError::Cancelled)));
+        let (name, result) = outcome.recv().unwrap();
+        assert_eq!((name, result), ("late", Err(ModuleError::TimedOut)));
+        assert_eq!(busy.join().unwrap(), Ok(Vec::new()));
+    });
+    works(host);
+    assert_eq!(host.status().restarts, 0);
+}
+
+#[test]
+fn a_completion_that_panics_takes_no_other_call_with_it() {
+    let host = host(&[]);
+    let step = step(&host);
+    let running = host.running().unwrap();
+    running.decapsulate(step, soon(), |_| panic!("planted"));
+    works(&host);
+    assert_eq!(host.status().restarts, 0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The module protocol's octets, as `docs/protocol-module.md` promises them to other languages.
 
+use std::io::{self, Read};
 use std::time::Instant;
 
 use claviger_pki::host::ENVIRONMENT;
@@ -8,8 +9,8 @@ use claviger_pki::module::{
     Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, ModuleError, PinState, Provenance, Token,
 };
 use claviger_pki::wire::{
-    Answer, Call, FromModule, Login, MESSAGE_MAX, Settings, ToModule, VERSION, WireError, receive,
-    send,
+    Answer, Call, FromModule, Incoming, Login, MESSAGE_MAX, Settings, ToModule, VERSION, WireError,
+    receive, send,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -150,6 +151,35 @@ fn every_message_is_read_back() {
         let frame = octets(&message);
         let read: FromModule = receive(&frame[..]).unwrap();
         assert_eq!(octets(&read), frame);
+    }
+}
+
+/// Gives so many bytes a read, however many are wanted.
+struct Pieces<'a>(&'a [u8], usize);
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.1.min(out.len());
+        self.0.read(&mut out[..length])
+    }
+}
+
+#[test]
+fn messages_that_arrive_together_or_in_pieces_are_read_one_by_one() {
+    let mut messages = from_host();
+    // Larger than what is read at once.
+    let selector = "x".repeat(100_000);
+    messages.insert(1, call(Call::Keys { selector }));
+    let frames: Vec<_> = messages.iter().map(octets).collect();
+    let stream = frames.concat();
+    for piece in [1, 7, 500, stream.len()] {
+        let mut incoming = Incoming::new(Pieces(&stream, piece));
+        for frame in &frames {
+            let read: ToModule = receive(&mut incoming).unwrap();
+            assert_eq!(octets(&read), *frame);
+        }
+        let end = receive::<ToModule>(&mut incoming);
+        assert!(matches!(end, Err(WireError::End)), "{piece}");
     }
 }
 
