@@ -45,6 +45,9 @@ struct Payload<'a> {
 /// Longest locator, bytes: the kernel's quota is 20,000 bytes a uid.
 pub const LOCATOR_MAX: usize = 512;
 
+/// No payload of ours is longer. Not above a page: then the kernel reads a key twice.
+const PAYLOAD_MAX: usize = 4096;
+
 const VERSION: u8 = 1;
 
 impl AuthTok {
@@ -162,11 +165,16 @@ impl AuthToks {
     pub fn find(&self, key_id: KeyId) -> Result<Option<AuthTok>, AuthTokError> {
         match &self.0 {
             Store::Keyring(ring) => {
-                let payload = ring
+                let mut buffer = [0; PAYLOAD_MAX];
+                let length = ring
                     .search(&description(key_id))
-                    .and_then(|key| key.read_to_vec());
-                match payload {
-                    Ok(payload) => AuthTok::parse(key_id, &payload).map(Some),
+                    .and_then(|key| key.read(&mut buffer));
+                match length {
+                    // Of a longer one the kernel gives the length and nothing more.
+                    Ok(length) => match buffer.get(..length) {
+                        Some(payload) => AuthTok::parse(key_id, payload).map(Some),
+                        None => Err(AuthTokError::Malformed(key_id)),
+                    },
                     Err(error) if is_gone(error) => Ok(None),
                     Err(error) => Err(kernel(error)),
                 }
