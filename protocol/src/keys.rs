@@ -1,6 +1,7 @@
 //! Bodies of the callout frames between a requester that needs keys and `clavigerd`.
 //!
-//! `postcard` encodes them. The volume's daemon answers each [`KeyRequest`] with one [`KeyReply`],
+//! `postcard` encodes them; a `Vec<u8>` and `serde_bytes` are the same octets to it, and the latter are copied
+//! at once, as what is long shall be. The volume's daemon answers each [`KeyRequest`] with one [`KeyReply`],
 //! and tells of locking, unlocking and new epochs by [`KeyEvent`] frames.
 
 use claviger_vault::ids::{Epoch, Scope, VolumeId};
@@ -33,6 +34,7 @@ pub enum KeyRequest {
         volume: VolumeId,
         /// The head of the lower file: 512 bytes of header page 0 (fixed part and key records), then in
         /// file scope the 4096 bytes of page 1.
+        #[serde(with = "serde_bytes")]
         header: Vec<u8>,
         /// The lower file's path from the lower root, for prompts and the audit line. Not trusted.
         lower_path: Vec<u8>,
@@ -123,6 +125,7 @@ pub struct FreshFile {
     /// Epoch that it is sealed under; of no use once another epoch has begun.
     pub epoch: Epoch,
     /// The head of the new lower file, as in [`KeyRequest::UnwrapFek::header`].
+    #[serde(with = "serde_bytes")]
     pub header: Vec<u8>,
     /// FEK number 0, 32 bytes.
     pub fek: Secret,

@@ -94,6 +94,7 @@ pub struct Decapsulate {
     /// Which KEM.
     pub kem: Kem,
     /// RSA ciphertext, or the uncompressed ephemeral point. Already checked to be on the curve.
+    #[serde(with = "serde_bytes")]
     pub encapsulation: Vec<u8>,
 }
 
