@@ -64,6 +64,8 @@ pub struct Recipient {
     kind: RecipientKind,
     label: String,
     spki: Vec<u8>,
+    /// Looked at for every file in file scope.
+    key_id: KeyId,
 }
 
 /// Where a recipient's private key is.
@@ -138,10 +140,12 @@ impl Recipient {
     /// showing one cannot confuse a terminal.
     pub fn new(kind: RecipientKind, label: &str, spki: Vec<u8>) -> Self {
         let shown = label.chars().filter(|c| !c.is_control());
+        let hash = digest(&SHA256, &spki);
         Self {
             kind,
             label: shown.take(Self::LABEL_MAX).collect(),
             spki,
+            key_id: KeyId(hash.as_ref().try_into().expect("SHA-256 is 32 bytes")),
         }
     }
 
@@ -162,8 +166,7 @@ impl Recipient {
 
     /// Its SHA-256.
     pub fn key_id(&self) -> KeyId {
-        let hash = digest(&SHA256, &self.spki);
-        KeyId(hash.as_ref().try_into().expect("SHA-256 is 32 bytes"))
+        self.key_id
     }
 }
 

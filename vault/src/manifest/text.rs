@@ -257,11 +257,8 @@ impl RecipientTable {
             }
         };
         Ok(Enrolled {
-            recipient: Recipient {
-                kind,
-                label: self.label.into_inner(),
-                spki: self.public_key.0,
-            },
+            // Checked above: nothing is left out of the label.
+            recipient: Recipient::new(kind, label, self.public_key.0),
             wrap: Wrap {
                 algorithm: self.wrap_algorithm,
                 body: self.wrap.0,
