@@ -1,7 +1,9 @@
 //! Answers filesystems: names keys, FEKs of existing files, material for new ones.
 //!
-//! callout's thread only hands requests on. What needs no token is answered by a few threads, what may
-//! wait for a token or a person by others, so that somebody's missing card holds up nobody else.
+//! Unwraps, which are most of what is asked, are answered on callout's thread as far as they wait for nothing:
+//! from the key record, or by a token's module that answers later ([`crate::begun`]). All else is handed on:
+//! what needs no token to a few threads, what may wait for a token or a person to others, so that
+//! somebody's missing card holds up nobody else.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -17,7 +19,9 @@ use claviger_vault::secret::NamesKey;
 use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
 use crate::errand::{Errand, Program};
+use crate::residue::wipe_stack;
 use crate::tokens::Request;
+use crate::volumes::Occupied;
 use crate::workers::{Full, Workers};
 
 mod ecryptfs;
@@ -26,14 +30,14 @@ mod stream;
 mod token_job;
 mod unwrap;
 
-use token_job::{TokenJob, Work};
-use unwrap::Unwrap;
+use token_job::{Asked, TokenJob, Work};
+use unwrap::{Opened, Unwrap};
 
 /// Threads for what needs no token, at least.
 const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 
-/// Requests that wait for tokens or people at a time; SoftHSM-like stores stand many.
-const TOKEN_THREADS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+/// Requests that wait for tokens or people at a time, besides those that were begun without waiting.
+const TOKEN_THREADS: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
 /// More than a mount's table of contexts holds.
 const QUEUE: usize = 4096;
@@ -41,7 +45,8 @@ const QUEUE: usize = 4096;
 /// The service, as callout knows it.
 pub struct KeyService {
     daemon: Arc<Daemon>,
-    quick: Workers<Call>,
+    quick: Workers<(Call, KeyRequest)>,
+    tokens: Arc<Workers<TokenJob>>,
 }
 
 impl KeyService {
@@ -52,20 +57,52 @@ impl KeyService {
         let tokens = Workers::new("token", TOKEN_THREADS, QUEUE, move |job: TokenJob| {
             job.run(&of_tokens);
         });
-        let of_quick = daemon.clone();
-        let quick = Workers::new("keys", cores.max(TWO), QUEUE, move |call| {
-            answer(&of_quick, &tokens, call);
+        let tokens = Arc::new(tokens);
+        let (of_quick, for_quick) = (daemon.clone(), tokens.clone());
+        let quick = Workers::new("keys", cores.max(TWO), QUEUE, move |(call, request)| {
+            answer(&of_quick, &for_quick, call, request);
         });
         Self {
             daemon: daemon.clone(),
             quick,
+            tokens,
         }
+    }
+
+    /// Answers, or sees to it that somebody does, as far as nothing has to be waited for; else gives back
+    /// what was asked.
+    fn at_once(&self, call: Call) -> Option<(Call, KeyRequest)> {
+        let request = match decode(&call) {
+            Ok(request) => request,
+            Err(failure) => {
+                reply(call, Err(failure));
+                return None;
+            }
+        };
+        let KeyRequest::UnwrapFek {
+            volume,
+            header,
+            lower_path,
+            pid,
+        } = &request
+        else {
+            return Some((call, request));
+        };
+        let unwrap = Unwrap::new(&self.daemon, *volume, lower_path, *pid);
+        match unwrap.open_header_at_once(&self.daemon, header) {
+            Ok(opened) => go_on(&self.daemon, &self.tokens, call, opened),
+            Err(Occupied) => return Some((call, request)),
+        }
+        wipe_stack();
+        None
     }
 }
 
 impl Service for KeyService {
     fn call(&self, call: Call) {
-        if let Err(Full(call)) = self.quick.submit(call) {
+        if let Some(later) = self.at_once(call)
+            && let Err(Full((call, _))) = self.quick.submit(later)
+        {
             reply(call, Err(busy()));
         }
     }
@@ -83,19 +120,17 @@ impl Service for KeyService {
     }
 }
 
-fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
+fn decode(call: &Call) -> Result<KeyRequest, Failure> {
     let service = &call.peer.service;
     if service != SERVICE {
         let text = format!("a mount that asks for {service}; this clavigerd answers {SERVICE}");
-        return reply(call, Err(Failure::Unsupported(text)));
+        return Err(Failure::Unsupported(text));
     }
-    let Ok(request) = postcard::from_bytes::<KeyRequest>(&call.body) else {
-        reply(
-            call,
-            Err(Failure::Usage("a request that does not decode".into())),
-        );
-        return;
-    };
+    postcard::from_bytes(&call.body)
+        .map_err(|_| Failure::Usage("a request that does not decode".into()))
+}
+
+fn answer(daemon: &Arc<Daemon>, tokens: &Arc<Workers<TokenJob>>, call: Call, request: KeyRequest) {
     let result = match request {
         KeyRequest::Names { volume, .. } => names(daemon, volume),
         KeyRequest::Fresh { volume, count } => fresh::fresh(daemon, volume, count),
@@ -140,18 +175,18 @@ fn answer(daemon: &Arc<Daemon>, tokens: &Workers<TokenJob>, call: Call) {
             pid,
         } => {
             let unwrap = Unwrap::new(daemon, volume, &lower_path, pid);
-            match unwrap.open_header(daemon, &header) {
-                unwrap::Opened::Answer(result) => result,
-                unwrap::Opened::NeedsToken(job) => {
-                    if let Err(Full(job)) = tokens.submit(job.for_call(call)) {
-                        job.refuse(busy());
-                    }
-                    return;
-                }
-            }
+            let opened = unwrap.open_header(daemon, &header);
+            return go_on(daemon, tokens, call, opened);
         }
     };
     reply(call, result);
+}
+
+fn go_on(daemon: &Arc<Daemon>, tokens: &Arc<Workers<TokenJob>>, call: Call, opened: Opened) {
+    match opened {
+        Opened::Answer(result) => reply(call, result),
+        Opened::NeedsToken(job) => job.begin(daemon, tokens, call),
+    }
 }
 
 fn submit_stream(tokens: &Workers<TokenJob>, call: Call, (event, pid): (Event, u32), work: Work) {
@@ -160,7 +195,8 @@ fn submit_stream(tokens: &Workers<TokenJob>, call: Call, (event, pid): (Event, u
         lower_path: None,
         program: Program::of_pid(pid),
     };
-    let job = TokenJob::new((event, errand), Instant::now(), call, work);
+    let asked = Asked::new((event, errand), Instant::now(), call);
+    let job = TokenJob::new(asked, work);
     if let Err(Full(job)) = tokens.submit(job) {
         job.refuse(busy());
     }

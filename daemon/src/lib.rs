@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod background;
+pub mod begun;
 pub mod config;
 pub mod control;
 pub mod daemon;

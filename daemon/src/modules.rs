@@ -44,6 +44,15 @@ pub struct HostError {
     pub error: ModuleError,
 }
 
+/// What one host has said to an operation already.
+#[derive(Debug)]
+pub struct Said<T> {
+    /// Which.
+    pub host: Arc<ModuleHost>,
+    /// What.
+    pub result: Result<T, ModuleError>,
+}
+
 impl Modules {
     /// Ours, and those that are configured.
     pub fn new(config: &Config) -> Self {
@@ -94,7 +103,8 @@ impl Modules {
 
     /// Has `operation` done by the host of `module` that has what `locator` names.
     ///
-    /// Where there are several, those that do not know it are passed over.
+    /// Where there are several, those that do not know it are passed over. The one that has `said` what
+    /// comes of it is not asked again.
     ///
     /// # Errors
     /// The error that tells most, of all hosts asked.
@@ -102,6 +112,7 @@ impl Modules {
         &self,
         module: &str,
         locator: &str,
+        mut said: Option<Said<T>>,
         operation: impl Fn(&ModuleHost) -> Result<T, ModuleError>,
     ) -> Result<T, HostError> {
         let hosts = self.of(module)?;
@@ -111,7 +122,11 @@ impl Modules {
         order.sort_by_key(|host| !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, host)));
         let mut worst: Option<HostError> = None;
         for host in order {
-            let error = match operation(host) {
+            let result = match said.take_if(|said| Arc::ptr_eq(&said.host, host)) {
+                Some(said) => said.result,
+                None => operation(host),
+            };
+            let error = match result {
                 Ok(done) => {
                     self.lock().insert(locator.into(), host.clone());
                     return Ok(done);
@@ -132,6 +147,20 @@ impl Modules {
             }
         }
         Err(worst.unwrap_or_else(|| no_host(module)))
+    }
+
+    /// The host that had what `locator` names the last time, or the only one there is.
+    pub fn last(&self, module: &str, locator: &str) -> Option<Arc<ModuleHost>> {
+        match self.of(module).ok()? {
+            [only] => Some(only.clone()),
+            several => {
+                let last = self.lock().get(locator).cloned()?;
+                several
+                    .iter()
+                    .any(|host| Arc::ptr_eq(host, &last))
+                    .then_some(last)
+            }
+        }
     }
 
     /// The tokens that are present, and which modules could not say.
@@ -175,7 +204,7 @@ impl Modules {
         selector: &str,
         list: impl Fn(&ModuleHost) -> Result<Vec<Key>, ModuleError>,
     ) -> Result<Vec<Key>, HostError> {
-        self.call(module, selector, |host| {
+        self.call(module, selector, None, |host| {
             let found = list(host)?;
             if found.is_empty() {
                 return Err(ModuleError::NoSuchKey(selector.into()));

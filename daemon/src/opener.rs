@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use claviger_pki::key::PublicKey;
-use claviger_pki::wrap::{self, Context, Wrapped};
+use claviger_pki::module::Decapsulate;
+use claviger_pki::wrap::{self, Context, UnwrapError, Wrapped};
 use claviger_protocol::Failure;
 use zeroize::Zeroizing;
 
 use crate::failure;
 use crate::own_keys::OwnKey;
-use crate::tokens::{Login, Request, TokenError, Tokens};
+use crate::tokens::{Answered, Login, Request, TokenError, Tokens};
 
 /// One of this user's keys, and what was wrapped to it.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ impl From<Failure> for OpenError {
 
 impl Tokens {
     /// Opens by the first candidate that can, as [`first_that_opens`]; which it was, and the payload.
+    /// `answered` is what the first candidate's module has said already, if it was asked.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -47,34 +49,51 @@ impl Tokens {
         candidates: &[Candidate],
         context: &Context,
         request: &Arc<Request>,
+        mut answered: Option<Answered>,
     ) -> Result<(usize, Zeroizing<Vec<u8>>), OpenError> {
         first_that_opens(candidates, request, |candidate, login| {
-            self.open(candidate, context, login, request)
+            self.open(candidate, context, login, request, answered.take())
         })
     }
 
-    /// Opens by one key.
-    ///
-    /// # Errors
-    /// [`TokenError`].
-    pub fn open(
+    fn open(
         &self,
         candidate: &Candidate,
         context: &Context,
         login: Login,
         request: &Arc<Request>,
+        answered: Option<Answered>,
     ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-        let Candidate {
-            own,
-            public_key,
-            wrapped,
-        } = candidate;
-        let failed = |error| TokenError::Failed(failure::of_unwrap(&own.module, error));
-        let step = wrapped
-            .step(public_key, own.locator.clone())
-            .map_err(failed)?;
-        let secret = self.decapsulate(&own.module, &step, login, request)?;
-        wrap::open(wrapped, public_key, context, &secret).map_err(failed)
+        let module = &candidate.own.module;
+        let failed = |error| TokenError::Failed(failure::of_unwrap(module, error));
+        let step = candidate.step();
+        let secret = self.decapsulate(module, &step, login, request, answered)?;
+        candidate.open(context, &secret).map_err(failed)
+    }
+}
+
+impl Candidate {
+    /// What its module is to do. The host checks it, as it does everything that goes to a module: not
+    /// here too, since checking a point costs a good part of what the token's step does.
+    pub fn step(&self) -> Decapsulate {
+        Decapsulate {
+            locator: self.own.locator.clone(),
+            public_key: self.public_key.clone(),
+            kem: self.wrapped.kem,
+            encapsulation: self.wrapped.encapsulation.clone(),
+        }
+    }
+
+    /// The payload, by what the module gave.
+    ///
+    /// # Errors
+    /// [`UnwrapError`].
+    pub fn open(
+        &self,
+        context: &Context,
+        secret: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
+        wrap::open(&self.wrapped, &self.public_key, context, secret)
     }
 }
 
@@ -88,7 +107,7 @@ impl Tokens {
 pub fn first_that_opens<C, T>(
     candidates: &[C],
     request: &Request,
-    open: impl Fn(&C, Login) -> Result<T, TokenError>,
+    mut open: impl FnMut(&C, Login) -> Result<T, TokenError>,
 ) -> Result<(usize, T), OpenError> {
     let mut need_pin = Vec::new();
     let mut worst = None;

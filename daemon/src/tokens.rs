@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::config::FinalTry;
 use crate::errand::Errand;
 use crate::failure;
-use crate::modules::{HostError, Modules, OPENSSL, TPM};
+use crate::modules::{HostError, Modules, OPENSSL, Said, TPM};
 use crate::pin_source::{Located, RefusedFiles};
 use crate::prompt::Asker;
 use crate::single_flight::SingleFlight;
@@ -66,6 +66,9 @@ pub enum Login {
     Never,
 }
 
+/// What a module has said to a KEM step already.
+pub type Answered = Said<Zeroizing<Vec<u8>>>;
+
 /// A token operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenError {
@@ -95,7 +98,8 @@ impl Tokens {
         }
     }
 
-    /// Does one KEM step with the key at `call.locator` of `module`, logging in first if need be.
+    /// Does one KEM step with the key at `call.locator` of `module`, logging in first if need be; goes on
+    /// from what was `answered`, if it was [begun](crate::begun).
     ///
     /// # Errors
     /// [`TokenError`].
@@ -105,6 +109,7 @@ impl Tokens {
         call: &Decapsulate,
         login: Login,
         request: &Arc<Request>,
+        mut answered: Option<Answered>,
     ) -> Result<Zeroizing<Vec<u8>>, TokenError> {
         let located = Located::parse(&call.locator.0).map_err(TokenError::Failed)?;
         let call = Decapsulate {
@@ -113,7 +118,8 @@ impl Tokens {
         };
         let attempt = || {
             let wait = request.wait.shortened(self.operation_time);
-            self.modules.call(module, &call.locator.0, |host| {
+            let said = answered.take();
+            self.modules.call(module, &call.locator.0, said, |host| {
                 let _in_progress = self.watch_for_touch(host, request);
                 host.decapsulate(call.clone(), wait.deadline(), wait.cancel())
             })
@@ -139,7 +145,7 @@ impl Tokens {
         };
         let attempt = || {
             let wait = request.wait.shortened(self.operation_time);
-            self.modules.call(module, &call.locator.0, |host| {
+            self.modules.call(module, &call.locator.0, None, |host| {
                 let _in_progress = self.watch_for_touch(host, request);
                 host.decrypt_pkcs1_v15(call.clone(), wait.deadline(), wait.cancel())
             })
@@ -183,7 +189,7 @@ impl Tokens {
         let attempt = || {
             // RSA-4096 in a card takes minutes.
             let wait = request.wait.shortened(Duration::from_secs(300));
-            self.modules.call(module, &token.locator.0, |host| {
+            self.modules.call(module, &token.locator.0, None, |host| {
                 let _in_progress = self.watch_for_touch(host, request);
                 host.generate(order(), wait.deadline(), wait.cancel())
             })
@@ -198,7 +204,7 @@ impl Tokens {
         located: &Located,
         login: Login,
         request: &Arc<Request>,
-        attempt: impl Fn() -> Result<T, HostError>,
+        mut attempt: impl FnMut() -> Result<T, HostError>,
     ) -> Result<T, TokenError> {
         // Twice: between the login and the second attempt the token may be pulled and put back.
         for _ in 0..2 {
@@ -222,7 +228,11 @@ impl Tokens {
         attempt().map_err(|other| TokenError::Failed(failure::of_module(module, other.error)))
     }
 
-    fn watch_for_touch(&self, host: &ModuleHost, request: &Arc<Request>) -> Option<InProgress> {
+    pub(crate) fn watch_for_touch(
+        &self,
+        host: &ModuleHost,
+        request: &Arc<Request>,
+    ) -> Option<InProgress> {
         // Neither a TPM nor a file has anything to touch. And a module that does not run yet takes its time
         // to load its library, but has nobody logged in.
         if [TPM, OPENSSL].contains(&host.name()) || host.status().pid.is_none() {

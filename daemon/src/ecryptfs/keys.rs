@@ -136,7 +136,9 @@ impl Daemon {
             kem: Kem::RsaOaepSha1,
             encapsulation: wrapped,
         };
-        let opened = self.tokens.decapsulate(&key.module, &call, login, request);
+        let opened = self
+            .tokens
+            .decapsulate(&key.module, &call, login, request, None);
         match (&opened, self.config.pkcs1_v15) {
             (Err(TokenError::Failed(Failure::Integrity(_))), Pkcs1V15::Accepted) => {
                 self.unwrap_pkcs1_v15(key, call.encapsulation, login, request)

@@ -11,7 +11,7 @@ use claviger_vault::ecryptfs::{
 };
 use claviger_vault::ids::VolumeId;
 
-use super::token_job::TokenJob;
+use super::token_job::{Asked, TokenJob};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
 use crate::ecryptfs::folder::FolderKeys;
@@ -260,13 +260,13 @@ fn candidates(
 
 impl NeedsToken {
     pub(super) fn for_call(self: Box<Self>, call: Call) -> TokenJob {
-        let errand = self.errand.clone();
-        TokenJob::new(
-            (Event::Unwrap, errand),
-            self.begun,
-            call,
-            Box::new(move |daemon, used, request| self.open(daemon, used, request)),
-        )
+        let asked = Asked::new((Event::Unwrap, self.errand.clone()), self.begun, call);
+        let work = Box::new(
+            move |daemon: &Daemon, used: &mut UsedKey, request: &Arc<Request>| {
+                self.open(daemon, used, request)
+            },
+        );
+        TokenJob::new(asked, work)
     }
 
     fn open(

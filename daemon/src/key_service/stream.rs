@@ -66,7 +66,7 @@ pub(super) fn unseal(
     }
     let opened = daemon
         .tokens
-        .open_any(&candidates, &context(header.id), request);
+        .open_any(&candidates, &context(header.id), request, None);
     let (number, payload) = opened.map_err(|error| match error {
         OpenError::Failed(failure) => failure,
         OpenError::NoCandidate => nobody_opens(&header),

@@ -1,29 +1,35 @@
 //! The FEKs of one existing file: from its key record alone, or in file scope by a token.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use claviger_callout::Call;
+use claviger_pki::cancel;
+use claviger_pki::host::Calling;
 use claviger_pki::key::{KeyId, PublicKey};
-use claviger_pki::wrap::{Identity, Wrapped};
+use claviger_pki::wrap::{Context, Identity, Wrapped};
 use claviger_protocol::keys::KeyReply;
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::{Epoch, VolumeId};
+use claviger_vault::manifest::Recipient;
 use claviger_vault::native::head::{self, SealedByFileKey};
 use claviger_vault::native::{Feks, HeadError, Packet};
 use claviger_vault::secret::{Fek, FileKey};
 use zeroize::Zeroizing;
 
+use super::busy;
 use super::fresh::file_key_context;
-use super::token_job::TokenJob;
+use super::token_job::{Asked, TokenJob};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
 use crate::errand::{Errand, Program, Standing, VolumeName};
 use crate::failure;
 use crate::opener::{Candidate, OpenError};
-use crate::tokens::Request;
-use crate::volumes::Volume;
+use crate::residue::wipe_stack;
+use crate::tokens::{Answered, Request};
 use crate::volumes::recipient::public_key;
+use crate::volumes::{Keys, Occupied, Volume};
+use crate::workers::{Full, Workers};
 
 /// One request, and when it came.
 pub(super) struct Unwrap {
@@ -44,8 +50,23 @@ pub(super) enum Opened {
 pub(super) struct NeedsToken {
     volume: Arc<Volume>,
     sealed: Box<SealedByFileKey>,
+    openers: Openers,
     errand: Errand,
     begun: Instant,
+}
+
+/// Who of those who open the volume may open the file.
+enum Openers {
+    /// The passphrase or recovery key that unlocked the volume.
+    Seed,
+    /// Recipients that the file key is wrapped to.
+    Recipients(Vec<(KeyId, Recipient)>),
+}
+
+/// What a key record is, once it is open.
+enum Record {
+    Feks(Feks, Epoch),
+    Sealed(Box<SealedByFileKey>, Openers),
 }
 
 impl Unwrap {
@@ -72,26 +93,43 @@ impl Unwrap {
 
     /// Opens the header's key record, which authenticates it.
     pub(super) fn open_header(self, daemon: &Daemon, header: &[u8]) -> Opened {
-        let opened = self.volume.and_then(|volume| {
-            let opened = volume.with_keys(|keys| {
-                let minimum = keys.manifest.minimum();
-                let key = |epoch| keys.epochs.of(epoch).filter(|_| epoch >= minimum);
-                head::open(header, volume.id(), key)
-                    .map_err(|error| of_head(error, minimum, keys.epochs.current_epoch()))
-            });
-            Ok((opened??, volume))
-        });
-        let result = match opened {
-            Ok((head::Opened::FileScope(sealed), volume)) => {
+        let record = self.volume.as_ref().map_err(Clone::clone);
+        let record = record
+            .and_then(|volume| volume.with_keys(|keys| open_record(header, volume.id(), keys)));
+        self.opened(daemon, record)
+    }
+
+    /// The same, without waiting for the volume's keys.
+    ///
+    /// # Errors
+    /// [`Occupied`].
+    pub(super) fn open_header_at_once(
+        self,
+        daemon: &Daemon,
+        header: &[u8],
+    ) -> Result<Opened, Occupied> {
+        let record = match &self.volume {
+            Ok(volume) => {
+                volume.with_keys_at_once(|keys| open_record(header, volume.id(), keys))?
+            }
+            Err(failure) => Err(failure.clone()),
+        };
+        Ok(self.opened(daemon, record))
+    }
+
+    fn opened(self, daemon: &Daemon, record: Result<Result<Record, Failure>, Failure>) -> Opened {
+        let result = match (record.and_then(|record| record), self.volume) {
+            (Ok(Record::Sealed(sealed, openers)), Ok(volume)) => {
                 return Opened::NeedsToken(Box::new(NeedsToken {
                     volume,
                     sealed,
+                    openers,
                     errand: self.errand,
                     begun: self.begun,
                 }));
             }
-            Ok((head::Opened::Feks(feks, epoch), _)) => Ok(reply_of(&feks, epoch)),
-            Err(failure) => Err(failure),
+            (Ok(Record::Feks(feks, epoch)), _) => Ok(reply_of(&feks, epoch)),
+            (Err(failure), _) | (Ok(_), Err(failure)) => Err(failure),
         };
         let key = UsedKey {
             key_id: None,
@@ -105,58 +143,165 @@ impl Unwrap {
     }
 }
 
+fn open_record(header: &[u8], volume: VolumeId, keys: &Keys) -> Result<Record, Failure> {
+    let minimum = keys.manifest.minimum();
+    let key = |epoch| keys.epochs.of(epoch).filter(|_| epoch >= minimum);
+    let opened = head::open(header, volume, key);
+    let sealed = match opened {
+        Ok(head::Opened::Feks(feks, epoch)) => return Ok(Record::Feks(feks, epoch)),
+        Ok(head::Opened::FileScope(sealed)) => sealed,
+        Err(error) => return Err(of_head(error, minimum, keys.epochs.current_epoch())),
+    };
+    let seed = keys.seed.as_ref().map(|seed| seed.public_key().key_id());
+    if seed.is_some_and(|seed| packet_for(&sealed, seed).is_some()) {
+        return Ok(Record::Sealed(sealed, Openers::Seed));
+    }
+    let recipients = keys.manifest.recipients().iter().map(|by| &by.recipient);
+    let named = recipients.map(|recipient| (KeyId(recipient.key_id().0), recipient));
+    let wrapped_to = named.filter(|(key_id, _)| packet_for(&sealed, *key_id).is_some());
+    let openers = wrapped_to.map(|(key_id, recipient)| (key_id, recipient.clone()));
+    let openers = Openers::Recipients(openers.collect());
+    Ok(Record::Sealed(sealed, openers))
+}
+
 impl NeedsToken {
-    pub(super) fn for_call(self: Box<Self>, call: Call) -> TokenJob {
-        let errand = self.errand.clone();
-        TokenJob::new(
-            (Event::Unwrap, errand),
-            self.begun,
-            call,
-            Box::new(move |daemon, used, request| self.open(daemon, used, request)),
-        )
+    /// Has the file key unwrapped and answers `call`, without waiting for anything: as a rule the module
+    /// does its part and the answer follows from its answer. Whatever else it takes is left to `tokens`.
+    pub(super) fn begin(
+        mut self: Box<Self>,
+        daemon: &Arc<Daemon>,
+        tokens: &Arc<Workers<TokenJob>>,
+        call: Call,
+    ) {
+        let asked = Asked::new((Event::Unwrap, self.errand.clone()), self.begun, call);
+        let candidates = match &mut self.openers {
+            Openers::Seed => Ok(Vec::new()),
+            Openers::Recipients(recipients) => {
+                let recipients = std::mem::take(recipients);
+                self.candidates(daemon, &recipients)
+            }
+        };
+        let candidates = match candidates {
+            Ok(candidates) => candidates,
+            Err(failure) => return asked.settle(daemon, &UsedKey::default(), Err(failure)),
+        };
+        let first = candidates.first();
+        let Some(beginning) = first.and_then(|first| daemon.tokens.beginning(first)) else {
+            return self.leave_to(tokens, asked, candidates, None);
+        };
+
+        let (canceller, cancel) = cancel::pair();
+        let request = asked.request(daemon, cancel);
+        let calling = Arc::new(OnceLock::<Calling>::new());
+        let to_cancel = calling.clone();
+        asked.on_cancel(move || {
+            canceller.cancel();
+            to_cancel.get().into_iter().for_each(Calling::cancel);
+        });
+        let (daemon, tokens) = (daemon.clone(), tokens.clone());
+        let done = move |answered: Answered| {
+            match self.opened_by(&candidates, &answered) {
+                Some((first, payload)) => {
+                    let result = self.feks(&payload);
+                    asked.settle(&daemon, &used_key(first), result);
+                }
+                None => self.leave_to(&tokens, asked, candidates, Some(answered)),
+            }
+            wipe_stack();
+        };
+        if let Some(begun) = beginning.begin(&request, done) {
+            // Called back before it could be told so: the hook closes `cancel` first.
+            let begun = calling.get_or_init(|| begun);
+            if request.wait.is_cancelled() {
+                begun.cancel();
+            }
+        }
     }
 
-    /// Has the file key unwrapped by a token of this user, and the FEKs with it.
+    /// The file key, if what the first candidate's module has said opens it.
+    fn opened_by<'a>(
+        &self,
+        candidates: &'a [Candidate],
+        answered: &Answered,
+    ) -> Option<(&'a Candidate, Zeroizing<Vec<u8>>)> {
+        let first = candidates.first()?;
+        let secret = answered.result.as_ref().ok()?;
+        Some((first, first.open(&self.context(), secret).ok()?))
+    }
+
+    /// Has a thread go on that may wait; `answered` is what the module of the first candidate has said.
+    fn leave_to(
+        self: Box<Self>,
+        tokens: &Workers<TokenJob>,
+        asked: Asked,
+        candidates: Vec<Candidate>,
+        answered: Option<Answered>,
+    ) {
+        let work = move |daemon: &Daemon, used: &mut UsedKey, request: &Arc<Request>| {
+            self.open(daemon, candidates, answered, used, request)
+        };
+        if let Err(Full(job)) = tokens.submit(TokenJob::new(asked, Box::new(work))) {
+            job.refuse(busy());
+        }
+    }
+
+    /// Has the file key unwrapped by whichever of `candidates` can, and the FEKs with it.
     fn open(
         &self,
         daemon: &Daemon,
+        mut candidates: Vec<Candidate>,
+        answered: Option<Answered>,
         used: &mut UsedKey,
         request: &Arc<Request>,
     ) -> Result<KeyReply, Failure> {
-        let context = file_key_context(self.volume.id(), self.sealed.file);
-        let payload = match self.by_seed(used)? {
-            Some(payload) => payload,
-            None => {
-                let candidates = self.candidates(daemon)?;
-                let opened = daemon.tokens.open_any(&candidates, &context, request);
-                let (number, payload) = opened.map_err(|error| {
-                    if let Some(first) = candidates.first() {
-                        *used = used_key(first);
-                    }
-                    match error {
-                        OpenError::Failed(failure) => failure,
-                        OpenError::NoCandidate => self.nobody_opens(),
-                    }
-                })?;
-                if let Some(candidate) = candidates.get(number) {
-                    *used = used_key(candidate);
-                }
-                payload
+        if let Some(payload) = self.by_seed(used)? {
+            return self.feks(&payload);
+        }
+        if candidates.is_empty() {
+            // Written when other keys opened the volume, perhaps.
+            for key in daemon.own_keys.enrolled() {
+                let public_key = || Ok(key.public_key.clone());
+                candidates.extend(self.candidate(daemon, key.key_id(), public_key)?);
             }
-        };
+        }
+        let context = self.context();
+        let opened = daemon
+            .tokens
+            .open_any(&candidates, &context, request, answered);
+        let (number, payload) = opened.map_err(|error| {
+            if let Some(first) = candidates.first() {
+                *used = used_key(first);
+            }
+            match error {
+                OpenError::Failed(failure) => failure,
+                OpenError::NoCandidate => self.nobody_opens(),
+            }
+        })?;
+        if let Some(candidate) = candidates.get(number) {
+            *used = used_key(candidate);
+        }
+        self.feks(&payload)
+    }
+
+    /// The FEKs, by the file key.
+    fn feks(&self, file_key: &[u8]) -> Result<KeyReply, Failure> {
         let mut bytes = Zeroizing::new([0; 32]);
-        if payload.len() != bytes.len() {
+        if file_key.len() != bytes.len() {
             return Err(Failure::Integrity(
                 "a wrapped file key has the wrong size".into(),
             ));
         }
-        bytes.copy_from_slice(&payload);
+        bytes.copy_from_slice(file_key);
         let file_key = FileKey::new(&mut bytes);
         let feks = self.sealed.open(&file_key);
         let feks = feks.map_err(|error| of_head(error, Epoch::FIRST, self.sealed.epoch))?;
         // Locked while the token was at it: nothing goes out any more.
         self.volume.with_keys(|_| ())?;
         Ok(reply_of(&feks, self.sealed.epoch))
+    }
+
+    fn context(&self) -> Context {
+        file_key_context(self.volume.id(), self.sealed.file)
     }
 
     /// By the passphrase or recovery key that unlocked the volume, if the file is wrapped to it.
@@ -166,12 +311,12 @@ impl NeedsToken {
                 return Ok(None);
             };
             let key_id = seed.public_key().key_id();
-            let Some(packet) = self.packet_for(key_id) else {
+            let Some(packet) = packet_for(&self.sealed, key_id) else {
                 return Ok(None);
             };
             used.key_id = Some(key_id.to_string());
             used.module = Some("passphrase".into());
-            let context = file_key_context(self.volume.id(), self.sealed.file);
+            let context = self.context();
             let wrapped = Wrapped::parse(packet.algorithm, &packet.body, seed.public_key());
             let payload = wrapped.and_then(|wrapped| seed.unwrap(&wrapped, &context));
             payload
@@ -180,27 +325,16 @@ impl NeedsToken {
         })?
     }
 
-    /// Keys of this user that the file key is wrapped to, whose auth toks are here.
-    fn candidates(&self, daemon: &Daemon) -> Result<Vec<Candidate>, Failure> {
-        // Taken apart only where it matters: checking a point costs as much as the token's own step.
-        let recipients: Vec<_> = self.volume.with_keys(|keys| {
-            let recipients = keys.manifest.recipients().iter().map(|by| &by.recipient);
-            let named = recipients.map(|recipient| (KeyId(recipient.key_id().0), recipient));
-            let wrapped_to = named.filter(|(key_id, _)| self.packet_for(*key_id).is_some());
-            wrapped_to
-                .map(|(key_id, recipient)| (key_id, recipient.clone()))
-                .collect()
-        })?;
+    /// Those of `recipients` that are keys of this user, whose auth toks are here.
+    fn candidates(
+        &self,
+        daemon: &Daemon,
+        recipients: &[(KeyId, Recipient)],
+    ) -> Result<Vec<Candidate>, Failure> {
         let mut candidates = Vec::new();
         for (key_id, recipient) in recipients {
-            candidates.extend(self.candidate(daemon, key_id, || public_key(&recipient))?);
-        }
-        if candidates.is_empty() {
-            // Written when other keys opened the volume, perhaps.
-            for key in daemon.own_keys.enrolled() {
-                let public_key = || Ok(key.public_key.clone());
-                candidates.extend(self.candidate(daemon, key.key_id(), public_key)?);
-            }
+            // Taken apart only where it matters: checking a point costs a good part of the token's own step.
+            candidates.extend(self.candidate(daemon, *key_id, || public_key(recipient))?);
         }
         Ok(candidates)
     }
@@ -211,7 +345,7 @@ impl NeedsToken {
         key_id: KeyId,
         public_key: impl FnOnce() -> Result<PublicKey, Failure>,
     ) -> Result<Option<Candidate>, Failure> {
-        let Some(packet) = self.packet_for(key_id) else {
+        let Some(packet) = packet_for(&self.sealed, key_id) else {
             return Ok(None);
         };
         let Some(own) = daemon.own_keys.usable(key_id)? else {
@@ -227,17 +361,17 @@ impl NeedsToken {
         }))
     }
 
-    fn packet_for(&self, key_id: KeyId) -> Option<&Packet> {
-        let mut packets = self.sealed.packets.iter();
-        packets.find(|packet| packet.key_sig == key_id.key_sig())
-    }
-
     fn nobody_opens(&self) -> Failure {
         let count = self.sealed.packets.len();
         Failure::NotARecipient(format!(
             "the file is wrapped to {count} keys, and the auth tok of none of them is here"
         ))
     }
+}
+
+fn packet_for(sealed: &SealedByFileKey, key_id: KeyId) -> Option<&Packet> {
+    let mut packets = sealed.packets.iter();
+    packets.find(|packet| packet.key_sig == key_id.key_sig())
 }
 
 pub(super) fn used_key(candidate: &Candidate) -> UsedKey {

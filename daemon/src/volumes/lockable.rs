@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use claviger_protocol::Failure;
 use claviger_protocol::control::RecipientInfo;
@@ -17,6 +17,10 @@ pub struct Lockable<K> {
     /// are using one.
     keys: RwLock<Option<K>>,
 }
+
+/// The keys are being changed or wiped: whoever may wait shall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupied;
 
 impl<K> Lockable<K> {
     pub(crate) fn new(id: VolumeId, dir: &Path, opened_by: RecipientInfo, keys: K) -> Self {
@@ -50,6 +54,22 @@ impl<K> Lockable<K> {
     pub fn with_keys<T>(&self, work: impl FnOnce(&K) -> T) -> Result<T, Failure> {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         keys.as_ref().map(work).ok_or(Failure::Locked)
+    }
+
+    /// The same without any waiting.
+    ///
+    /// # Errors
+    /// [`Occupied`] while they are being changed, which may be written to disk, or wiped.
+    pub fn with_keys_at_once<T>(
+        &self,
+        work: impl FnOnce(&K) -> T,
+    ) -> Result<Result<T, Failure>, Occupied> {
+        let keys = match self.keys.try_read() {
+            Ok(keys) => keys,
+            Err(TryLockError::Poisoned(keys)) => keys.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Occupied),
+        };
+        Ok(keys.as_ref().map(work).ok_or(Failure::Locked))
     }
 
     pub(crate) fn change_keys<T>(&self, work: impl FnOnce(&mut K) -> T) -> Result<T, Failure> {

@@ -31,7 +31,7 @@ mod recipients;
 mod unlock;
 
 pub use init::NewVolume;
-pub use lockable::Lockable;
+pub use lockable::{Lockable, Occupied};
 pub use unlock::Unlocked;
 
 /// One unlocked volume.

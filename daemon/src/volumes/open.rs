@@ -143,7 +143,7 @@ fn by_tokens<'a>(
     }
     let (number, payload) = daemon
         .tokens
-        .open_any(&candidates, &context(claims), request)?;
+        .open_any(&candidates, &context(claims), request, None)?;
     let (by, module) = recipients
         .into_iter()
         .nth(number)

@@ -92,6 +92,31 @@ user_test! {
 }
 
 user_test! {
+    fn in_file_scope_no_thread_waits_for_a_token_that_answers(user) {
+        let (daemon, key) = user.with_card();
+        let (dir, volume, _) = user.cli().init("Strict", Scope::File, &[&key], Recovery::None);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let mount = user.mount(volume);
+        let files: Vec<_> = (0..16).map(|_| mount.fresh()).collect();
+        let begun: Vec<_> = files.iter().map(|file| mount.begin_unwrap(&file.header).1).collect();
+        for (file, outcome) in files.iter().zip(begun) {
+            let reply = outcome.recv().unwrap().unwrap();
+            let KeyReply::Feks { feks, .. } = postcard::from_bytes(&reply).unwrap() else {
+                panic!("no FEKs");
+            };
+            assert_eq!(feks[0].expose(), file.fek.expose());
+        }
+        assert_eq!(user.audited("unwrap").len(), files.len());
+        assert!(!daemon.threads().contains(&"token".into()), "{:?}", daemon.threads());
+
+        // One that fails may have to be asked for again, and somebody for the PIN: that is waited for.
+        user.move_all("tokens", "pulled");
+        mount.unwrap(&files[0].header).unwrap_err();
+        assert!(daemon.threads().contains(&"token".into()), "{:?}", daemon.threads());
+    }
+}
+
+user_test! {
     fn in_file_scope_a_file_opens_only_while_the_token_is_there(user) {
         let (_daemon, key) = user.with_card();
         let (dir, volume, _) = user.cli().init("Strict", Scope::File, &[&key], Recovery::Make);

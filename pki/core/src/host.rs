@@ -160,9 +160,10 @@ impl ModuleHost {
         }
     }
 
-    /// The program, if it runs: what may be called by somebody who must not wait.
+    /// The program, if it runs: what may be called by somebody who must not wait, not even for another
+    /// who is starting it.
     pub fn running(&self) -> Option<Running> {
-        let process = self.lock().process.clone();
+        let process = self.state.try_lock().ok()?.process.clone();
         process.filter(|process| process.is_alive()).map(Running)
     }
 
