@@ -247,7 +247,9 @@ impl OpenSlot {
             return Ok(());
         };
         let settled = opened.file.maintain(|content| {
-            content.made_durable()?;
+            if let Some(settles) = content.settles() {
+                settles.made_durable()?;
+            }
             Ok(content.flush()?)
         });
         *slot = None;

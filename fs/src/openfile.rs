@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
-use claviger_vault::format::{Content, Settling};
+use claviger_vault::format::Content;
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 
 use crate::failure::OpError;
@@ -150,7 +150,7 @@ impl OpenFile {
     pub(crate) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Acquire) == self.begun.load(Ordering::Acquire)
             || self
-                .with(|content| Ok(content.settling() == Settling::Needless))
+                .with(|content| Ok(content.settles().is_none()))
                 .unwrap_or(true)
     }
 }

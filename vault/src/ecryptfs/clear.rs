@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::error::EcryptfsError;
 use super::header::{Header, MIN_HEADER_LEN, MetadataPlace};
-use crate::format::{Content, FormatError, Ranges, Settling};
+use crate::format::{Content, FormatError, Ranges, Settles};
 use crate::native::Access;
 use crate::native::lower::{read_at, write_at};
 
@@ -63,12 +63,8 @@ impl Content for ClearFile {
         Ok(self.lower.sync_all()?)
     }
 
-    fn settling(&self) -> Settling {
-        Settling::Needless
-    }
-
-    fn made_durable(&self) -> Result<(), FormatError> {
-        Ok(())
+    fn settles(&self) -> Option<&dyn Settles> {
+        None
     }
 
     fn ranges(&self) -> Option<&dyn Ranges> {
@@ -135,12 +131,8 @@ impl Content for EncryptedView {
         Ok(())
     }
 
-    fn settling(&self) -> Settling {
-        Settling::Needless
-    }
-
-    fn made_durable(&self) -> Result<(), FormatError> {
-        Ok(())
+    fn settles(&self) -> Option<&dyn Settles> {
+        None
     }
 
     fn ranges(&self) -> Option<&dyn Ranges> {

@@ -16,7 +16,7 @@ use super::passphrase::PassphraseKey;
 use crate::dir::Location;
 use crate::format::{
     Attributes, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, LowerObject,
-    NewFile, Ranges, Settling, Sized, Tree,
+    NewFile, Ranges, Settles, Sized, Tree,
 };
 use crate::ids::{DirId, Epoch};
 use crate::names::{LowerName, NAME_MAX, NameError, NamesKeys, check_upper};
@@ -259,12 +259,8 @@ impl Content for LowerFile {
         Ok(self.sync()?)
     }
 
-    fn settling(&self) -> Settling {
-        Settling::Needless
-    }
-
-    fn made_durable(&self) -> Result<(), FormatError> {
-        Ok(())
+    fn settles(&self) -> Option<&dyn Settles> {
+        None
     }
 
     fn ranges(&self) -> Option<&dyn Ranges> {

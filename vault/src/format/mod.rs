@@ -182,26 +182,20 @@ pub trait Content: AsFd + Send + Sync {
     /// [`FormatError`].
     fn sync(&self) -> Result<(), FormatError>;
 
-    /// Whether the file has something to write once what was written is known to be durable.
-    fn settling(&self) -> Settling;
-
-    /// Tells that all that was written so far is durable, as after syncfs(2).
-    ///
-    /// # Errors
-    /// [`FormatError`].
-    fn made_durable(&self) -> Result<(), FormatError>;
+    /// What there is to do once what was written is known to be durable; `None` if nothing.
+    fn settles(&self) -> Option<&dyn Settles>;
 
     /// What the format can do with ranges of a file; `None` if it has no holes.
     fn ranges(&self) -> Option<&dyn Ranges>;
 }
 
-/// What a file that was written still wants when it is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settling {
-    /// [`Content::made_durable`], then [`Content::flush`].
-    Wanted,
-    /// Nothing.
-    Needless,
+/// A file that was written and has more to write when that is durable, by [`Content::flush`].
+pub trait Settles {
+    /// Tells that all that was written so far is durable, as after syncfs(2).
+    ///
+    /// # Errors
+    /// [`FormatError`].
+    fn made_durable(&self) -> Result<(), FormatError>;
 }
 
 /// Holes and reserved room.

@@ -12,7 +12,7 @@ use super::{
 use crate::dir::{Location, Record};
 use crate::format::{
     self, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, LowerObject, NewFile,
-    Ranges, Settling, Sized, Tree,
+    Ranges, Settles, Sized, Tree,
 };
 use crate::ids::{DirId, Epoch, Scope, VolumeId};
 use crate::names::{DirNames, LowerName, NAME_MAX, NamesKeys};
@@ -211,16 +211,18 @@ impl Content for NativeFile {
         Ok(self.sync()?)
     }
 
-    fn settling(&self) -> Settling {
-        Settling::Wanted
-    }
-
-    fn made_durable(&self) -> Result<(), FormatError> {
-        Ok(self.made_durable()?)
+    fn settles(&self) -> Option<&dyn Settles> {
+        Some(self)
     }
 
     fn ranges(&self) -> Option<&dyn Ranges> {
         Some(self)
+    }
+}
+
+impl Settles for NativeFile {
+    fn made_durable(&self) -> Result<(), FormatError> {
+        Ok(self.made_durable()?)
     }
 }
 
