@@ -19,6 +19,7 @@ use crate::attributes::{Change, NewTime};
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
+use crate::open::Access;
 use crate::opening::open_flags;
 use crate::readdir::Room;
 use crate::xattrs::XattrReply;
@@ -325,7 +326,7 @@ impl fuser::Filesystem for Engine {
             OpenFlags(flags),
         ) {
             Ok((Entry { attr, generation }, handle)) => {
-                let flags = open_flags(self.0.caching);
+                let flags = open_flags(self.0.caching, Access::Write);
                 reply.created(&ttl(&attr), &attr, Generation(generation), handle, flags);
             }
             Err(error) => reply.error(self.0.report("create", parent.0, &error)),

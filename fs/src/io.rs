@@ -57,8 +57,7 @@ impl VolumeFs {
         Ok(())
     }
 
-    /// At each close(2) on kernels before 5.16, which ask: the sizes below are right, for whoever looks at
-    /// the lower folder next.
+    /// At each close(2): the sizes below are right, for whoever looks at the lower folder next.
     pub(crate) fn flush(&self, handle: FileHandle) -> Result<(), OpError> {
         let handle = self.handle(handle)?;
         match handle.access {

@@ -54,7 +54,10 @@ impl VolumeFs {
                 if want == Want::Truncated {
                     fs.cut(&open, caller)?;
                 }
-                Ok((fs.hand_out(open, caller, access), open_flags(fs.caching)))
+                Ok((
+                    fs.hand_out(open, caller, access),
+                    open_flags(fs.caching, access),
+                ))
             });
             done(opened);
         };
@@ -284,12 +287,15 @@ pub(crate) fn access_of(flags: OpenFlags) -> Access {
 }
 
 /// What the kernel may do: keep its pages, since nobody changes a file but through it, unless it was
-/// told not to; and close without asking. What was written is below when write(2) returns, and the size
-/// follows when the last use of the file ends, at RELEASE, for which no close(2) has to wait.
-pub(crate) fn open_flags(caching: Caching) -> FopenFlags {
+/// told not to; and close without asking what was only read. What was written asks (FLUSH): a script that
+/// copies the lower folder next must find all of it.
+pub(crate) fn open_flags(caching: Caching, access: Access) -> FopenFlags {
     let pages = match caching {
         Caching::Kept => FopenFlags::FOPEN_KEEP_CACHE,
         Caching::DirectIo => FopenFlags::FOPEN_DIRECT_IO,
     };
-    pages | FopenFlags::FOPEN_NOFLUSH
+    match access {
+        Access::Read => pages | FopenFlags::FOPEN_NOFLUSH,
+        Access::Write => pages,
+    }
 }
