@@ -67,12 +67,19 @@ impl Greeting {
         Ok((Self(Box::new(noise)), helo))
     }
 
-    /// Takes the body of the requester's answer.
+    /// Takes the body of an answer. One that is refused changes nothing: the true one may still come.
     ///
     /// # Errors
     /// [`SessionError`] if it is of another version, or not made for these ends and this HELO.
-    pub fn finish(mut self, answer: &[u8]) -> Result<(Sealer, Opener), SessionError> {
-        read_helo(&mut self.0, answer)?;
+    pub fn hear(&mut self, answer: &[u8]) -> Result<(), SessionError> {
+        read_helo(&mut self.0, answer)
+    }
+
+    /// Opens the session that an answer completed.
+    ///
+    /// # Errors
+    /// [`SessionError::Handshake`] if none was heard.
+    pub fn finish(self) -> Result<(Sealer, Opener), SessionError> {
         split(*self.0)
     }
 }
@@ -154,30 +161,31 @@ mod tests {
             },
         ];
         for other in others {
-            let (greeting, helo) = Greeting::start(&ENDS).unwrap();
+            let (mut greeting, helo) = Greeting::start(&ENDS).unwrap();
             let (reply, ..) = answer(&other, &helo).unwrap();
             assert_eq!(
-                greeting.finish(&reply).err(),
-                Some(SessionError::Handshake),
+                greeting.hear(&reply),
+                Err(SessionError::Handshake),
                 "{other:?}"
             );
+            assert_eq!(greeting.finish().err(), Some(SessionError::Handshake));
         }
     }
 
     #[test]
     fn another_version_is_told_from_an_attack() {
-        let (greeting, mut helo) = Greeting::start(&ENDS).unwrap();
+        let (mut greeting, mut helo) = Greeting::start(&ENDS).unwrap();
         helo[0] = 2;
         assert_eq!(answer(&ENDS, &helo).err(), Some(SessionError::Version(2)));
-        assert_eq!(greeting.finish(&helo).err(), Some(SessionError::Version(2)));
+        assert_eq!(greeting.hear(&helo), Err(SessionError::Version(2)));
     }
 
     proptest! {
         #[test]
         fn no_helo_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = answer(&ENDS, &bytes);
-            let (greeting, _) = Greeting::start(&ENDS).unwrap();
-            let _ = greeting.finish(&bytes);
+            let (mut greeting, _) = Greeting::start(&ENDS).unwrap();
+            let _ = greeting.hear(&bytes);
         }
     }
 }

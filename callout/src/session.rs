@@ -215,9 +215,10 @@ mod tests {
     };
 
     fn pair() -> ((Sealer, Opener), (Sealer, Opener)) {
-        let (greeting, helo) = Greeting::start(&ENDS).unwrap();
+        let (mut greeting, helo) = Greeting::start(&ENDS).unwrap();
         let (reply, sealer, opener) = answer(&ENDS, &helo).unwrap();
-        (greeting.finish(&reply).unwrap(), (sealer, opener))
+        greeting.hear(&reply).unwrap();
+        (greeting.finish().unwrap(), (sealer, opener))
     }
 
     fn open(

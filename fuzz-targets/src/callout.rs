@@ -26,8 +26,8 @@ pub fn greeting(data: &[u8]) -> Reached {
 
 /// The second one, as a responder gets it: laid over a genuine one.
 pub fn answer(data: &[u8]) -> Reached {
-    let (greeting, answer) = greeted();
-    greeting.finish(&laid_over(answer, data)).is_ok().into()
+    let (mut greeting, answer) = greeted();
+    greeting.hear(&laid_over(answer, data)).is_ok().into()
 }
 
 /// A sealed frame: laid over a genuine one.
@@ -65,9 +65,10 @@ fn greeted() -> (Greeting, Vec<u8>) {
 }
 
 fn connected() -> (Sealer, Opener) {
-    let (greeting, helo) = Greeting::start(&ENDS).expect("random bytes are there");
+    let (mut greeting, helo) = Greeting::start(&ENDS).expect("random bytes are there");
     let (answer, sealer, _) = session::answer(&ENDS, &helo).expect("it was made for these ends");
-    let (_, opener) = greeting.finish(&answer).expect("it answers this greeting");
+    greeting.hear(&answer).expect("it answers this greeting");
+    let (_, opener) = greeting.finish().expect("it was answered");
     (sealer, opener)
 }
 

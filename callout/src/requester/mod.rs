@@ -123,6 +123,8 @@ impl Requester {
             source,
         };
         prepare_folder(&config.dir, config.serves, &uids).map_err(folder)?;
+        // Before anyone can greet: a process's first random bytes cost 50 ms (measured: aws-lc gathers jitter),
+        // and a responder waits 200 ms for an answer, for which some are needed, too.
         let instance = Instance::random()?;
         let listeners = open_listeners(&config, instance)?;
         let entry = Entry {

@@ -156,7 +156,7 @@ impl Attempt {
     }
 
     /// Takes one message. The sender's uid is checked before a byte of it is looked at.
-    pub(super) fn hear(self, inbox: &mut Inbox) -> Progress {
+    pub(super) fn hear(mut self, inbox: &mut Inbox) -> Progress {
         let received = match &self.way {
             Way::Netlink(port, _) => port.receive(inbox),
             Way::Unix(unix) => unix.receive(inbox),
@@ -165,12 +165,7 @@ impl Attempt {
             Ok(Reception::Datagram(sender, datagram)) => (sender, datagram),
             Ok(Reception::Foreign(_)) => return Progress::Waiting(self),
             // Netlink's empty messages are anyone's; a unix socket's are its end.
-            Ok(Reception::Closed) => {
-                return match self.way {
-                    Way::Netlink(..) => Progress::Waiting(self),
-                    Way::Unix(_) => Progress::Failed,
-                };
-            }
+            Ok(Reception::Closed) => return self.end_unless_netlink(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Progress::Waiting(self);
             }
@@ -194,13 +189,14 @@ impl Attempt {
             }
             Ok(_) | Err(_) => return Progress::Waiting(self),
         };
-        let finished = self.greeting.finish(answer);
-        let (sealer, opener) = match finished {
-            Ok(halves) => halves,
-            Err(error) => {
-                tracing::info!(owner = self.owner, %error, "answer to HELO refused");
-                return Progress::Failed;
-            }
+        if let Err(error) = self.greeting.hear(answer) {
+            tracing::info!(owner = self.owner, %error, "answer to HELO refused");
+            // On netlink it may be the late answer to a HELO that was given up: the kernel's first choice
+            // of a port id is always the same, so that this attempt has the port of the one before.
+            return self.end_unless_netlink();
+        }
+        let Ok((sealer, opener)) = self.greeting.finish() else {
+            return Progress::Failed;
         };
         let carrier: Box<dyn Carrier> = match self.way {
             Way::Netlink(port, _) => match port.connect(sender.port) {
@@ -216,6 +212,15 @@ impl Attempt {
             pid: sender.pid,
         })
     }
+
+    /// What a message that cannot be the answer means: on a unix connection nothing better follows; a
+    /// netlink port has others' messages too.
+    fn end_unless_netlink(self) -> Progress {
+        match self.way {
+            Way::Netlink(..) => Progress::Waiting(self),
+            Way::Unix(_) => Progress::Failed,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -227,18 +232,71 @@ mod tests {
     use super::*;
     use crate::Instance;
     use crate::rendezvous::Entry;
+    use crate::session;
+
+    fn entry(netlink: u32) -> Entry {
+        Entry {
+            instance: Instance::from_bytes([1; 16]),
+            service: String::new(),
+            about: BTreeMap::new(),
+            namespaces: Namespaces::own().unwrap(),
+            netlink: Some(netlink),
+            socket: Some("x.sock".to_owned()),
+        }
+    }
+
+    /// Takes a HELO off `port` as a requester does. Gives where it came from and what answers it.
+    fn answer(port: &Port, ends: &Ends, inbox: &mut Inbox) -> (u32, Vec<u8>) {
+        let Ok(Reception::Datagram(sender, datagram)) = port.receive(inbox) else {
+            panic!("no HELO")
+        };
+        let helo = Frame::parse(datagram).unwrap();
+        let (body, ..) = session::answer(ends, helo.body).unwrap();
+        let header = Header {
+            kind: Kind::Helo,
+            flags: Flags::ANSWER,
+            sequence: 0,
+            port: port.id(),
+        };
+        (sender.port, header.datagram(&body))
+    }
+
+    #[test]
+    fn a_late_answer_to_a_helo_that_was_given_up_does_not_end_the_next_attempt() {
+        let requester = Port::open().unwrap();
+        let uids = Uids::read().unwrap();
+        let found = Found {
+            entry: entry(requester.id()),
+            owner: uids.own,
+            folder: "/".into(),
+        };
+        let ends = Ends {
+            responder: uids.own,
+            requester: uids.own,
+            instance: found.entry.instance,
+        };
+        let mut inbox = Inbox::new();
+        let given_up = Attempt::start(&found, Netlink, &uids).unwrap();
+        let (_, late) = answer(&requester, &ends, &mut inbox);
+        drop(given_up);
+
+        let attempt = Attempt::start(&found, Netlink, &uids).unwrap();
+        let (port, in_time) = answer(&requester, &ends, &mut inbox);
+        requester.send_to(port, &late).unwrap();
+        requester.send_to(port, &in_time).unwrap();
+        let Progress::Waiting(attempt) = attempt.hear(&mut inbox) else {
+            panic!("the late answer is passed over")
+        };
+        assert!(matches!(
+            attempt.hear(&mut inbox),
+            Progress::Answered(Answered { .. })
+        ));
+    }
 
     #[test]
     fn netlink_comes_first_where_it_reaches_and_not_at_all_where_it_does_not() {
         let own = Namespaces::own().unwrap();
-        let entry = Entry {
-            instance: Instance::from_bytes([1; 16]),
-            service: String::new(),
-            about: BTreeMap::new(),
-            namespaces: own,
-            netlink: Some(1),
-            socket: Some("x.sock".to_owned()),
-        };
+        let entry = entry(1);
         let found = |entry| Found {
             entry,
             owner: 0,

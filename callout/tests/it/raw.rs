@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -192,7 +192,7 @@ impl RawResponder {
             requester: 0,
             instance: target.instance,
         };
-        let (greeting, helo) = Greeting::start(&ends).unwrap();
+        let (mut greeting, helo) = Greeting::start(&ends).unwrap();
         socket
             .send(&clear(Kind::Helo, Flags::NONE, 0, socket.port(), &helo))
             .unwrap();
@@ -207,7 +207,8 @@ impl RawResponder {
             socket.to = answer.port;
             connect(socket.fd.as_raw_fd(), &NetlinkAddr::new(answer.port, 0)).unwrap();
         }
-        let (sealer, opener) = greeting.finish(frame.body).unwrap();
+        greeting.hear(frame.body).unwrap();
+        let (sealer, opener) = greeting.finish().unwrap();
         let mut raw = Self {
             socket,
             sealer,
@@ -253,7 +254,42 @@ impl RawResponder {
     }
 }
 
-/// A requester made by hand: publishes an entry, answers one HELO, and then asks.
+/// Where a requester made by hand takes HELOs.
+enum Door {
+    Netlink(Socket),
+    Unix(UnixListener),
+}
+
+impl Door {
+    /// Waits for a HELO; gives it and the connection to whoever sent it.
+    fn admit(&self) -> (Socket, Message) {
+        match self {
+            Self::Netlink(port) => {
+                let helo = port.receive();
+                let socket = Socket::netlink(0, helo.port).unwrap();
+                connect(socket.fd.as_raw_fd(), &NetlinkAddr::new(helo.port, 0)).unwrap();
+                (socket, helo)
+            }
+            Self::Unix(listener) => {
+                let fd = OwnedFd::from(listener.accept().unwrap().0);
+                setsockopt(&fd, sockopt::PassCred, &true).unwrap();
+                let (kind, to) = (CarrierKind::Unix, 0);
+                let socket = Socket { fd, kind, to };
+                let helo = socket.receive();
+                (socket, helo)
+            }
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Netlink(port) => port.fd.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// A requester made by hand: publishes an entry, lets one responder in, and then asks.
 pub(crate) struct RawRequester {
     pub(crate) socket: Socket,
     sealer: Sealer,
@@ -271,39 +307,49 @@ impl RawRequester {
             CarrierKind::Unix => format!("socket = \"{instance}.sock\""),
         };
         publish(folder, &instance.to_string(), &way);
-        let (mut socket, helo) = match kind {
-            CarrierKind::Netlink => {
-                let helo = port.receive();
-                let socket = Socket::netlink(0, helo.port).unwrap();
-                connect(socket.fd.as_raw_fd(), &NetlinkAddr::new(helo.port, 0)).unwrap();
-                (socket, helo)
-            }
+        let door = match kind {
+            CarrierKind::Netlink => Door::Netlink(port),
             CarrierKind::Unix => {
                 listener.set_nonblocking(false).unwrap();
-                let fd = OwnedFd::from(listener.accept().unwrap().0);
-                setsockopt(&fd, sockopt::PassCred, &true).unwrap();
-                let socket = Socket { fd, kind, to: 0 };
-                let helo = socket.receive();
-                (socket, helo)
+                Door::Unix(listener)
             }
         };
-        assert_eq!(helo.uid, uid);
         let ends = Ends {
             responder: uid,
             requester: 0,
             instance,
         };
+        // A responder gives up a HELO that is not answered in time, and greets again.
+        loop {
+            if let Some(met) = Self::answer(&door, &ends) {
+                return met;
+            }
+        }
+    }
+
+    /// Answers one HELO; `None` if its sender has given it up.
+    fn answer(door: &Door, ends: &Ends) -> Option<Self> {
+        let (mut socket, helo) = door.admit();
+        assert_eq!(helo.uid, ends.responder);
         let frame = Frame::parse(&helo.bytes).unwrap();
-        let (answer, sealer, opener) = session::answer(&ends, frame.body).unwrap();
+        let (answer, sealer, opener) = session::answer(ends, frame.body).unwrap();
         let answer = clear(Kind::Helo, Flags::ANSWER, 0, socket.port(), &answer);
-        socket.send_to(helo.port, &answer).unwrap();
+        socket.send_to(helo.port, &answer).ok()?;
         let mut raw = Self {
             socket,
             sealer,
             opener,
         };
-        assert_eq!(raw.reply_within(PATIENCE), Some((Kind::Helo, Vec::new())));
-        raw
+        // Confirmed, or greeted anew.
+        let mut waits = [
+            PollFd::new(raw.socket.fd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(door.fd(), PollFlags::POLLIN),
+        ];
+        let patience = PollTimeout::try_from(PATIENCE).unwrap();
+        assert_ne!(poll(&mut waits, patience).unwrap(), 0, "nobody greets");
+        let (kind, body) = raw.reply_within(Duration::ZERO)?;
+        assert_eq!((kind, body.as_slice()), (Kind::Helo, &[][..]));
+        Some(raw)
     }
 
     pub(crate) fn ask(&mut self, sequence: u32, text: &str) {
