@@ -1,0 +1,173 @@
+//! What the daemon answers.
+
+use claviger_vault::ids::{Epoch, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use crate::Secret;
+use crate::keys::SigBytes;
+
+/// What a command that worked answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// Nothing to tell.
+    Done,
+    /// A volume was made.
+    Initialised {
+        /// Its id.
+        volume: VolumeId,
+        /// The recovery key's text, to be shown once.
+        recovery: Option<Secret>,
+        /// Who opens it.
+        recipients: Vec<RecipientInfo>,
+    },
+    /// A volume is unlocked.
+    Unlocked {
+        /// Its id.
+        volume: VolumeId,
+        /// Which recipient opened it; `None` if it was unlocked already.
+        by: Option<RecipientInfo>,
+        /// What changed since this machine last saw the volume, for people.
+        changes: Vec<String>,
+    },
+    /// Volumes are locked.
+    Locked {
+        /// Which.
+        volumes: Vec<VolumeId>,
+        /// Lower paths whose last writes were lost.
+        lost: Vec<String>,
+    },
+    /// What is open.
+    Status(Status),
+    /// Tokens present.
+    Tokens(Vec<TokenInfo>),
+    /// One key.
+    Key(KeyInfo),
+    /// All enrolled keys.
+    Keys(Vec<KeyInfo>),
+    /// Recipients of a volume, and the new recovery key if one was asked for.
+    Recipients {
+        /// Current epoch.
+        epoch: Epoch,
+        /// Who opens it.
+        recipients: Vec<RecipientInfo>,
+        /// The recovery key's text, to be shown once.
+        recovery: Option<Secret>,
+    },
+    /// A key that the kernel's eCryptfs can use now.
+    EcryptfsKey {
+        /// Which.
+        key: KeyInfo,
+        /// Its key sig, 16 hexadecimal digits: what the mount option `ecryptfs_sig` names.
+        sig: String,
+    },
+    /// A folder of eCryptfs is unlocked.
+    EcryptfsUnlocked {
+        /// What it is called in the place of a volume.
+        folder: VolumeId,
+        /// The keys that open it, by their sigs; empty if it was unlocked already, with all of them.
+        by: Vec<RecipientInfo>,
+        /// Whom new files are wrapped to.
+        sigs: Vec<SigBytes>,
+    },
+}
+
+/// One recipient of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientInfo {
+    /// SHA-256 of the SubjectPublicKeyInfo, hexadecimal.
+    pub key_id: String,
+    /// `token`, `file`, `passphrase`, `recovery`.
+    pub kind: String,
+    /// For people.
+    pub label: String,
+    /// Algorithm: `ec-p256`, `rsa2048`, …
+    pub key_type: String,
+}
+
+/// An enrolled key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyInfo {
+    /// SHA-256 of the SubjectPublicKeyInfo, hexadecimal.
+    pub key_id: String,
+    /// The module that uses it.
+    pub module: String,
+    /// For people.
+    pub label: String,
+    /// Algorithm: `ec-p256`, `rsa2048`, …
+    pub key_type: String,
+    /// Where the module finds it: a PKCS#11 URI or a file.
+    pub locator: String,
+    /// Whether its auth tok is in the keyring (or daemon's memory) now.
+    pub in_keyring: bool,
+    /// Whether the key is known to be unable to leave its token.
+    pub provenance: String,
+}
+
+/// A token that is present.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// The module that reaches it.
+    pub module: String,
+    /// Its label.
+    pub label: String,
+    /// PKCS#11 URI, or TCTI of the TPM.
+    pub uri: String,
+    /// Manufacturer and model.
+    pub model: String,
+    /// Serial number.
+    pub serial: String,
+    /// State of its PIN, for people: "ok", "2 tries left", "final try", "blocked".
+    pub pin_state: String,
+}
+
+/// What is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Process id of the daemon.
+    pub daemon_pid: u32,
+    /// Where auth toks are: `keyring`, or `memory` where the kernel refuses keyctl(2).
+    pub auth_toks: String,
+    /// Unlocked volumes and mounts of locked ones.
+    pub volumes: Vec<VolumeStatus>,
+    /// Module processes that run.
+    pub modules: Vec<ModuleStatus>,
+}
+
+/// One volume that the daemon knows of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Its id.
+    pub volume: VolumeId,
+    /// The lower folder.
+    pub dir: String,
+    /// Whether its keys are here.
+    pub unlocked: bool,
+    /// Who opened it.
+    pub opened_by: Option<RecipientInfo>,
+    /// Current epoch, if unlocked.
+    pub epoch: Option<Epoch>,
+    /// Where it is mounted.
+    pub mounts: Vec<MountStatus>,
+}
+
+/// One mount that has registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// The mount point.
+    pub mountpoint: String,
+    /// `netlink` or `unix`.
+    pub carrier: String,
+    /// Process id of the filesystem.
+    pub pid: u32,
+}
+
+/// One module process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleStatus {
+    /// Module name.
+    pub module: String,
+    /// Process id.
+    pub pid: u32,
+    /// How often it had to be restarted.
+    pub restarts: u32,
+}
