@@ -448,15 +448,14 @@ fn another_uid_on_a_dead_requesters_port_is_not_taken_for_it() {
     impostor.expect("answered");
     let (requester, _) = requester(kind);
     assert!(requester.wait_registered(user(), PATIENCE));
+    // The requester may know it earlier than the responder says it.
+    child.expect("connected");
     child.tell("peers");
     assert_eq!(child.expect("peers"), "1", "the true requester only");
-    assert_eq!(
-        child
-            .said()
-            .iter()
-            .filter(|said| said.starts_with("connected"))
-            .count(),
-        1
+    let said = child.said();
+    assert!(
+        !said.iter().any(|said| said.starts_with("connected")),
+        "{said:?}"
     );
 }
 
