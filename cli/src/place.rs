@@ -10,9 +10,6 @@ use crate::Failed;
 /// The type of our mounts in /proc/self/mountinfo.
 const FILESYSTEM_TYPE: &str = "fuse.claviger";
 
-/// The type of the kernel's own mounts of eCryptfs there.
-const KERNEL_ECRYPTFS: &str = "ecryptfs";
-
 /// The lower folder that `place` means: itself, or what is mounted there.
 ///
 /// # Errors
@@ -62,42 +59,17 @@ pub struct Mounted {
 /// # Errors
 /// [`Failed`] if /proc is not there.
 pub fn mounts() -> Result<Vec<Mounted>, Failed> {
-    mounts_of(FILESYSTEM_TYPE)
-}
-
-/// Where the kernel's own eCryptfs has `lower` mounted.
-///
-/// # Errors
-/// [`Failed`] if /proc is not there.
-pub fn kernel_ecryptfs_mount(lower: &Path) -> Result<Option<PathBuf>, Failed> {
-    let mut mounts = mounts_of(KERNEL_ECRYPTFS)?.into_iter();
-    let mount = mounts.find(|mount| {
-        let real = mount.lower.canonicalize();
-        real.is_ok_and(|real| real == lower) || mount.lower == lower
-    });
-    Ok(mount.map(|mount| mount.mountpoint))
-}
-
-fn mounts_of(filesystem_type: &str) -> Result<Vec<Mounted>, Failed> {
     let path = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(path).map_err(|error| Failed::file(path, &error))?;
-    let mounts = text
-        .lines()
-        .filter_map(|line| of_type(line, filesystem_type));
-    Ok(mounts.collect())
+    Ok(text.lines().filter_map(parse_mount).collect())
 }
 
-/// Parses a line of mountinfo, if it is of a mount of ours.
-pub(crate) fn parse_mount(line: &str) -> Option<Mounted> {
-    of_type(line, FILESYSTEM_TYPE)
-}
-
-/// Parses a line of mountinfo (proc_pid_mountinfo(5)):
+/// Parses a line of mountinfo (proc_pid_mountinfo(5)), if it is of a mount of ours:
 /// `id parent major:minor root mountpoint options… - type source super-options`.
-fn of_type(line: &str, filesystem_type: &str) -> Option<Mounted> {
+pub(crate) fn parse_mount(line: &str) -> Option<Mounted> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');
-    if after.next()? != filesystem_type {
+    if after.next()? != FILESYSTEM_TYPE {
         return None;
     }
     Some(Mounted {
@@ -145,7 +117,5 @@ mod tests {
         let kernels =
             "70 31 0:52 / /home/a/Private rw - ecryptfs /home/a/.Private rw,ecryptfs_sig=1";
         assert_eq!(parse_mount(kernels), None);
-        let kernels = of_type(kernels, KERNEL_ECRYPTFS).unwrap();
-        assert_eq!(kernels.lower, Path::new("/home/a/.Private"));
     }
 }

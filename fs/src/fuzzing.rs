@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use crate::background::Report;
-use crate::mountpoint::fuse_mount_at;
-use crate::{dirstream, kin, watch};
+use crate::{dirstream, kin, mount_table, watch};
 
 /// A table of mounts: whether a FUSE filesystem is at `path`.
 pub fn mountinfo(path: &Path, table: &[u8]) -> bool {
-    fuse_mount_at(path, table).is_some()
+    mount_table::fuse_mount_at(path, mount_table::parse(table)).is_some()
 }
 
 /// What getdents64(2) fills a buffer with: how many entries there are before something else.

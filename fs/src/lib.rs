@@ -33,6 +33,7 @@ mod linger;
 pub mod lock;
 mod lower;
 pub mod mount;
+mod mount_table;
 pub mod mountpoint;
 mod open;
 mod openfile;

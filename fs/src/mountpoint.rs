@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 
+use crate::mount_table;
 use crate::options::Audience;
 
 /// Why nothing can be mounted there. Each says what to do.
@@ -117,8 +118,8 @@ pub fn check(mountpoint: &Path, lower: &Path) -> Result<PathBuf, MountpointError
             lower: lower.into(),
         });
     }
-    let table = fs::read("/proc/self/mountinfo").map_err(unreadable)?;
-    if let Some(source_name) = fuse_mount_at(&path, &table) {
+    let mounts = mount_table::read().map_err(unreadable)?;
+    if let Some(source_name) = mount_table::fuse_mount_at(&path, mounts) {
         // Attributes may still be cached, this is not.
         return Err(match statvfs(&path) {
             Err(Errno::ENOTCONN) => MountpointError::Stale(here()),
@@ -152,53 +153,6 @@ pub fn check_audience(
         return Ok(());
     }
     Err(MountpointError::AllowOther(fuse_conf.into()))
-}
-
-/// The source of the FUSE filesystem that is mounted at `path`, going by a table in the format of
-/// `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-///
-/// Other types are no hindrance: an empty root of a tmpfs is a fine place to mount on.
-pub(crate) fn fuse_mount_at(path: &Path, table: &[u8]) -> Option<String> {
-    let mut source_name = None;
-    for line in table.split(|byte| *byte == b'\n') {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let Some(at) = fields.nth(4) else { continue };
-        if unescape(at) != path.as_os_str().as_encoded_bytes() {
-            continue;
-        }
-        let mut after_dash = fields.skip_while(|field| *field != b"-").skip(1);
-        let kind = after_dash.next().unwrap_or_default();
-        let source = after_dash.next().unwrap_or_default();
-        // The last one in the table is on top.
-        source_name = kind
-            .starts_with(b"fuse")
-            .then(|| String::from_utf8_lossy(&unescape(source)).into_owned());
-    }
-    source_name
-}
-
-/// Undoes the kernel's `\ooo` for space, tab, newline and backslash.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        let octal = (first == b'\\')
-            .then(|| tail.split_first_chunk::<3>())
-            .flatten();
-        let value = octal.and_then(|(digits, after)| {
-            let text = str::from_utf8(digits).ok()?;
-            Some((u8::from_str_radix(text, 8).ok()?, after))
-        });
-        match value {
-            Some((byte, after)) => {
-                bytes.push(byte);
-                rest = after;
-            }
-            None => bytes.push(first),
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -274,20 +228,6 @@ mod tests {
                 f.lower.display()
             )
         );
-    }
-
-    #[test]
-    fn only_the_topmost_mount_counts_and_only_if_it_is_fuse() {
-        let table = b"\
-            22 1 0:21 / /proc rw - proc proc rw\n\
-            90 1 0:50 / /home/ann/my\\040files rw shared:9 - fuse.claviger /srv/a\\040b rw\n\
-            91 1 0:51 / /mnt rw - fuse.sshfs host: rw\n\
-            92 1 0:52 / /mnt rw - tmpfs none rw\n";
-        let at = |path: &str| fuse_mount_at(Path::new(path), table);
-        assert_eq!(at("/home/ann/my files"), Some("/srv/a b".into()));
-        assert_eq!(at("/mnt"), None);
-        assert_eq!(at("/proc"), None);
-        assert_eq!(at("/home"), None);
     }
 
     #[test]

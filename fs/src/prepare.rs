@@ -19,6 +19,7 @@ use nix::unistd::Uid;
 
 use crate::args::Args;
 use crate::bodies::{Bodies, EcryptfsBodies, NativeBodies};
+use crate::mount_table;
 use crate::mountpoint;
 use crate::options::{FormatOption, Options};
 use crate::writer::{LOCK_FILE, TakeError, Taken, Use};
@@ -70,7 +71,12 @@ pub fn prepare(args: &Args) -> Result<Prepared, Failure> {
     };
     let (served, lock) = match &options.format {
         FormatOption::Native => (native(&lower, &lower_root)?, LOCK_FILE),
-        FormatOption::Ecryptfs(of_format) => (ecryptfs(&lower, of_format)?, "the lower folder"),
+        FormatOption::Ecryptfs(of_format) => {
+            if purpose == Use::Write {
+                refuse_beside_the_kernel(&lower)?;
+            }
+            (ecryptfs(&lower, of_format)?, "the lower folder")
+        }
     };
     let taken = match &options.format {
         FormatOption::Native => Taken::take_within(&lower, purpose, LEAVING),
@@ -104,6 +110,22 @@ fn native(lower: &Path, lower_root: &OwnedFd) -> Result<Served, Failure> {
         bodies: Box::new(NativeBodies::new(volume, scope, lower)),
         open: None,
     })
+}
+
+/// Refuses a folder that the kernel's eCryptfs has mounted, too: neither would see what the other
+/// writes, and both would write whole extents.
+fn refuse_beside_the_kernel(lower: &Path) -> Result<(), Failure> {
+    let mounts = mount_table::read();
+    let mounts = mounts.map_err(|error| Failure::Internal(format!("/proc: {error}")))?;
+    match mount_table::kernel_ecryptfs_of(lower, mounts) {
+        None => Ok(()),
+        Some(mountpoint) => Err(Failure::Busy(format!(
+            "the kernel's eCryptfs is mounted at {}, over files of {}\n\
+             unmount that first, or mount read-only: -o ro",
+            mountpoint.display(),
+            lower.display()
+        ))),
+    }
 }
 
 fn ecryptfs(lower: &Path, options: &MountOptions) -> Result<Served, Failure> {

@@ -64,7 +64,6 @@ fn native(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<ExitCode
 
 fn of_ecryptfs(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let mut folder = Mounting::plan(dir, Options::parse(&mount.options)?)?;
-    folder.refuse_beside_the_kernel()?;
     if mount.keys.are_given() && (mount.locked || is_for_several_users(mount)) {
         return Err(Failed::usage(
             "this mount is not unlocked by who makes it, and needs no key",

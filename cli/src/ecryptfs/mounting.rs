@@ -17,7 +17,7 @@ use super::survey::{Names, Survey};
 use crate::args::EcryptfsKeys;
 use crate::command::unexpected;
 use crate::prompter::Prompter;
-use crate::{Failed, daemon, key_ref, place};
+use crate::{Failed, daemon, key_ref};
 
 /// A folder of eCryptfs that is to be unlocked, and perhaps mounted.
 pub(crate) struct Mounting {
@@ -102,26 +102,6 @@ impl Mounting {
             openers,
             options,
         })
-    }
-
-    /// Refuses a folder that the kernel's eCryptfs has mounted too: neither would see what the other
-    /// writes, and both would write whole extents.
-    ///
-    /// # Errors
-    /// [`Failed`].
-    pub(crate) fn refuse_beside_the_kernel(&self) -> Result<(), Failed> {
-        if self.options.access == Access::ReadOnly {
-            return Ok(());
-        }
-        let Some(mountpoint) = place::kernel_ecryptfs_mount(&self.dir)? else {
-            return Ok(());
-        };
-        let what = format!(
-            "the kernel has {} mounted at {}",
-            self.dir.display(),
-            mountpoint.display()
-        );
-        Err(Failed::new(ExitCode::Busy, what).advise("Unmount that first, or mount with '-o ro'"))
     }
 
     /// Whether nothing is decrypted, names neither, so that no key is needed.
