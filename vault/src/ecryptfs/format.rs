@@ -75,7 +75,7 @@ impl EcryptfsTree {
         let file = object.open()?;
         match self.options.view {
             View::Content => Header::read_size(file.as_fd()),
-            View::Encrypted => Ok(EncryptedView::new(file)?.size()),
+            View::Encrypted => Ok(EncryptedView::new(file, self.options.plain_files)?.size()),
         }
     }
 }
@@ -94,7 +94,8 @@ impl Format for EcryptfsFormat {
 
     fn begin(&self, lower: OwnedFd, access: Access) -> Result<Begun, FormatError> {
         if self.options.view == View::Encrypted {
-            return Ok(Begun::Open(Box::new(EncryptedView::new(lower)?)));
+            let view = EncryptedView::new(lower, self.options.plain_files)?;
+            return Ok(Begun::Open(Box::new(view)));
         }
         match Header::read(lower.as_fd()) {
             Ok(header) => Ok(Begun::Sealed {

@@ -205,6 +205,16 @@ impl Header {
         })
     }
 
+    /// As it would be at the start of the file, if it is not there.
+    pub(super) fn moved_to_front(self) -> Self {
+        Self {
+            flags: Flags(self.flags.0 & !Flags::XATTR.0),
+            header_len: MIN_HEADER_LEN,
+            place: MetadataPlace::Header,
+            ..self
+        }
+    }
+
     /// Its bytes: the whole header of a file, zeros included, or the value of the extended attribute.
     ///
     /// Always version 3, whatever was parsed.
