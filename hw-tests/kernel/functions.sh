@@ -71,6 +71,46 @@ mount_for() { # NAME SIG
         "/lower/$1" "/mnt/$1"
 }
 
+# Puts the auth tok of a passphrase into a user's keyring, where the kernel and Claviger look for it. The host has left
+# its payload.
+put_auth_tok() { # NAME SIG
+    as "$1" sh -c "keyctl padd user $2 @u </host/authtok.$2.bin" >/dev/null
+}
+
+# Takes it away again.
+take_auth_tok() { # NAME SIG
+    as "$1" sh -c "keyctl unlink \$(keyctl search @u user $2) @u" >/dev/null
+}
+
+# Has root's daemon serve the RSA key in a PEM file that the host has left.
+serve_rsa_key() {
+    cp /host/rsa2048.pem /root/key.pem
+    chmod 600 /root/key.pem
+    echo keypass | add_key root /root/key.pem --pin-fd 0 >/dev/null
+}
+
+# For root, mounts the folder /lower/NAME at /mnt/NAME: by the kernel or by Claviger, with the same options.
+mount_by() { # kernel|claviger NAME OPTIONS
+    mkdir -p "/lower/$2" "/mnt/$2"
+    forget_files
+    case $1 in
+    kernel) as_root_of root mount -i -t ecryptfs -o "ecryptfs_cipher=aes,$3" "/lower/$2" "/mnt/$2" ;;
+    claviger)
+        as root claviger mount --format ecryptfs -o "$3" "/lower/$2" "/mnt/$2" >/tmp/mounted 2>&1 || cat /tmp/mounted
+        # On a slow machine the daemon comes a moment later.
+        until_true ls "/mnt/$2" >/tmp/listed 2>&1
+        ;;
+    esac
+}
+
+# Ends that mount.
+unmount_by() { # kernel|claviger NAME
+    case $1 in
+    kernel) umount "/mnt/$2" ;;
+    claviger) as root claviger umount "/mnt/$2" ;;
+    esac
+}
+
 # Has the kernel forget inodes, and their FEKs with them.
 forget_files() {
     sync
@@ -150,4 +190,88 @@ until_true() { # PROGRAM ARG…
         [ "$tries" -lt 200 ] || fail "waited in vain: $*"
         sleep 0.1
     done
+}
+
+# Prints LENGTH bytes of a text in which no two places are alike, from the byte FIRST.
+text() { # FIRST LENGTH
+    [ -e /tmp/text ] || seq 40000 >/tmp/text
+    tail -c "+$1" /tmp/text | head -c "$2"
+}
+
+# Prints a word so often that it has this length.
+long() { # LENGTH WORD
+    yes "$2" | tr -d '\n' | head -c "$1"
+}
+
+# Makes one of everything that a folder of eCryptfs may have in it. FIRST makes the contents differ from another's.
+make_tree() { # DIR FIRST
+    mkdir -p "$1/a/b/.c"
+    (
+        cd "$1"
+        : >empty
+        for length in 1 4096 4097 100000; do
+            text "$2" $length >$length
+        done
+        # With a hole.
+        printf 'first' >70005
+        printf 'final' | dd of=70005 bs=5 seek=14000 conv=notrunc 2>/dev/null
+        # The longest name that can be encrypted.
+        text "$2" 20 >"$(long 143 name)"
+        text "$2" 30 >'a/b/.c/Über alles, 終'
+        ln 4097 a/hard-link
+        ln -s 4096 link
+        ln -s ../4096 a/b/link
+        ln -s "$(long 600 nowhere/)" a/long-link
+        chmod 640 1
+        chmod 750 a/b
+    )
+}
+
+# Changes that in all ways that there are, for the TURN-th time.
+change_tree() { # DIR TURN
+    (
+        cd "$1"
+        first=$(($2 * 700))
+        # Over the border of two extents.
+        text $first 300 | dd of=100000 bs=100 seek=409 conv=notrunc 2>/dev/null
+        truncate -s $((98765 - $2 * 5000)) 100000
+        truncate -s $(($2 * 2500)) 4096
+        text $first 5000 >>4097
+        # Beyond the end.
+        text $first 10 | dd of=1 bs=10 seek=$(($2 * 333)) conv=notrunc 2>/dev/null
+        mv 70005* "70005 $2"
+        mv a* "a $2"
+        text $first 777 >replacing
+        mv replacing empty
+        rm -rf link made
+        mkdir made
+        text $first 20 >"made/new $2"
+        ln "made/new $2" made/again
+        ln -s "new $2" link
+        mv made/again "other $2"
+    )
+}
+
+# What there is to see of a folder: names, kinds, modes, links, sizes, targets, contents or why there are none. Contents first: with headers in
+# extended attributes, Linux 6.1 knows a file's size only once it has been open.
+seen() { # DIR
+    (
+        cd "$1"
+        find . -type f -exec sha256sum {} + || true
+        find . -type d -exec stat -c '%n %F %a' {} +
+        find . ! -type d -exec stat -c '%n %F %a %h %s' {} +
+        find . -type l -exec sh -c 'for link; do echo "$link -> $(readlink "$link")"; done' - {} +
+    ) 2>&1 | sort
+}
+
+# Whom the FEK of a lower file is wrapped to, in the order of its packets.
+recipients() { # FILE
+    claviger ecryptfs inspect "$1" | sed -n 's/.*key_sig[^0-9a-f]*\([0-9a-f]\{16\}\).*/\1/p' | tr '\n' ' '
+}
+
+# Expects two folders to look alike.
+alike() { # EXPECTED FOUND
+    seen "$1" >/tmp/expected
+    seen "$2" >/tmp/found
+    diff /tmp/expected /tmp/found || fail "$2 is not as $1"
 }

@@ -48,7 +48,7 @@ impl Guest {
         let guest = Self {
             folder: tempfile::tempdir().expect("there is room"),
             tpm: None,
-            longest: Duration::from_secs(120),
+            longest: Duration::from_secs(300),
         };
         fs::create_dir(guest.shared()).expect("it is ours");
         let disk = guest.file("disk");
@@ -86,7 +86,7 @@ impl Guest {
     /// Switches it on, runs `script` as root under `sh -eu`, and switches it off.
     ///
     /// # Panics
-    /// If it is still on after two minutes.
+    /// If it is still on after five minutes.
     pub fn run(&self, script: &str) -> Ran {
         fs::write(self.shared().join("script"), script).expect("it is ours");
         let mut machine = self.switch_on();
