@@ -1,8 +1,17 @@
 //! Entry points for fuzzing parsers that are private: each takes any bytes and gives whether they parse.
 
+use std::fs::File;
+use std::io::Seek;
+
+use crate::migrate::is_journal;
 use crate::place::parse_mount;
 
 /// A table of mounts: whether one of them is ours.
 pub fn mountinfo(table: &str) -> bool {
     table.lines().any(|line| parse_mount(line).is_some())
+}
+
+/// The journal of a migration: whether one was begun in `file`.
+pub fn migration_journal(mut file: File) -> bool {
+    file.rewind().is_ok() && is_journal(file)
 }

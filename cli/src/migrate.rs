@@ -25,6 +25,7 @@ mod tests;
 mod watch;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ use nix::sys::statvfs::fstatvfs;
 
 use compare::{Compare, Until};
 use copy::Copy;
-use journal::Origin;
+use journal::{Journal, Origin};
 use loss::Loss;
 use metadata::Metadata;
 use staging::{STAGING, Staging};
@@ -43,6 +44,11 @@ pub(crate) use folder::Folder;
 pub(crate) use loss::{Aspect, Remark};
 pub(crate) use summary::{Summary, Verdict};
 pub(crate) use watch::{Phase, Tally, Watch};
+
+/// Whether a journal has been begun in `file`.
+pub(crate) fn is_journal(file: File) -> bool {
+    Journal::open(file).is_ok_and(|journal| journal.is_some())
+}
 
 /// What is copied.
 pub(crate) struct Old {

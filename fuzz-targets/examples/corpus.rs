@@ -4,7 +4,8 @@
 //! cargo run -p claviger-fuzz-targets --example corpus fuzz/corpus
 //! ```
 //!
-//! Not made here: `pki_pem_key_file` (openssl) and `pki_tpm_key_file` (a software TPM).
+//! Not made here: `pki_pem_key_file` (openssl), `pki_tpm_key_file` (a software TPM) and `ecryptfs_journal` (a
+//! migration).
 
 #![allow(clippy::unwrap_used, reason = "a seed that cannot be made says where")]
 
@@ -18,7 +19,8 @@ use claviger_callout::frame::{Flags, Header, Kind};
 use claviger_callout::session::Greeting;
 use claviger_callout::{Requester, RequesterConfig};
 use claviger_fuzz_targets::fixed::{
-    DIRECTORY, ENDS, FILE, VOLUME, epoch_key, file_key, names, names_key, names_keys, stream_key,
+    DIRECTORY, ENDS, FILE, VOLUME, epoch_key, file_key, names, names_key, names_keys,
+    passphrase_key, stream_key,
 };
 use claviger_fuzz_targets::pki::SPKI;
 use claviger_pki::auth_tok::enrolled::{EnrolledKey, KeyFolder};
@@ -31,6 +33,7 @@ use claviger_protocol::control::{self, Command, FromDaemon, PromptPlace, Reply, 
 use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::dir::{Location, Record};
+use claviger_vault::ecryptfs::{self, KeyLen, LowerFile, MetadataPlace, NamesAre};
 use claviger_vault::epoch::{EpochKey, EpochKeys};
 use claviger_vault::ids::{DirId, Epoch, Scope};
 use claviger_vault::manifest::{self, Manifest, RecipientKind, ToWrap, Wrap};
@@ -57,6 +60,7 @@ fn main() {
     messages(&corpus);
     keys(&corpus);
     programs(&corpus);
+    ecryptfs(&corpus);
 }
 
 /// The folder that seeds go to, one folder in it a target.
@@ -532,4 +536,72 @@ fn directory_entries() -> Vec<u8> {
         records.resize(start + len, 0);
     }
     records
+}
+
+/// Folders of eCryptfs. What keyrings and wrapped-passphrase files hold, a real kernel and ecryptfs-utils
+/// wrote.
+fn ecryptfs(corpus: &Corpus) {
+    let key = passphrase_key();
+    for (name, place) in [
+        ("header", MetadataPlace::Header),
+        ("xattr", MetadataPlace::Xattr),
+    ] {
+        let fek = ecryptfs::Fek::random(KeyLen::Aes256);
+        let rsa = ecryptfs::Packet::PublicKey(ecryptfs::Tag1 {
+            key_sig: ecryptfs::KeySig([9; 8]),
+            wrapped_fek: vec![10; 256],
+        });
+        let packets = vec![ecryptfs::Packet::wrap(&fek, &key), rsa];
+        let written: Vec<u8> = packets.iter().flat_map(ecryptfs::Packet::write).collect();
+        corpus.seed("ecryptfs_packets", name, written);
+        corpus.seed("ecryptfs_session_key", name, fek.session_key());
+        let header = ecryptfs::Header::fresh(packets, place, NamesAre::Encrypted).unwrap();
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = folder.path().join("lower");
+        let lower = File::create_new(&path).unwrap();
+        drop(lower);
+        let lower = File::options().read(true).write(true).open(&path).unwrap();
+        let file = LowerFile::create(lower.into(), &header, &fek).unwrap();
+        file.write_at(0, &[b'x'; 5000]).unwrap();
+        if place == MetadataPlace::Header {
+            let whole = fs::read(&path).unwrap();
+            corpus.seed("ecryptfs_header", name, &whole[..4096]);
+            corpus.seed("ecryptfs_file", name, whole);
+        } else {
+            let value = std::process::Command::new("getfattr")
+                .args(["--only-values", "--absolute-names", "-n", "user.ecryptfs"])
+                .arg(&path)
+                .output();
+            corpus.seed("ecryptfs_xattr_header", name, value.unwrap().stdout);
+        }
+    }
+    let name = ecryptfs::name::encrypt(b"letter.txt", &key, KeyLen::Aes128).unwrap();
+    corpus.seed("ecryptfs_name", "letter", name);
+    let target = ecryptfs::name::encrypt_target(b"../d/letter.txt", &key, KeyLen::Aes256).unwrap();
+    corpus.seed("ecryptfs_target", "letter", target);
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vault/tests/data/ecryptfs");
+    for (target, name, from) in [
+        (
+            "ecryptfs_auth_tok",
+            "passphrase",
+            "authtok.f2291ce4c3069633.bin",
+        ),
+        ("ecryptfs_auth_tok", "rsa", "authtok.fd591e1468c3ea8a.bin"),
+        (
+            "ecryptfs_wrapped_passphrase",
+            "version-1",
+            "wrapped-passphrase-1",
+        ),
+        (
+            "ecryptfs_wrapped_passphrase",
+            "version-2",
+            "wrapped-passphrase-2",
+        ),
+    ] {
+        corpus.seed(target, name, fs::read(data.join(from)).unwrap());
+    }
+    // Tag 66, as Linux 6.1 sent it (`docs/protocol-ecryptfs.md`).
+    let wrap = "66000000012e00000000260000004210303031313232333334343535363661611307ea99826984d9a985ef11cfda2c4265fa096f";
+    let wrap = data_encoding::HEXLOWER.decode(wrap.as_bytes()).unwrap();
+    corpus.seed("ecryptfs_device", "wrap", wrap);
 }

@@ -2,6 +2,7 @@
 
 use claviger_callout::Instance;
 use claviger_callout::session::Ends;
+use claviger_vault::ecryptfs::{PassphraseKey, Salt};
 use claviger_vault::epoch::EpochKey;
 use claviger_vault::ids::{DirId, Epoch, FileId, VolumeId};
 use claviger_vault::names::{DirNames, NamesKeys};
@@ -20,6 +21,11 @@ pub const ENDS: Ends = Ends {
     requester: 1000,
     instance: Instance::from_bytes([6; 16]),
 };
+
+/// The key of an eCryptfs passphrase that nobody knows.
+pub fn passphrase_key() -> PassphraseKey {
+    PassphraseKey::handed_on(&mut [7; 64], Salt::DEFAULT)
+}
 
 /// The key of epoch 1.
 pub fn epoch_key() -> EpochKey {

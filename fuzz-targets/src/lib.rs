@@ -5,6 +5,7 @@
 //! ([`fixed`]), so that seeds stay good.
 
 pub mod callout;
+pub mod ecryptfs;
 pub mod fixed;
 pub mod pki;
 pub mod programs;
@@ -55,6 +56,10 @@ targets! {
     vault::{
         head, file, fixed_part, key_record, packet, sealed_packets, shapes, slot, place,
         directory_record, manifest, known_volumes, name, long_name, symlink, attribute, stream,
+    },
+    ecryptfs::{
+        file, header, xattr_header, packets, name, target, wrapped_passphrase, auth_tok, session_key, device,
+        journal,
     },
     callout::{frame, greeting, answer, session, rendezvous},
     protocol::{key_request, key_reply, key_event, to_daemon, from_daemon},

@@ -60,7 +60,7 @@ fn read_file(data: &[u8]) -> Option<()> {
     file.verify(|_| {}, |_, _| {}).ok()
 }
 
-fn memory_file(data: &[u8]) -> io::Result<File> {
+pub(crate) fn memory_file(data: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create("fuzz", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(data)?;
     Ok(file)
