@@ -31,6 +31,8 @@ fn a_daemon_that_is_killed_and_started_again_goes_on_where_it_was() {
         fails_at_once sh -c 'echo more >/mnt/root/new'
         rm -f /mnt/root/new
         as root claviger status
+        # An emulated machine may take longer to start the module than the kernel waits.
+        until_true cat /mnt/root/file
         same content 'first words' \"$(cat /mnt/root/file)\"
         echo more >/mnt/root/new
         forget_files
@@ -167,6 +169,8 @@ fn a_daemon_that_starts_logs_in_from_a_pin_file() {
         forget_files
         as root claviger stop
         as root claviger status
+        # An emulated machine may take longer to start the module and log in than the kernel waits.
+        until_true cat /mnt/root/file
         same content 'first words' \"$(cat /mnt/root/file)\"
     ");
 }
