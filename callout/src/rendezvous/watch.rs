@@ -80,17 +80,22 @@ impl Watch {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
-        // From the folder upwards. A part that appears while this looks is caught by the watch just
-        // set above it, which makes the next scan.
-        for place in folder
-            .ancestors()
-            .filter(|place| !place.as_os_str().is_empty())
-        {
-            if self.inotify.add_watch(place, flags).is_ok() {
+        // From the folder upwards, and again until nothing nearer has appeared: a part that is made between
+        // looking for it and watching what is above it makes no event.
+        let mut watched = None;
+        loop {
+            let mut places = folder
+                .ancestors()
+                .filter(|place| !place.as_os_str().is_empty());
+            let nearest = places.find(|place| self.inotify.add_watch(*place, flags).is_ok());
+            if nearest.is_none() {
+                tracing::warn!(folder = %folder.display(), "rendezvous folder cannot be watched");
+            }
+            if nearest == watched || nearest.is_none_or(|place| place == folder) {
                 return;
             }
+            watched = nearest;
         }
-        tracing::warn!(folder = %folder.display(), "rendezvous folder cannot be watched");
     }
 }
 
@@ -146,6 +151,9 @@ fn read_entry(path: &Path, uids: &Uids) -> Result<(Entry, u32), BadEntry> {
 mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::thread;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
     use crate::Serves;
@@ -182,6 +190,28 @@ mod tests {
             0,
             "nothing stays behind"
         );
+    }
+
+    #[test]
+    fn an_entry_is_found_however_quickly_its_folder_appears() {
+        for _ in 0..300 {
+            let home = tempfile::tempdir().unwrap();
+            let folder = home.path().join("not/yet");
+            let watch = Watch::new(vec![folder.clone()], Uids::read().unwrap()).unwrap();
+            assert!(watch.scan().is_empty());
+            let publishing = thread::spawn(move || {
+                fs::create_dir(folder.parent().unwrap()).unwrap();
+                fs::create_dir(&folder).unwrap();
+                Publication::publish(&folder, &entry(), Serves::Owner).unwrap()
+            });
+            // Looks only when told to, as the responder's thread does.
+            while watch.scan().is_empty() {
+                let mut told = [PollFd::new(watch.fd(), PollFlags::POLLIN)];
+                let events = poll(&mut told, PollTimeout::from(10_000_u16)).unwrap();
+                assert_eq!(events, 1, "there is an entry, and nobody says so");
+            }
+            drop(publishing.join().unwrap());
+        }
     }
 
     #[test]
