@@ -1,11 +1,13 @@
 //! `make bench`: how fast, as ratios within one run, against the peer and the bare operation.
 //!
-//! Usage: `claviger-bench [--only PART] [RESULTS.json]`, where PART is `callout`, `files` or `unwraps`. Needs root
+//! Usage: `claviger-bench [--only PART] [RESULTS.json]`, where PART is `callout`, `data`, `small` or `unwraps`. Needs root
 //! for namespaces and a fresh ext4; what is measured runs as an ordinary user. `claviger-bench work …` is the
 //! program run as that user.
 
 mod callout;
-mod files;
+mod data;
+mod folders;
+mod small;
 mod table;
 mod unwraps;
 mod work;
@@ -18,27 +20,30 @@ use anyhow::{Context, Result, bail};
 use claviger_hw_tests::{Entered, World, enter};
 use table::Table;
 
-const USAGE: &str = "usage: claviger-bench [--only callout|files|unwraps] [RESULTS.json]";
+const USAGE: &str = "usage: claviger-bench [--only callout|data|small|unwraps] [RESULTS.json]";
 
 /// Rows of the table that are measured together.
 #[derive(Clone, Copy)]
 enum Part {
     Callout,
-    Files,
+    Data,
+    SmallFiles,
     Unwraps,
 }
 
 impl Part {
     const ALL: &[(Self, &str)] = &[
         (Self::Callout, "callout"),
-        (Self::Files, "files"),
+        (Self::Data, "data"),
+        (Self::SmallFiles, "small"),
         (Self::Unwraps, "unwraps"),
     ];
 
     fn measure(self, world: &mut World, table: &mut Table) -> Result<()> {
         match self {
             Self::Callout => callout::measure(table),
-            Self::Files => files::measure(world, table),
+            Self::Data => data::measure(world, table),
+            Self::SmallFiles => small::measure(world, table),
             Self::Unwraps => unwraps::measure(world, table),
         }
     }

@@ -15,7 +15,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 
-use crate::files::{drop_caches, text, work};
+use crate::folders::{drop_caches, text, work};
 use crate::table::Table;
 use crate::work::IN_FLIGHT;
 
