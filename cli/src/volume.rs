@@ -104,7 +104,7 @@ impl Volume {
         let fd =
             nix::fcntl::openat(folder, lower, flags, Mode::empty()).map_err(FileError::from)?;
         let head = NativeFile::read_head(fd.as_fd())?;
-        let names = |epoch| self.keys.names_key(epoch).ok();
+        let names = |epoch| self.keys.places(epoch).ok();
         claviger_vault::native::check_place(fd.as_fd(), names, &folder.id(), lower)?;
         let request = KeyRequest::UnwrapFek {
             volume: self.id,

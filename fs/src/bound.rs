@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::ids::{Epoch, FileId};
 use claviger_vault::names::{NamesKeys, RECORD};
-use claviger_vault::native::{self, FileError, Links, PlaceSeal, Synced, key_of};
+use claviger_vault::native::{self, FileError, Links, PlaceSeal, Synced, places_of};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
@@ -68,7 +68,7 @@ impl BoundFile {
         keeping_attributes(lower, self.open.as_deref(), || {
             Ok(native::prepare_move(
                 lower,
-                key_of(names),
+                places_of(names),
                 &seal,
                 self.synced,
             )?)
@@ -82,7 +82,7 @@ impl BoundFile {
         keeping_attributes(lower, self.open.as_deref(), || {
             Ok(native::finish_move(
                 lower,
-                key_of(names),
+                places_of(names),
                 &seal,
                 self.synced,
             )?)
@@ -96,9 +96,9 @@ impl BoundFile {
         at: Location<'_>,
         links: Links,
     ) -> Result<PlaceSeal, OpError> {
-        let key = (self.epoch, names.names_key(self.epoch)?);
+        let keys = (self.epoch, names.places(self.epoch)?);
         Ok(PlaceSeal::new(
-            key,
+            keys,
             &self.file.0,
             &at.parent,
             at.lower_name,
@@ -299,14 +299,14 @@ impl VolumeFs {
                 if fstat(&fd)?.st_ino != stat.st_ino {
                     return Err(Errno::ESTALE.into());
                 }
-                let (file, place) = match native::read_place(fd.as_fd(), key_of(names)) {
+                let (file, place) = match native::read_place(fd.as_fd(), places_of(names)) {
                     Ok(placed) => placed,
                     Err(FileError::NeverReachedDisk) => return Ok(Bound::Nowhere),
                     Err(error) => return Err(error.into()),
                 };
                 let epoch = place.names_epoch;
-                let key = names.names_key(epoch)?;
-                let here = native::binding(key, &file.0, &at.parent, at.lower_name);
+                let places = names.places(epoch)?;
+                let here = places.binding(&file.0, &at.parent, at.lower_name);
                 let synced = inode.map_or(Synced::Maybe, Inode::synced);
                 let open = inode.and_then(|inode| inode.open.file());
                 let bound = BoundFile {

@@ -39,7 +39,7 @@ use claviger_vault::ids::{DirId, Epoch, Scope};
 use claviger_vault::manifest::{self, Manifest, RecipientKind, ToWrap, Wrap};
 use claviger_vault::names::LowerName;
 use claviger_vault::native::head::{self, Layer};
-use claviger_vault::native::{Feks, Links, NativeFile, Packet, PlaceSeal};
+use claviger_vault::native::{Feks, Links, NativeFile, Packet, PlaceKeys, PlaceSeal};
 use claviger_vault::pin::{Pin, remember};
 use claviger_vault::stream::{self, StreamHeader};
 use claviger_vault::symlink;
@@ -107,7 +107,7 @@ fn native_files(corpus: &Corpus) {
             .open(&path)
             .unwrap();
         let place = PlaceSeal::new(
-            (Epoch::FIRST, &names_key()),
+            (Epoch::FIRST, &PlaceKeys::new(&names_key())),
             &FILE.0,
             &DIRECTORY,
             b"name",

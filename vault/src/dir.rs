@@ -31,7 +31,7 @@ use nix::sys::stat::{Mode, fchmod};
 use crate::ids::{DirId, Epoch};
 use crate::names::{DirNames, EpochRefused, NamesKeys, RECORD};
 use crate::native::octets::{Octets, is_zero, join};
-use crate::native::{Bound, PLACE_LEN, Place, PlaceCopy, PlaceKey, binding, newest_place};
+use crate::native::{Bound, PLACE_LEN, Place, PlaceCopy, newest_place};
 
 /// Length of a record in bytes.
 pub const RECORD_LEN: usize = 512;
@@ -172,8 +172,8 @@ impl Record {
         location: Location<'_>,
     ) -> Result<Self, DirError> {
         let record = Self::read(dir, keys)?;
-        let names = keys.names_key(record.place.names_epoch)?;
-        let here = binding(names, &record.id.0, &location.parent, location.lower_name);
+        let places = keys.places(record.place.names_epoch)?;
+        let here = places.binding(&record.id.0, &location.parent, location.lower_name);
         if !record.place.bound.allows(&here) {
             return Err(DirError::Misplaced);
         }
@@ -219,10 +219,10 @@ impl Record {
         if flags != 0 || !is_zero(octets.0) || !is_zero(rest) {
             return None;
         }
-        if let Err(refused) = keys.names_key(names_epoch) {
+        if let Err(refused) = keys.places(names_epoch) {
             return Some(Err(refused.into()));
         }
-        let key = |epoch| Some(PlaceKey::new(keys.names_key(epoch).ok()?, &id.0));
+        let key = |epoch| Some(keys.places(epoch).ok()?.of(&id.0));
         let (copy, place) = newest_place(places, key, fixed)?;
         if place.bound == Bound::Linked {
             // A directory has one name; this would let it open anywhere.
@@ -268,10 +268,10 @@ impl Record {
     }
 
     fn place_bytes(&self, keys: &NamesKeys) -> Result<[u8; PLACE_LEN], EpochRefused> {
-        let names = keys.names_key(self.place.names_epoch)?;
+        let places = keys.places(self.place.names_epoch)?;
         Ok(self
             .place
-            .write(&PlaceKey::new(names, &self.id.0), &self.fixed()))
+            .write(&places.of(&self.id.0), &self.fixed()))
     }
 
     fn fixed(&self) -> [u8; FIXED_LEN] {
@@ -286,8 +286,8 @@ impl Record {
 }
 
 fn bound_to(keys: &NamesKeys, id: DirId, location: Location<'_>) -> Result<Bound, EpochRefused> {
-    let names = keys.names_key(keys.current())?;
-    let here = binding(names, &id.0, &location.parent, location.lower_name);
+    let places = keys.places(keys.current())?;
+    let here = places.binding(&id.0, &location.parent, location.lower_name);
     Ok(Bound::Here(here))
 }
 

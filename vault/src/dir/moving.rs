@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::{DirError, Durable, FIXED_LEN, Location, Other, Record, binding, bound_to, open_flags};
+use super::{DirError, Durable, FIXED_LEN, Location, Other, Record, bound_to, open_flags};
 use crate::names::{NamesKeys, RECORD};
 use crate::native::{Bound, PLACE_LEN, Place, PlaceCopy, Synced};
 
@@ -32,9 +32,9 @@ impl Record {
         (from, to): (Location<'_>, Location<'_>),
         synced: Synced,
     ) -> Result<(), DirError> {
-        let names = keys.names_key(keys.current())?;
+        let places = keys.places(keys.current())?;
         let [here, next] =
-            [from, to].map(|place| binding(names, &self.id.0, &place.parent, place.lower_name));
+            [from, to].map(|place| places.binding(&self.id.0, &place.parent, place.lower_name));
         let file = writable(dir)?;
         self.write_next(&file, keys, Bound::Moving { here, next }, synced)?;
         match synced {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::DirNames;
 use super::siv::SivKey;
 use crate::ids::{DirId, Epoch};
-use crate::kdf::derive;
+use crate::kdf::Extracted;
+use crate::native::PlaceKeys;
 use crate::sealed::SealingKey;
 use crate::secret::NamesKey;
 
@@ -23,6 +24,7 @@ pub struct NamesKeys {
 /// What derives from one names key, kept because every lookup wants it.
 pub(crate) struct EpochNames {
     names_key: NamesKey,
+    places: PlaceKeys,
     pub(super) file_names: SivKey,
     pub(crate) attribute_names: SivKey,
     pub(crate) attribute_values: SealingKey,
@@ -75,7 +77,15 @@ impl NamesKeys {
         self.minimum
     }
 
-    /// The names key of one epoch, for place records.
+    /// The keys of one epoch for place records.
+    ///
+    /// # Errors
+    /// [`EpochRefused`].
+    pub fn places(&self, epoch: Epoch) -> Result<&PlaceKeys, EpochRefused> {
+        Ok(&self.epoch(epoch)?.places)
+    }
+
+    /// The names key of one epoch, to compare.
     ///
     /// # Errors
     /// [`EpochRefused`].
@@ -112,12 +122,13 @@ impl fmt::Debug for NamesKeys {
 
 impl EpochNames {
     fn new(names_key: NamesKey) -> Self {
-        let key = names_key.expose();
+        let key = Extracted::unsalted(names_key.expose());
         Self {
-            file_names: SivKey::new(&derive(key, "file names", &[])),
-            attribute_names: SivKey::new(&derive(key, "attribute names", &[])),
-            attribute_values: SealingKey::new(&derive(key, "attribute values", &[])),
-            symlinks: SealingKey::new(&derive(key, "symlinks", &[])),
+            file_names: SivKey::new(&key.derive("file names", &[])),
+            attribute_names: SivKey::new(&key.derive("attribute names", &[])),
+            attribute_values: SealingKey::new(&key.derive("attribute values", &[])),
+            symlinks: SealingKey::new(&key.derive("symlinks", &[])),
+            places: PlaceKeys::new(&names_key),
             names_key,
         }
     }

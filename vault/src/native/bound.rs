@@ -19,11 +19,10 @@ use super::lower;
 use super::octets::is_zero;
 use super::packet::PACKETS_LEN;
 use super::place::{
-    Bound, PLACE_LEN, Place, PlaceCopy, PlaceKey, PlaceSeal, binding, newest_place,
+    Bound, PLACE_LEN, Place, PlaceCopy, PlaceKeys, PlaceSeal, newest_place,
 };
 use super::{HEAD_LEN, NativeFile, PAGE};
 use crate::ids::{DirId, Epoch, FileId};
-use crate::secret::NamesKey;
 
 /// Whether what a file holds may be durable, and so has to stay readable wherever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,25 +37,22 @@ pub enum Synced {
 ///
 /// # Errors
 /// [`FileError::Misplaced`] if it belongs elsewhere; [`FileError::Integrity`] with [`Part::Place`]
-/// if no place record verifies; [`FileError::NoNamesKey`] if one is of an epoch that `names` does
+/// if no place record verifies; [`FileError::NoNamesKey`] if one is of an epoch that `keys` does
 /// not know; [`FileError::NeverReachedDisk`]; [`FileError::Io`].
-pub fn check_place<K: Deref<Target = NamesKey>>(
+pub fn check_place<K: Deref<Target = PlaceKeys>>(
     fd: BorrowedFd<'_>,
-    names: impl Fn(Epoch) -> Option<K>,
+    keys: impl Fn(Epoch) -> Option<K>,
     parent: &DirId,
     lower_name: &[u8],
 ) -> Result<(), FileError> {
-    let placed = Placed::read(fd, &names)?;
+    let placed = Placed::read(fd, &keys)?;
     if placed.place.bound == Bound::Linked {
         return Ok(());
     }
-    let names =
-        names(placed.place.names_epoch).ok_or(FileError::NoNamesKey(placed.place.names_epoch))?;
-    match placed
-        .place
-        .bound
-        .allows(&binding(&names, &placed.file.0, parent, lower_name))
-    {
+    let epoch = placed.place.names_epoch;
+    let keys = keys(epoch).ok_or(FileError::NoNamesKey(epoch))?;
+    let binding = keys.binding(&placed.file.0, parent, lower_name);
+    match placed.place.bound.allows(&binding) {
         true => Ok(()),
         false => Err(FileError::Misplaced),
     }
@@ -66,11 +62,11 @@ pub fn check_place<K: Deref<Target = NamesKey>>(
 ///
 /// # Errors
 /// As [`check_place`], but for [`FileError::Misplaced`].
-pub fn read_place<K: Deref<Target = NamesKey>>(
+pub fn read_place<K: Deref<Target = PlaceKeys>>(
     fd: BorrowedFd<'_>,
-    names: impl Fn(Epoch) -> Option<K>,
+    keys: impl Fn(Epoch) -> Option<K>,
 ) -> Result<(FileId, Place), FileError> {
-    let placed = Placed::read(fd, names)?;
+    let placed = Placed::read(fd, keys)?;
     Ok((placed.file, placed.place))
 }
 
@@ -82,13 +78,13 @@ pub fn read_place<K: Deref<Target = NamesKey>>(
 ///
 /// # Errors
 /// As [`check_place`].
-pub fn prepare_move<K: Deref<Target = NamesKey>>(
+pub fn prepare_move<K: Deref<Target = PlaceKeys>>(
     fd: BorrowedFd<'_>,
-    names: impl Fn(Epoch) -> Option<K>,
+    keys: impl Fn(Epoch) -> Option<K>,
     to: &PlaceSeal,
     synced: Synced,
 ) -> Result<(), FileError> {
-    let placed = Placed::read(fd, names)?;
+    let placed = Placed::read(fd, keys)?;
     let bound = match (placed.place.bound, to.bound()) {
         (Bound::Linked, _) | (_, Bound::Linked | Bound::Moving { .. }) => Bound::Linked,
         (Bound::Here(here) | Bound::Moving { here, .. }, Bound::Here(next)) => {
@@ -109,13 +105,13 @@ pub fn prepare_move<K: Deref<Target = NamesKey>>(
 ///
 /// # Errors
 /// As [`check_place`].
-pub fn finish_move<K: Deref<Target = NamesKey>>(
+pub fn finish_move<K: Deref<Target = PlaceKeys>>(
     fd: BorrowedFd<'_>,
-    names: impl Fn(Epoch) -> Option<K>,
+    keys: impl Fn(Epoch) -> Option<K>,
     to: &PlaceSeal,
     synced: Synced,
 ) -> Result<(), FileError> {
-    let placed = Placed::read(fd, names)?;
+    let placed = Placed::read(fd, keys)?;
     placed.write_next(fd, to, to.bound(), synced)
 }
 
@@ -128,9 +124,9 @@ struct Placed {
 }
 
 impl Placed {
-    fn read<K: Deref<Target = NamesKey>>(
+    fn read<K: Deref<Target = PlaceKeys>>(
         fd: BorrowedFd<'_>,
-        names: impl Fn(Epoch) -> Option<K>,
+        keys: impl Fn(Epoch) -> Option<K>,
     ) -> Result<Self, FileError> {
         let mut page = [0; PAGE];
         if lower::read_at(fd, 0, &mut page)? < PAGE || is_zero(&page) {
@@ -143,8 +139,8 @@ impl Placed {
             .first_chunk::<{ 2 * PLACE_LEN }>()
             .ok_or(FileError::NeverReachedDisk)?;
         let missing = core::cell::Cell::new(None);
-        let key = |epoch| match names(epoch) {
-            Some(names) => Some(PlaceKey::new(&names, &file.0)),
+        let key = |epoch| match keys(epoch) {
+            Some(keys) => Some(keys.of(&file.0)),
             None => {
                 missing.set(Some(epoch));
                 None

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::{
-    Access, Feks, FileError, FixedPart, Links, NativeFile, PAGE, PlaceSeal, check_place, lower,
+    Access, Feks, FileError, FixedPart, Links, NativeFile, PAGE, PlaceKeys, PlaceSeal, check_place, lower,
     stat_size,
 };
 use crate::dir::{Location, Record};
@@ -16,7 +16,6 @@ use crate::format::{
 };
 use crate::ids::{DirId, Epoch, Scope, VolumeId};
 use crate::names::{DirNames, LowerName, NAME_MAX, NamesKeys};
-use crate::secret::NamesKey;
 use crate::symlink;
 use crate::tree::{EntryError, upper_name};
 use crate::xattr::{Attributes, Owner};
@@ -158,7 +157,7 @@ impl FileKeys for NativeKeys {
             return Err(FormatError::Damaged(text));
         }
         if let Some(Location { parent, lower_name }) = at {
-            check_place(lower.as_fd(), key_of(names), &parent, lower_name)?;
+            check_place(lower.as_fd(), places_of(names), &parent, lower_name)?;
         }
         let file = NativeFile::open(lower, &self.head, self.feks, access)?;
         Ok(Box::new(file))
@@ -178,9 +177,9 @@ impl NewFile for NewNative {
         links: Links,
     ) -> Result<Box<dyn Content>, FormatError> {
         let names = names_keys(tree)?;
-        let key = (names.current(), names.names_key(names.current())?);
+        let keys = (names.current(), names.places(names.current())?);
         let file = fixed_part(&self.head)?.file;
-        let place = PlaceSeal::new(key, &file.0, &at.parent, at.lower_name, links);
+        let place = PlaceSeal::new(keys, &file.0, &at.parent, at.lower_name, links);
         let file = NativeFile::create(lower, &self.head, self.feks, place)?;
         Ok(Box::new(file))
     }
@@ -260,9 +259,9 @@ impl Ranges for NativeFile {
     }
 }
 
-/// The names keys, as functions of this module ask for them.
-pub fn key_of<'a>(names: &'a NamesKeys) -> impl Fn(Epoch) -> Option<&'a NamesKey> {
-    |epoch| names.names_key(epoch).ok()
+/// The keys of place records, as functions of this module ask for them.
+pub fn places_of<'a>(names: &'a NamesKeys) -> impl Fn(Epoch) -> Option<&'a PlaceKeys> {
+    |epoch| names.places(epoch).ok()
 }
 
 /// Length of the fixed part of a file.

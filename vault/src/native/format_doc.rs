@@ -17,7 +17,7 @@ use super::feks::Feks;
 use super::file::NativeFile;
 use super::head::{self, Layer};
 use super::layout::{self, Layout};
-use super::place::{Links, PlaceSeal};
+use super::place::{Links, PlaceKeys, PlaceSeal};
 use super::{PAGE, Packet};
 use crate::epoch::EpochKey;
 use crate::ids::{DirId, Epoch, FileId, VolumeId};
@@ -61,9 +61,9 @@ fn example(layer: &Layer<'_>, write: impl FnOnce(&NativeFile)) -> Vec<u8> {
     let random = Random::Counting(AtomicU64::new(0));
     let key = epoch_key();
     let head = head::write(VOLUME, FILE, (Epoch::FIRST, &key), layer, &feks(), &random).unwrap();
-    let names = key.names_key(VOLUME);
+    let keys = PlaceKeys::new(&key.names_key(VOLUME));
     let place = PlaceSeal::new(
-        (Epoch::FIRST, &names),
+        (Epoch::FIRST, &keys),
         &FILE.0,
         &DirId::ROOT,
         NAME,

@@ -22,8 +22,8 @@
 //! let (head, fek) = head::fresh(volume, id, (Epoch::FIRST, &key), &Layer::Volume)?;
 //!
 //! // The filesystem has the names key, binds the file to its place, and writes.
-//! let names = (Epoch::FIRST, &key.names_key(volume));
-//! let place = PlaceSeal::new(names, &id.0, &DirId::ROOT, b"lower name", Links::One);
+//! let keys = PlaceKeys::new(&key.names_key(volume));
+//! let place = PlaceSeal::new((Epoch::FIRST, &keys), &id.0, &DirId::ROOT, b"lower name", Links::One);
 //! let lower = tempfile::tempfile()?;
 //! let file = NativeFile::create(lower.try_clone()?.into(), &head, Feks::first(fek), place)?;
 //! file.append(b"content")?;
@@ -72,11 +72,11 @@ pub use error::{FileError, HeadError, Part, Unsupported};
 pub use feks::{BadFeks, Feks, MAX_FEKS};
 pub use file::{Access, NativeFile};
 pub use fixed::{FixedPart, MAGIC, SUITE, VERSION};
-pub use format::{NativeFormat, NativeKeys, NativeTree, NewNative, key_of};
+pub use format::{NativeFormat, NativeKeys, NativeTree, NewNative, places_of};
 pub use layout::MAX_SIZE;
 pub use packet::{MAX_PACKETS_LEN, Packet, PacketError};
 pub use place::{
-    Binding, Bound, Links, PLACE_LEN, Place, PlaceCopy, PlaceKey, PlaceSeal, binding, newest_place,
+    Binding, Bound, Links, PLACE_LEN, Place, PlaceCopy, PlaceKey, PlaceKeys, PlaceSeal, newest_place,
 };
 
 use crate::ids::Scope;

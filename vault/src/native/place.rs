@@ -8,7 +8,7 @@ use aws_lc_rs::hmac;
 
 use super::octets::{Octets, Side, is_zero, join, newest};
 use crate::ids::{DirId, Epoch};
-use crate::kdf::derive;
+use crate::kdf::Extracted;
 use crate::secret::NamesKey;
 
 /// Length in bytes of one copy of a place record.
@@ -22,22 +22,45 @@ const NEXT: u32 = 2;
 /// A parent directory and a name in it, as a MAC: says nothing without the names key.
 pub type Binding = [u8; 16];
 
-/// The binding of what has `own_id` to `lower_name` in `parent`.
-///
-/// ```text
-/// first 16 bytes of HMAC-SHA256(HKDF(names key, "binding"), own id 16 | parent id 16 | lower name)
-/// ```
-pub fn binding(names: &NamesKey, own_id: &[u8; 16], parent: &DirId, lower_name: &[u8]) -> Binding {
-    let key = derive::<32>(names.expose(), "binding", &[]);
-    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()));
-    mac.update(own_id);
-    mac.update(&parent.0);
-    mac.update(lower_name);
-    join(&[mac
-        .sign()
-        .as_ref()
-        .first_chunk::<16>()
-        .expect("SHA-256 has 32 bytes")])
+/// What place records derive from the names key of one epoch.
+pub struct PlaceKeys {
+    bindings: hmac::Key,
+    extracted: Extracted,
+}
+
+impl PlaceKeys {
+    /// Derives them.
+    pub fn new(names: &NamesKey) -> Self {
+        let extracted = Extracted::unsalted(names.expose());
+        let bindings = extracted.derive::<32>("binding", &[]);
+        Self {
+            bindings: hmac::Key::new(hmac::HMAC_SHA256, bindings.as_slice()),
+            extracted,
+        }
+    }
+
+    /// The binding of what has `own_id` to `lower_name` in `parent`.
+    ///
+    /// ```text
+    /// first 16 bytes of HMAC-SHA256(HKDF(names key, "binding"), own id 16 | parent id 16 | lower name)
+    /// ```
+    pub fn binding(&self, own_id: &[u8; 16], parent: &DirId, lower_name: &[u8]) -> Binding {
+        let mut mac = hmac::Context::with_key(&self.bindings);
+        mac.update(own_id);
+        mac.update(&parent.0);
+        mac.update(lower_name);
+        join(&[mac
+            .sign()
+            .as_ref()
+            .first_chunk::<16>()
+            .expect("SHA-256 has 32 bytes")])
+    }
+
+    /// HKDF(names key, "place" ‖ own id).
+    pub fn of(&self, own_id: &[u8; 16]) -> PlaceKey {
+        let key = self.extracted.derive::<32>("place", own_id);
+        PlaceKey(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
+    }
 }
 
 /// Where a file or directory belongs.
@@ -86,14 +109,6 @@ pub struct Place {
 
 /// Key of the HMACs of the place records of one file or directory, for one epoch.
 pub struct PlaceKey(hmac::Key);
-
-impl PlaceKey {
-    /// HKDF(names key, "place" ‖ own id).
-    pub fn new(names: &NamesKey, own_id: &[u8; 16]) -> Self {
-        let key = derive::<32>(names.expose(), "place", own_id);
-        Self(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
-    }
-}
 
 impl Place {
     /// The epoch that a copy claims to be of, to find its key. None if the copy is zero.
@@ -220,20 +235,20 @@ pub struct PlaceSeal {
 }
 
 impl PlaceSeal {
-    /// Binds what has `own_id` to `lower_name` in `parent`, under the names key of `epoch`.
+    /// Binds what has `own_id` to `lower_name` in `parent`, under the keys of `epoch`.
     pub fn new(
-        (epoch, names): (Epoch, &NamesKey),
+        (epoch, keys): (Epoch, &PlaceKeys),
         own_id: &[u8; 16],
         parent: &DirId,
         lower_name: &[u8],
         links: Links,
     ) -> Self {
         let bound = match links {
-            Links::One => Bound::Here(binding(names, own_id, parent, lower_name)),
+            Links::One => Bound::Here(keys.binding(own_id, parent, lower_name)),
             Links::Several => Bound::Linked,
         };
         Self {
-            key: PlaceKey::new(names, own_id),
+            key: keys.of(own_id),
             epoch,
             bound,
         }

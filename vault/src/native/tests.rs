@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::aead::Random;
 use super::head::{self, Layer, NewFek, Opened};
 use super::octets::Side;
-use super::place::{Bound, Place, PlaceCopy, PlaceKey, newest_place};
+use super::place::{Bound, Place, PlaceCopy, PlaceKeys, newest_place};
 use super::shape::{Settled, Shape, Shapes};
 use super::slot::{Half, Slot};
 use super::*;
@@ -370,8 +370,8 @@ fn the_newest_shape_that_verifies_counts() {
 
 #[test]
 fn no_flipped_bit_of_a_place_or_of_what_it_covers_passes() {
-    let names = NamesKey::new(&mut [5; 32]);
-    let key = PlaceKey::new(&names, &FILE.0);
+    let keys = PlaceKeys::new(&NamesKey::new(&mut [5; 32]));
+    let key = keys.of(&FILE.0);
     let moving = Bound::Moving {
         here: [1; 16],
         next: [2; 16],
@@ -385,10 +385,7 @@ fn no_flipped_bit_of_a_place_or_of_what_it_covers_passes() {
         let bytes = place.write(&key, b"cover");
         assert_eq!(Place::parse(&bytes, &key, b"cover"), Some(place));
         assert_eq!(Place::parse(&bytes, &key, b"other"), None);
-        assert_eq!(
-            Place::parse(&bytes, &PlaceKey::new(&names, &[9; 16]), b"cover"),
-            None
-        );
+        assert_eq!(Place::parse(&bytes, &keys.of(&[9; 16]), b"cover"), None);
         no_flipped_bit_passes(&bytes, |bytes| {
             Place::parse(bytes.first_chunk().unwrap(), &key, b"cover").is_some()
         });
@@ -397,7 +394,7 @@ fn no_flipped_bit_of_a_place_or_of_what_it_covers_passes() {
 
 #[test]
 fn a_place_that_no_later_one_could_follow_is_refused_though_its_mac_is_right() {
-    let key = PlaceKey::new(&NamesKey::new(&mut [1; 32]), &FILE.0);
+    let key = PlaceKeys::new(&NamesKey::new(&mut [1; 32])).of(&FILE.0);
     let place = |seq| Place {
         seq,
         names_epoch: Epoch(1),
@@ -411,8 +408,8 @@ fn a_place_that_no_later_one_could_follow_is_refused_though_its_mac_is_right() {
 
 #[test]
 fn the_newest_place_that_verifies_counts_whatever_its_epoch() {
-    let names = |epoch: Epoch| NamesKey::new(&mut [epoch.0 as u8; 32]);
-    let key = |epoch| (epoch != Epoch(9)).then(|| PlaceKey::new(&names(epoch), &FILE.0));
+    let of = |epoch: Epoch| PlaceKeys::new(&NamesKey::new(&mut [epoch.0 as u8; 32])).of(&FILE.0);
+    let key = |epoch| (epoch != Epoch(9)).then(|| of(epoch));
     let bytes = |seq, epoch| {
         let bound = Bound::Here([seq as u8; 16]);
         let place = Place {
@@ -420,7 +417,7 @@ fn the_newest_place_that_verifies_counts_whatever_its_epoch() {
             names_epoch: Epoch(epoch),
             bound,
         };
-        place.write(&PlaceKey::new(&names(Epoch(epoch)), &FILE.0), &[])
+        place.write(&of(Epoch(epoch)), &[])
     };
     let newest = |a: [u8; 128], b: [u8; 128]| {
         let copies: [u8; 256] = [a, b].concat().try_into().unwrap();
@@ -438,18 +435,13 @@ fn the_newest_place_that_verifies_counts_whatever_its_epoch() {
 
 #[test]
 fn a_binding_tells_apart_file_directory_and_name() {
-    let names = NamesKey::new(&mut [5; 32]);
+    let keys = |byte| PlaceKeys::new(&NamesKey::new(&mut [byte; 32]));
     let all = [
-        binding(&names, &[1; 16], &DirId([2; 16]), b"name"),
-        binding(&names, &[2; 16], &DirId([2; 16]), b"name"),
-        binding(&names, &[1; 16], &DirId([3; 16]), b"name"),
-        binding(&names, &[1; 16], &DirId([2; 16]), b"eman"),
-        binding(
-            &NamesKey::new(&mut [6; 32]),
-            &[1; 16],
-            &DirId([2; 16]),
-            b"name",
-        ),
+        keys(5).binding(&[1; 16], &DirId([2; 16]), b"name"),
+        keys(5).binding(&[2; 16], &DirId([2; 16]), b"name"),
+        keys(5).binding(&[1; 16], &DirId([3; 16]), b"name"),
+        keys(5).binding(&[1; 16], &DirId([2; 16]), b"eman"),
+        keys(6).binding(&[1; 16], &DirId([2; 16]), b"name"),
     ];
     let distinct: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(distinct.len(), all.len());

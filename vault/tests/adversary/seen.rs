@@ -211,7 +211,7 @@ impl Reader<'_> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let fd = openat(folder, lower, flags, Mode::empty()).map_err(|error| error.to_string())?;
         let head = NativeFile::read_head(fd.as_fd()).map_err(text)?;
-        let names = |epoch| keys.names_key(epoch).ok();
+        let names = |epoch| keys.places(epoch).ok();
         check_place(fd.as_fd(), names, &folder.id(), lower).map_err(text)?;
         let accepted = |epoch| epochs.of(epoch).filter(|_| epoch >= manifest.minimum());
         let feks = feks_of(&head, manifest.volume(), accepted, &self.world.token)?;

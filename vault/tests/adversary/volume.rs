@@ -12,7 +12,7 @@ use claviger_vault::manifest::{self, Manifest};
 use claviger_vault::names::{LowerName, NamesKeys};
 use claviger_vault::native::head::{self, Layer, NewFek, Opened};
 use claviger_vault::native::{
-    Access, Feks, Links, NativeFile, PAGE, Packet, PlaceSeal, Synced, finish_move, prepare_move,
+    Access, Feks, Links, NativeFile, PAGE, Packet, PlaceKeys, PlaceSeal, Synced, finish_move, prepare_move,
     read_place, replace_head,
 };
 use claviger_vault::secret::FileKey;
@@ -200,7 +200,7 @@ impl Volume {
                 read_place(file.as_fd(), |epoch| {
                     self.epochs
                         .of(epoch)
-                        .map(|key| Box::new(key.names_key(self.id())))
+                        .map(|key| Box::new(PlaceKeys::new(&key.names_key(self.id()))))
                 })
                 .unwrap()
                 .0,
@@ -231,7 +231,7 @@ impl Volume {
         let file = open_rw(&lower);
         let keys = self.keys();
         let (folder, name) = self.resolve(path);
-        let names = |epoch| keys.names_key(epoch).ok();
+        let names = |epoch| keys.places(epoch).ok();
         let (id, _) = read_place(file.as_fd(), names).unwrap();
         let place = seal_of(&keys, id, &folder, &name, Links::Several);
         finish_move(file.as_fd(), names, &place, Synced::Maybe).unwrap();
@@ -261,7 +261,7 @@ impl Volume {
             record.finish_move(&dir, &keys, to, Synced::Maybe).unwrap();
         } else {
             let file = open_rw(&lower);
-            let names = |epoch| keys.names_key(epoch).ok();
+            let names = |epoch| keys.places(epoch).ok();
             let (id, _) = read_place(file.as_fd(), names).unwrap();
             let place = seal_of(&keys, id, &new, &new_name, Links::One);
             prepare_move(file.as_fd(), names, &place, Synced::Maybe).unwrap();
@@ -340,9 +340,9 @@ pub fn seal_of(
 ) -> PlaceSeal {
     // A binding has to be of the epoch of the record that it replaces.
     let epoch = folder.names().epoch();
-    let names = keys.names_key(epoch).unwrap();
+    let places = keys.places(epoch).unwrap();
     PlaceSeal::new(
-        (epoch, names),
+        (epoch, places),
         &file.0,
         &folder.id(),
         name.as_bytes(),

@@ -9,14 +9,15 @@ use super::super::{Access, Feks, Links};
 use super::*;
 use crate::epoch::EpochKey;
 use crate::ids::VolumeId;
-use crate::secret::FileKey;
+use crate::secret::{FileKey, NamesKey};
 
 const VOLUME: VolumeId = VolumeId([1; 16]);
 const FILE: FileId = FileId([2; 16]);
 const HOME: DirId = DirId([3; 16]);
 
-fn names(epoch: Epoch) -> Option<Box<NamesKey>> {
-    (epoch.0 < 9).then(|| Box::new(NamesKey::new(&mut [epoch.0 as u8; 32])))
+fn names(epoch: Epoch) -> Option<Box<PlaceKeys>> {
+    let keys = || PlaceKeys::new(&NamesKey::new(&mut [epoch.0 as u8; 32]));
+    (epoch.0 < 9).then(|| Box::new(keys()))
 }
 
 fn seal(name: &[u8], links: Links) -> PlaceSeal {
@@ -96,7 +97,7 @@ fn a_file_with_several_links_may_be_anywhere() {
 #[test]
 fn a_place_of_an_unknown_epoch_or_changed_by_hand_is_told_apart() {
     let file = file();
-    let unknown = check_place(file.as_fd(), |_| None::<Box<NamesKey>>, &HOME, b"a");
+    let unknown = check_place(file.as_fd(), |_| None::<Box<PlaceKeys>>, &HOME, b"a");
     assert!(matches!(unknown, Err(FileError::NoNamesKey(Epoch(1)))));
     file.write_all_at(&[9], PLACES + 20).unwrap();
     let changed = check_place(file.as_fd(), names, &HOME, b"a");

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use super::super::head::{self, Layer};
-use super::super::place::{Links, PlaceSeal};
+use super::super::place::{Links, PlaceKeys, PlaceSeal};
 use super::super::{Feks, PAGE};
 use super::{Access, NativeFile};
 use crate::ids::{DirId, Epoch, FileId, VolumeId};
@@ -75,9 +75,9 @@ impl Fixture {
 }
 
 fn place(file: FileId) -> PlaceSeal {
-    let names = NamesKey::new(&mut [5; 32]);
+    let keys = PlaceKeys::new(&NamesKey::new(&mut [5; 32]));
     PlaceSeal::new(
-        (Epoch::FIRST, &names),
+        (Epoch::FIRST, &keys),
         &file.0,
         &DirId::ROOT,
         b"name",
