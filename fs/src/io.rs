@@ -9,7 +9,7 @@ use crate::attributes::touch;
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
-use crate::open::{Access, Handle};
+use crate::open::Handle;
 
 thread_local! {
     /// What a read decrypts into, and its reply is written from.
@@ -55,15 +55,6 @@ impl VolumeFs {
             Ok(content.write_at(offset, data)?)
         })?;
         Ok(())
-    }
-
-    /// At each close(2): the sizes below are right, for whoever looks at the lower folder next.
-    pub(crate) fn flush(&self, handle: FileHandle) -> Result<(), OpError> {
-        let handle = self.handle(handle)?;
-        match handle.access {
-            Access::Read => Ok(()),
-            Access::Write => handle.file()?.flush(),
-        }
     }
 
     pub(crate) fn fsync(&self, handle: FileHandle) -> Result<(), OpError> {

@@ -66,14 +66,18 @@ impl Linger {
         self.changed.notify_all();
     }
 
-    /// Takes on a file that was written and closed. Whoever closes more than are settled settles
-    /// some himself.
+    /// Takes on a file that was written and closed. Whoever closes files faster than they are settled
+    /// settles some himself.
     pub(crate) fn closed(&self, inode: Arc<Inode>) {
         let mut state = self.state();
         state.closed.push_back((Instant::now(), inode));
-        if state.closed.len() < self.at_most {
+        let waiting = state.closed.len();
+        if waiting < self.at_most {
             drop(state);
-            self.changed.notify_all();
+            // In between it wakes by itself, when the oldest is due.
+            if waiting == 1 || waiting == self.many() {
+                self.changed.notify_all();
+            }
             return;
         }
         let oldest = state.closed.drain(..).map(|(_, inode)| inode).collect();
@@ -97,15 +101,20 @@ impl Linger {
         self.state().closed.clear();
     }
 
+    /// So many that they are settled before they are due: closers get ahead of a sync by as many more.
+    fn many(&self) -> usize {
+        self.at_most / 2
+    }
+
     fn run(&self) {
         let mut state = self.state();
         while state.life == Life::Going {
             let now = Instant::now();
-            let due = state
-                .closed
-                .iter()
-                .take_while(|(at, _)| now.duration_since(*at) >= DELAY);
-            let due = due.count();
+            let old = |(at, _): &&(Instant, Arc<Inode>)| now.duration_since(*at) >= DELAY;
+            let due = match state.closed.len() {
+                waiting if waiting >= self.many() => waiting,
+                _ => state.closed.iter().take_while(old).count(),
+            };
             if due > 0 {
                 let due = state.closed.drain(..due).map(|(_, inode)| inode).collect();
                 drop(state);

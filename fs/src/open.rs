@@ -143,11 +143,6 @@ impl Drop for OpenUse {
         if opened.uses > 0 {
             return;
         }
-        // With the slot locked, so that nobody opens the lower file a second time meanwhile.
-        if let Err(error) = self.file.flush() {
-            let lower = self.inode.shown_path();
-            tracing::error!(lower, %error, "last writes could not be written out");
-        }
         if self.file.is_settled() || self.inode.is_gone() {
             *slot = None;
             return;
@@ -246,11 +241,9 @@ impl OpenSlot {
         let Some(opened) = slot.as_mut().filter(is_idle) else {
             return Ok(());
         };
-        let settled = opened.file.maintain(|content| {
-            if let Some(settles) = content.settles() {
-                settles.made_durable()?;
-            }
-            Ok(content.flush()?)
+        let settled = opened.file.maintain(|content| match content.settles() {
+            Some(settles) => Ok(settles.made_durable()?),
+            None => Ok(()),
         });
         *slot = None;
         settled

@@ -23,8 +23,6 @@ pub(crate) struct OpenFile {
     ended: AtomicU64,
     /// How many had begun when all of it was last durable.
     settled: AtomicU64,
-    /// How many had begun when the lower file last told the size that they left.
-    flushed: AtomicU64,
     /// Where it waits, closed, for what was written to be durable.
     pub(crate) linger: Arc<Linger>,
 }
@@ -37,7 +35,6 @@ impl OpenFile {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             settled: AtomicU64::new(0),
-            flushed: AtomicU64::new(0),
             linger,
         }
     }
@@ -52,10 +49,9 @@ impl OpenFile {
         self.refused.store(true, Ordering::Release);
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
         let synced = match content.as_ref() {
-            Some(content) => keeping_attributes(content.as_fd(), Some(self), || {
-                content.sync()?;
-                Ok(content.flush()?)
-            }),
+            Some(content) => {
+                keeping_attributes(content.as_fd(), Some(self), || Ok(content.sync()?))
+            }
             None => Ok(()),
         };
         *content = None;
@@ -112,28 +108,11 @@ impl OpenFile {
         self.with(|content| keeping_attributes(content.as_fd(), Some(self), || work(content)))
     }
 
-    /// Has the lower file tell the size, unless nothing has changed since it did.
-    pub(crate) fn flush(&self) -> Result<(), OpError> {
-        let begun = self.begun.load(Ordering::Acquire);
-        if self.flushed.load(Ordering::Acquire) == begun {
-            return Ok(());
-        }
-        let idle = begun == self.ended.load(Ordering::Acquire);
-        self.maintain(|content| Ok(content.flush()?))?;
-        if idle {
-            self.flushed.store(begun, Ordering::Release);
-        }
-        Ok(())
-    }
-
     /// Makes everything durable, and has the lower file say so.
     pub(crate) fn sync(&self) -> Result<(), OpError> {
         let begun = self.begun.load(Ordering::Acquire);
         let idle = begun == self.ended.load(Ordering::Acquire);
-        self.maintain(|content| {
-            content.sync()?;
-            Ok(content.flush()?)
-        })?;
+        self.maintain(|content| Ok(content.sync()?))?;
         if idle {
             self.settled.store(begun, Ordering::Release);
         }

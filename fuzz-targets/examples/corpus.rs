@@ -107,7 +107,7 @@ fn native_files(corpus: &Corpus) {
             .open(&path)
             .unwrap();
         let place = PlaceSeal::new(
-            (Epoch::FIRST, &PlaceKeys::new(&names_key())),
+            (Epoch::FIRST, &PlaceKeys::new(names_key())),
             &FILE.0,
             &DIRECTORY,
             b"name",
@@ -122,7 +122,6 @@ fn native_files(corpus: &Corpus) {
         file.write_at(0, b"first block").unwrap();
         file.write_at(3 * 4096, b"behind a hole").unwrap();
         file.sync().unwrap();
-        file.flush().unwrap();
         drop(file);
         let bytes = fs::read(&path).unwrap();
         corpus.seed("vault_slot", "data", &bytes[1024..1088]);

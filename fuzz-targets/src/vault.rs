@@ -9,7 +9,8 @@ use claviger_vault::manifest::Unverified;
 use claviger_vault::names::{Lower, classify};
 use claviger_vault::native::head::{self, Opened};
 use claviger_vault::native::{
-    Access, Feks, FixedPart, NativeFile, PAGE, Packet, PlaceKeys, check_place, fuzzing, newest_place,
+    Access, Feks, FixedPart, NativeFile, PAGE, Packet, PlaceKeys, check_place, fuzzing,
+    newest_place,
 };
 use claviger_vault::stream::{self, StreamHeader};
 use claviger_vault::xattr::{Attributes, Owner};
@@ -46,7 +47,7 @@ fn read_file(data: &[u8]) -> Option<()> {
     let mut lower = memory_file(data).expect("memory is there");
     lower.flush().ok()?;
     let head = NativeFile::read_head(lower.as_fd()).ok()?;
-    let known = |epoch| (epoch == Epoch::FIRST).then(|| Box::new(PlaceKeys::new(&names_key())));
+    let known = |epoch| (epoch == Epoch::FIRST).then(|| Box::new(PlaceKeys::new(names_key())));
     check_place(lower.as_fd(), known, &DIRECTORY, b"name").ok()?;
     let fd = OwnedFd::from(lower);
     let file = NativeFile::open(fd, &head, open_head(&head)?, Access::ReadOnly).ok()?;
@@ -105,7 +106,7 @@ pub fn slot(data: &[u8]) -> Reached {
 
 /// Two copies of a place record.
 pub fn place(data: &[u8]) -> Reached {
-    let key = |epoch| (epoch == Epoch::FIRST).then(|| PlaceKeys::new(&names_key()).of(&FILE.0));
+    let key = |epoch| (epoch == Epoch::FIRST).then(|| PlaceKeys::new(names_key()).of(&FILE.0));
     let place = data
         .first_chunk()
         .and_then(|copies| newest_place(copies, key, &[]));

@@ -269,9 +269,7 @@ impl Record {
 
     fn place_bytes(&self, keys: &NamesKeys) -> Result<[u8; PLACE_LEN], EpochRefused> {
         let places = keys.places(self.place.names_epoch)?;
-        Ok(self
-            .place
-            .write(&places.of(&self.id.0), &self.fixed()))
+        Ok(self.place.write(&places.of(&self.id.0), &self.fixed()))
     }
 
     fn fixed(&self) -> [u8; FIXED_LEN] {

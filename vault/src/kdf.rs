@@ -1,10 +1,9 @@
-//! Deriving keys: HKDF-SHA256 (RFC 5869).
+//! Deriving keys: HKDF-SHA256 (RFC 5869) without a salt.
 
-use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
-use aws_lc_rs::hmac;
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
 
-/// HKDF(`key`, `label` ‖ `context`) without a salt, `N` bytes.
+/// HKDF(`key`, `label` ‖ `context`), `N` bytes.
 ///
 /// No label is the beginning of another, and contexts have one length a label, so that no two uses
 /// ever meet in one `info`.
@@ -13,40 +12,13 @@ pub(crate) fn derive<const N: usize>(
     label: &str,
     context: &[u8],
 ) -> Zeroizing<[u8; N]> {
-    Extracted::unsalted(key).derive(label, context)
-}
-
-/// What HKDF-Extract made of a key that much is derived from.
-///
-/// `aws_lc_rs::hkdf::Salt::extract` only remembers its input, and extracts at each derivation.
-pub(crate) struct Extracted(Prk);
-
-impl Extracted {
-    /// HKDF-Extract(`salt`, `key`), RFC 5869 section 2.2.
-    pub(crate) fn new(salt: &[u8], key: &[u8; 32]) -> Self {
-        let salt = hmac::Key::new(hmac::HMAC_SHA256, salt);
-        let extracted = hmac::sign(&salt, key);
-        Self(Prk::new_less_safe(HKDF_SHA256, extracted.as_ref()))
-    }
-
-    /// Without a salt, which stands for 32 zeros.
-    pub(crate) fn unsalted(key: &[u8; 32]) -> Self {
-        Self::new(&[0; 32], key)
-    }
-
-    /// HKDF-Expand of `label` ‖ `context` to `N` bytes, RFC 5869 section 2.3.
-    pub(crate) fn derive<const N: usize>(
-        &self,
-        label: &str,
-        context: &[u8],
-    ) -> Zeroizing<[u8; N]> {
-        let mut derived = Zeroizing::new([0; N]);
-        self.0
-            .expand(&[label.as_bytes(), context], Length(N))
-            .and_then(|okm| okm.fill(derived.as_mut_slice()))
-            .expect("HKDF-SHA256 gives up to 8160 bytes");
-        derived
-    }
+    let mut derived = Zeroizing::new([0; N]);
+    Salt::none(HKDF_SHA256)
+        .extract(key)
+        .expand(&[label.as_bytes(), context], Length(N))
+        .and_then(|okm| okm.fill(derived.as_mut_slice()))
+        .expect("HKDF-SHA256 gives up to 8160 bytes");
+    derived
 }
 
 #[derive(Clone, Copy)]

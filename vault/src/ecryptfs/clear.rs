@@ -56,10 +56,6 @@ impl Content for ClearFile {
         Ok(self.to_write()?.set_len(size)?)
     }
 
-    fn flush(&self) -> Result<(), FormatError> {
-        Ok(())
-    }
-
     fn sync(&self) -> Result<(), FormatError> {
         Ok(self.lower.sync_all()?)
     }
@@ -127,10 +123,6 @@ impl Content for EncryptedView {
 
     fn truncate(&self, _size: u64) -> Result<(), FormatError> {
         Err(FormatError::ReadOnly)
-    }
-
-    fn flush(&self) -> Result<(), FormatError> {
-        Ok(())
     }
 
     fn sync(&self) -> Result<(), FormatError> {

@@ -251,11 +251,6 @@ impl Content for LowerFile {
         Ok(self.truncate(size)?)
     }
 
-    /// The size is written whenever it changes.
-    fn flush(&self) -> Result<(), FormatError> {
-        Ok(())
-    }
-
     fn sync(&self) -> Result<(), FormatError> {
         Ok(self.sync()?)
     }

@@ -157,24 +157,17 @@ pub trait Content: AsFd + Send + Sync {
     /// [`FormatError`].
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<usize, FormatError>;
 
-    /// Writes all of `data`.
+    /// Writes all of `data`. Whoever looks at the lower file next finds the size it has then.
     ///
     /// # Errors
     /// [`FormatError`].
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), FormatError>;
 
-    /// Makes the file shorter, or longer by zeros.
+    /// Makes the file shorter, or longer by zeros; the lower file tells the size at once.
     ///
     /// # Errors
     /// [`FormatError`].
     fn truncate(&self, size: u64) -> Result<(), FormatError>;
-
-    /// Has the lower file tell the size, for whoever looks at it next. No barrier, if it can be done
-    /// without.
-    ///
-    /// # Errors
-    /// [`FormatError`].
-    fn flush(&self) -> Result<(), FormatError>;
 
     /// Makes everything durable.
     ///
@@ -189,9 +182,9 @@ pub trait Content: AsFd + Send + Sync {
     fn ranges(&self) -> Option<&dyn Ranges>;
 }
 
-/// A file that was written and has more to write when that is durable, by [`Content::flush`].
+/// A file that was written and has more to write when that is durable.
 pub trait Settles {
-    /// Tells that all that was written so far is durable, as after syncfs(2).
+    /// Tells that all that was written so far is durable, as after syncfs(2): the lower file is to say so.
     ///
     /// # Errors
     /// [`FormatError`].

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::DirNames;
 use super::siv::SivKey;
 use crate::ids::{DirId, Epoch};
-use crate::kdf::Extracted;
+use crate::kdf::derive;
 use crate::native::PlaceKeys;
 use crate::sealed::SealingKey;
 use crate::secret::NamesKey;
@@ -23,7 +23,6 @@ pub struct NamesKeys {
 
 /// What derives from one names key, kept because every lookup wants it.
 pub(crate) struct EpochNames {
-    names_key: NamesKey,
     places: PlaceKeys,
     pub(super) file_names: SivKey,
     pub(crate) attribute_names: SivKey,
@@ -90,7 +89,7 @@ impl NamesKeys {
     /// # Errors
     /// [`EpochRefused`].
     pub fn names_key(&self, epoch: Epoch) -> Result<&NamesKey, EpochRefused> {
-        Ok(&self.epoch(epoch)?.names_key)
+        Ok(self.epoch(epoch)?.places.names_key())
     }
 
     /// The names of one directory, whose record says which epoch they are of.
@@ -122,14 +121,13 @@ impl fmt::Debug for NamesKeys {
 
 impl EpochNames {
     fn new(names_key: NamesKey) -> Self {
-        let key = Extracted::unsalted(names_key.expose());
+        let key = names_key.expose();
         Self {
-            file_names: SivKey::new(&key.derive("file names", &[])),
-            attribute_names: SivKey::new(&key.derive("attribute names", &[])),
-            attribute_values: SealingKey::new(&key.derive("attribute values", &[])),
-            symlinks: SealingKey::new(&key.derive("symlinks", &[])),
-            places: PlaceKeys::new(&names_key),
-            names_key,
+            file_names: SivKey::new(&derive(key, "file names", &[])),
+            attribute_names: SivKey::new(&derive(key, "attribute names", &[])),
+            attribute_values: SealingKey::new(&derive(key, "attribute values", &[])),
+            symlinks: SealingKey::new(&derive(key, "symlinks", &[])),
+            places: PlaceKeys::new(names_key),
         }
     }
 }

@@ -18,9 +18,7 @@ use super::layout::{KEY_RECORDS, PLACES};
 use super::lower;
 use super::octets::is_zero;
 use super::packet::PACKETS_LEN;
-use super::place::{
-    Bound, PLACE_LEN, Place, PlaceCopy, PlaceKeys, PlaceSeal, newest_place,
-};
+use super::place::{Bound, PLACE_LEN, Place, PlaceCopy, PlaceKeys, PlaceSeal, newest_place};
 use super::{HEAD_LEN, NativeFile, PAGE};
 use crate::ids::{DirId, Epoch, FileId};
 

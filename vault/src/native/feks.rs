@@ -1,12 +1,11 @@
 //! The FEKs of one file, and what derives from them.
 
-use aws_lc_rs::aead::LessSafeKey;
+use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use super::aead;
 use crate::ids::FileId;
-use crate::kdf::Extracted;
 use crate::secret::Fek;
 
 /// How many FEKs a key record holds.
@@ -96,19 +95,22 @@ impl Feks {
 /// What the filesystem keeps of the FEKs of an open file.
 pub(super) struct ContentKeys {
     /// HKDF-Extract(salt: file id, FEK), by number.
-    extracted: Vec<Extracted>,
+    extracted: Vec<Prk>,
     newest: u8,
     shape: hmac::Key,
 }
 
 impl ContentKeys {
     pub(super) fn new(file: FileId, feks: &Feks) -> Self {
-        let extracted: Vec<Extracted> = feks
-            .iter()
-            .map(|fek| Extracted::new(&file.0, fek.expose()))
-            .collect();
-        let first = extracted.first().expect("there is at least one FEK");
-        let shape = first.derive::<32>("shape", &[]);
+        let salt = Salt::new(HKDF_SHA256, &file.0);
+        let extracted: Vec<Prk> = feks.iter().map(|fek| salt.extract(fek.expose())).collect();
+        let mut shape = Zeroizing::new([0; 32]);
+        extracted
+            .first()
+            .expect("there is at least one FEK")
+            .expand(&[b"shape"], Len32)
+            .and_then(|okm| okm.fill(shape.as_mut_slice()))
+            .expect("HKDF-SHA256 gives 32 bytes");
         Self {
             extracted,
             newest: feks.newest(),
@@ -128,8 +130,21 @@ impl ContentKeys {
 
     /// The cipher of a segment under a FEK, or none if there is no such FEK.
     pub(super) fn segment(&self, fek: u8, segment: u64) -> Option<LessSafeKey> {
-        let extracted = self.extracted.get(usize::from(fek))?;
-        let key = extracted.derive("segment", &segment.to_le_bytes());
-        Some(aead::cipher(&key))
+        let number = segment.to_le_bytes();
+        let info = [b"segment".as_slice(), &number];
+        let okm = self
+            .extracted
+            .get(usize::from(fek))?
+            .expand(&info, &AES_256_GCM)
+            .expect("HKDF-SHA256 gives 32 bytes");
+        Some(LessSafeKey::new(UnboundKey::from(okm)))
+    }
+}
+
+struct Len32;
+
+impl KeyType for Len32 {
+    fn len(&self) -> usize {
+        32
     }
 }

@@ -43,7 +43,8 @@ pub enum Access {
 /// each block has two slot halves and each record two copies (`docs/format.md`).
 ///
 /// There must be no other `NativeFile` of the same lower file, in any process: what is known to be
-/// durable is known here only. Dropping it writes nothing: call [`NativeFile::flush`] before.
+/// durable is known here only. Dropping it writes nothing: one that was cut short is synced before, or told
+/// that it is durable, since whoever opens it next could not know that it has to be.
 pub struct NativeFile {
     lower: Lower,
     access: Access,
@@ -291,25 +292,7 @@ impl NativeFile {
         self.write_state().keys = ContentKeys::new(self.fixed.file, &feks);
     }
 
-    /// Writes the shape if it changed. No barrier, but for the one that a file may owe that was written
-    /// before it was opened, or was cut and not synced since: whoever opens it next could not know.
-    ///
-    /// # Errors
-    /// [`FileError::Poisoned`] or [`FileError::Io`].
-    pub fn flush(&self) -> Result<(), FileError> {
-        if self.access == Access::ReadOnly {
-            return Ok(());
-        }
-        let mut state = self.write_state();
-        self.check_health(&state)?;
-        self.write_shape_if_changed(&mut state)?;
-        match state.cut {
-            Cut::From(_) => self.barrier(&mut state),
-            Cut::Durable | Cut::Unchecked => Ok(()),
-        }
-    }
-
-    /// Makes everything durable: data, slots and shape.
+    /// Makes everything durable: data, slots and shape. Then the shape says so, if it did not yet.
     ///
     /// # Errors
     /// [`FileError::Poisoned`] or [`FileError::Io`].
@@ -317,17 +300,20 @@ impl NativeFile {
         let mut state = self.write_state();
         self.check_health(&state)?;
         let all_durable = state.unsynced.is_empty()
-            && state.shapes.is_synced()
-            && state.shapes.last().size == state.size
+            && state.shapes.durable_size() == Some(state.size)
             && state.earlier == Earlier::Durable
             && !matches!(state.cut, Cut::From(_));
         if all_durable {
             return Ok(());
         }
-        if self.access == Access::ReadWrite {
-            self.write_shape_if_changed(&mut state)?;
+        match self.access {
+            Access::ReadOnly => self.barrier(&mut state),
+            Access::ReadWrite => {
+                self.write_shape_if_changed(&mut state)?;
+                self.barrier(&mut state)?;
+                self.write_shape_if_changed(&mut state)
+            }
         }
-        self.barrier(&mut state)
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {

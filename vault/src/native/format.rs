@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::{
-    Access, Feks, FileError, FixedPart, Links, NativeFile, PAGE, PlaceKeys, PlaceSeal, check_place, lower,
-    stat_size,
+    Access, Feks, FileError, FixedPart, Links, NativeFile, PAGE, PlaceKeys, PlaceSeal, check_place,
+    lower, stat_size,
 };
 use crate::dir::{Location, Record};
 use crate::format::{
@@ -200,10 +200,6 @@ impl Content for NativeFile {
 
     fn truncate(&self, size: u64) -> Result<(), FormatError> {
         Ok(self.truncate(size)?)
-    }
-
-    fn flush(&self) -> Result<(), FormatError> {
-        Ok(self.flush()?)
     }
 
     fn sync(&self) -> Result<(), FormatError> {

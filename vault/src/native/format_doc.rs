@@ -61,7 +61,7 @@ fn example(layer: &Layer<'_>, write: impl FnOnce(&NativeFile)) -> Vec<u8> {
     let random = Random::Counting(AtomicU64::new(0));
     let key = epoch_key();
     let head = head::write(VOLUME, FILE, (Epoch::FIRST, &key), layer, &feks(), &random).unwrap();
-    let keys = PlaceKeys::new(&key.names_key(VOLUME));
+    let keys = PlaceKeys::new(key.names_key(VOLUME));
     let place = PlaceSeal::new(
         (Epoch::FIRST, &keys),
         &FILE.0,
@@ -73,7 +73,6 @@ fn example(layer: &Layer<'_>, write: impl FnOnce(&NativeFile)) -> Vec<u8> {
     let fd = lower.try_clone().unwrap().into();
     let file = NativeFile::create_with(fd, &head, &feks(), &place, random).unwrap();
     write(&file);
-    file.flush().unwrap();
     let mut bytes = vec![0; lower.metadata().unwrap().len() as usize];
     lower.read_exact_at(&mut bytes, 0).unwrap();
     bytes

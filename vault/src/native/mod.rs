@@ -22,7 +22,7 @@
 //! let (head, fek) = head::fresh(volume, id, (Epoch::FIRST, &key), &Layer::Volume)?;
 //!
 //! // The filesystem has the names key, binds the file to its place, and writes.
-//! let keys = PlaceKeys::new(&key.names_key(volume));
+//! let keys = PlaceKeys::new(key.names_key(volume));
 //! let place = PlaceSeal::new((Epoch::FIRST, &keys), &id.0, &DirId::ROOT, b"lower name", Links::One);
 //! let lower = tempfile::tempfile()?;
 //! let file = NativeFile::create(lower.try_clone()?.into(), &head, Feks::first(fek), place)?;
@@ -76,7 +76,8 @@ pub use format::{NativeFormat, NativeKeys, NativeTree, NewNative, places_of};
 pub use layout::MAX_SIZE;
 pub use packet::{MAX_PACKETS_LEN, Packet, PacketError};
 pub use place::{
-    Binding, Bound, Links, PLACE_LEN, Place, PlaceCopy, PlaceKey, PlaceKeys, PlaceSeal, newest_place,
+    Binding, Bound, Links, PLACE_LEN, Place, PlaceCopy, PlaceKey, PlaceKeys, PlaceSeal,
+    newest_place,
 };
 
 use crate::ids::Scope;

@@ -8,7 +8,7 @@ use aws_lc_rs::hmac;
 
 use super::octets::{Octets, Side, is_zero, join, newest};
 use crate::ids::{DirId, Epoch};
-use crate::kdf::Extracted;
+use crate::kdf::derive;
 use crate::secret::NamesKey;
 
 /// Length in bytes of one copy of a place record.
@@ -22,21 +22,26 @@ const NEXT: u32 = 2;
 /// A parent directory and a name in it, as a MAC: says nothing without the names key.
 pub type Binding = [u8; 16];
 
-/// What place records derive from the names key of one epoch.
+/// The names key of one epoch, as place records use it.
 pub struct PlaceKeys {
+    names: NamesKey,
+    /// Kept, because every lookup wants it.
     bindings: hmac::Key,
-    extracted: Extracted,
 }
 
 impl PlaceKeys {
-    /// Derives them.
-    pub fn new(names: &NamesKey) -> Self {
-        let extracted = Extracted::unsalted(names.expose());
-        let bindings = extracted.derive::<32>("binding", &[]);
+    /// Derives what does not depend on the record.
+    pub fn new(names: NamesKey) -> Self {
+        let bindings = derive::<32>(names.expose(), "binding", &[]);
         Self {
             bindings: hmac::Key::new(hmac::HMAC_SHA256, bindings.as_slice()),
-            extracted,
+            names,
         }
+    }
+
+    /// The names key.
+    pub fn names_key(&self) -> &NamesKey {
+        &self.names
     }
 
     /// The binding of what has `own_id` to `lower_name` in `parent`.
@@ -58,7 +63,7 @@ impl PlaceKeys {
 
     /// HKDF(names key, "place" ‖ own id).
     pub fn of(&self, own_id: &[u8; 16]) -> PlaceKey {
-        let key = self.extracted.derive::<32>("place", own_id);
+        let key = derive::<32>(self.names.expose(), "place", own_id);
         PlaceKey(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
     }
 }

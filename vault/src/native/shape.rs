@@ -90,6 +90,8 @@ pub(super) struct Shapes {
     last: Shape,
     last_side: Side,
     durable: Durable,
+    /// What the durable copy tells, if any is known to be.
+    durable_size: Option<u64>,
     vouched: u64,
 }
 
@@ -109,6 +111,7 @@ impl Shapes {
             last: first,
             last_side: Side::A,
             durable: Durable::Copy(Side::A),
+            durable_size: None,
             vouched: first.vouches_for(),
         }
     }
@@ -134,6 +137,7 @@ impl Shapes {
             last,
             last_side,
             durable,
+            durable_size: None,
             vouched,
         })
     }
@@ -167,12 +171,13 @@ impl Shapes {
     /// Notes a barrier: the newest copy is the one that counts.
     pub(super) fn synced(&mut self) {
         self.durable = Durable::Copy(self.last_side);
+        self.durable_size = Some(self.last.size);
         self.vouched = self.last.vouches_for();
     }
 
-    /// Whether a crash could leave a shape other than the newest.
-    pub(super) fn is_synced(&self) -> bool {
-        self.durable == Durable::Copy(self.last_side)
+    /// The size in bytes that a crash leaves, if nothing is written before it.
+    pub(super) fn durable_size(&self) -> Option<u64> {
+        self.durable_size
     }
 
     /// Blocks below this one are within the size of a settled shape that may be on disk: to write one

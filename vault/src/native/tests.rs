@@ -370,7 +370,7 @@ fn the_newest_shape_that_verifies_counts() {
 
 #[test]
 fn no_flipped_bit_of_a_place_or_of_what_it_covers_passes() {
-    let keys = PlaceKeys::new(&NamesKey::new(&mut [5; 32]));
+    let keys = PlaceKeys::new(NamesKey::new(&mut [5; 32]));
     let key = keys.of(&FILE.0);
     let moving = Bound::Moving {
         here: [1; 16],
@@ -394,7 +394,7 @@ fn no_flipped_bit_of_a_place_or_of_what_it_covers_passes() {
 
 #[test]
 fn a_place_that_no_later_one_could_follow_is_refused_though_its_mac_is_right() {
-    let key = PlaceKeys::new(&NamesKey::new(&mut [1; 32])).of(&FILE.0);
+    let key = PlaceKeys::new(NamesKey::new(&mut [1; 32])).of(&FILE.0);
     let place = |seq| Place {
         seq,
         names_epoch: Epoch(1),
@@ -408,7 +408,7 @@ fn a_place_that_no_later_one_could_follow_is_refused_though_its_mac_is_right() {
 
 #[test]
 fn the_newest_place_that_verifies_counts_whatever_its_epoch() {
-    let of = |epoch: Epoch| PlaceKeys::new(&NamesKey::new(&mut [epoch.0 as u8; 32])).of(&FILE.0);
+    let of = |epoch: Epoch| PlaceKeys::new(NamesKey::new(&mut [epoch.0 as u8; 32])).of(&FILE.0);
     let key = |epoch| (epoch != Epoch(9)).then(|| of(epoch));
     let bytes = |seq, epoch| {
         let bound = Bound::Here([seq as u8; 16]);
@@ -435,7 +435,7 @@ fn the_newest_place_that_verifies_counts_whatever_its_epoch() {
 
 #[test]
 fn a_binding_tells_apart_file_directory_and_name() {
-    let keys = |byte| PlaceKeys::new(&NamesKey::new(&mut [byte; 32]));
+    let keys = |byte| PlaceKeys::new(NamesKey::new(&mut [byte; 32]));
     let all = [
         keys(5).binding(&[1; 16], &DirId([2; 16]), b"name"),
         keys(5).binding(&[2; 16], &DirId([2; 16]), b"name"),

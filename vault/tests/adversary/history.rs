@@ -99,10 +99,8 @@ impl Volume {
         // Appended to, and written, since the last sync.
         let log = self.open_file("log", token);
         self.write(&log, "log", 2, 4 * PAGE as u64..5 * PAGE as u64);
-        log.flush().unwrap();
         let fresh = self.create_file("fresh", token);
         self.write(&fresh, "fresh", 2, 0..3 * PAGE as u64);
-        fresh.flush().unwrap();
         self.mkdir("late");
         let note = self.create_file("late/note", token);
         self.write(&note, "late/note", 2, 0..100);

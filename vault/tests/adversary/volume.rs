@@ -12,8 +12,8 @@ use claviger_vault::manifest::{self, Manifest};
 use claviger_vault::names::{LowerName, NamesKeys};
 use claviger_vault::native::head::{self, Layer, NewFek, Opened};
 use claviger_vault::native::{
-    Access, Feks, Links, NativeFile, PAGE, Packet, PlaceKeys, PlaceSeal, Synced, finish_move, prepare_move,
-    read_place, replace_head,
+    Access, Feks, Links, NativeFile, PAGE, Packet, PlaceKeys, PlaceSeal, Synced, finish_move,
+    prepare_move, read_place, replace_head,
 };
 use claviger_vault::secret::FileKey;
 use claviger_vault::symlink;
@@ -200,7 +200,7 @@ impl Volume {
                 read_place(file.as_fd(), |epoch| {
                     self.epochs
                         .of(epoch)
-                        .map(|key| Box::new(PlaceKeys::new(&key.names_key(self.id()))))
+                        .map(|key| Box::new(PlaceKeys::new(key.names_key(self.id()))))
                 })
                 .unwrap()
                 .0,
@@ -357,7 +357,6 @@ pub fn epoch_key(bytes: &mut [u8; 32]) -> EpochKey {
 /// Makes all of a file durable and its shape say so.
 pub fn settle(file: &NativeFile) {
     file.sync().unwrap();
-    file.flush().unwrap();
     file.sync().unwrap();
 }
 

@@ -16,7 +16,7 @@ const FILE: FileId = FileId([2; 16]);
 const HOME: DirId = DirId([3; 16]);
 
 fn names(epoch: Epoch) -> Option<Box<PlaceKeys>> {
-    let keys = || PlaceKeys::new(&NamesKey::new(&mut [epoch.0 as u8; 32]));
+    let keys = || PlaceKeys::new(NamesKey::new(&mut [epoch.0 as u8; 32]));
     (epoch.0 < 9).then(|| Box::new(keys()))
 }
 
@@ -132,7 +132,6 @@ fn a_head_sealed_anew_replaces_the_old_one_on_disk_and_the_file_goes_on() {
         };
         file.adopt(opened(&head));
         file.write_at(4096, b"after").unwrap();
-        file.flush().unwrap();
         drop(file);
         let fd = lower.try_clone().unwrap().into();
         let file = NativeFile::open(fd, &head, opened(&head), Access::ReadOnly).unwrap();

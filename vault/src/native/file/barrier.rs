@@ -31,6 +31,15 @@ impl State {
 }
 
 impl NativeFile {
+    /// Has the lower file tell the size, for whoever looks at it next. No barrier, but for the one that
+    /// a file may owe that was written before it was opened.
+    pub(super) fn tell_size(&self, state: &mut State) -> Result<(), FileError> {
+        match state.shapes.last().size == state.size {
+            true => Ok(()),
+            false => self.write_shape_if_changed(state),
+        }
+    }
+
     pub(super) fn write_shape_if_changed(&self, state: &mut State) -> Result<(), FileError> {
         let shape = state.shape();
         if shape == *state.shapes.last() {
@@ -73,13 +82,14 @@ impl NativeFile {
     }
 
     /// Tells that all that was written is durable: by a syncfs(2) that began when nobody wrote to this
-    /// file any more. What a barrier of its own would do, for the price of one for many files.
+    /// file any more. What [`NativeFile::sync`] would do, for the price of one barrier for many files.
     ///
     /// # Errors
     /// [`FileError::ReadOnly`], [`FileError::Poisoned`], [`FileError::Io`].
     pub fn made_durable(&self) -> Result<(), FileError> {
         let mut state = self.writable_state()?;
-        self.after_barrier(&mut state)
+        self.after_barrier(&mut state)?;
+        self.write_shape_if_changed(&mut state)
     }
 
     /// Makes all that was written durable, and does what waited for that.

@@ -26,10 +26,11 @@ impl NativeFile {
     pub fn truncate(&self, size: u64) -> Result<(), FileError> {
         let mut state = self.writable_state()?;
         if size < state.size {
-            self.shrink(&mut state, size)
+            self.shrink(&mut state, size)?;
         } else {
-            self.grow(&mut state, size)
+            self.grow(&mut state, size)?;
         }
+        self.tell_size(&mut state)
     }
 
     /// Extends the file to at least `offset + len`. Reserves no space below.
@@ -39,11 +40,11 @@ impl NativeFile {
     pub fn allocate(&self, offset: u64, len: u64) -> Result<(), FileError> {
         let end = checked_end(offset, len)?;
         let mut state = self.writable_state()?;
-        if end > state.size {
-            self.grow(&mut state, end)
-        } else {
-            Ok(())
+        if end <= state.size {
+            return Ok(());
         }
+        self.grow(&mut state, end)?;
+        self.tell_size(&mut state)
     }
 
     fn grow(&self, state: &mut State, size: u64) -> Result<(), FileError> {

@@ -75,7 +75,7 @@ impl Fixture {
 }
 
 fn place(file: FileId) -> PlaceSeal {
-    let keys = PlaceKeys::new(&NamesKey::new(&mut [5; 32]));
+    let keys = PlaceKeys::new(NamesKey::new(&mut [5; 32]));
     PlaceSeal::new(
         (Epoch::FIRST, &keys),
         &file.0,
@@ -118,7 +118,6 @@ fn what_was_written_is_read_back_after_reopening() {
         let data = pattern(size, 7);
         file.write_at(0, &data).unwrap();
         assert_eq!(contents(&file), data);
-        file.flush().unwrap();
         drop(file);
         let lower_len = fixture.lower.metadata().unwrap().len();
         assert_eq!(
@@ -131,15 +130,13 @@ fn what_was_written_is_read_back_after_reopening() {
 }
 
 #[test]
-fn what_is_synced_is_settled_and_solid_with_the_next_flush() {
+fn what_is_synced_is_settled_and_solid() {
     let (fixture, file) = Fixture::new();
     file.write_at(0, &pattern(300_000, 1)).unwrap();
-    file.flush().unwrap();
     let unsettled = fixture.open();
     assert_eq!(unsettled.read_state().doubtful_end, 74);
     drop(unsettled);
     file.sync().unwrap();
-    file.flush().unwrap();
     let state = fixture.open();
     let state = state.read_state();
     assert_eq!((state.solid, state.doubtful_end), (74, 74));
@@ -149,7 +146,6 @@ fn what_is_synced_is_settled_and_solid_with_the_next_flush() {
 fn a_file_found_unsettled_is_settled_by_reading_it() {
     let (fixture, file) = Fixture::new();
     file.write_at(0, &pattern(300_000, 1)).unwrap();
-    file.flush().unwrap();
     drop(file);
     let file = fixture.open();
     file.settle().unwrap();
@@ -170,7 +166,6 @@ fn bytes_behind_the_end_are_not_shown_by_growing() {
     let mut expected = pattern(300_000, 1);
     expected[5000..].fill(0);
     assert_eq!(contents(&file), expected);
-    file.flush().unwrap();
     drop(file);
     assert_eq!(contents(&fixture.open()), expected);
 }
@@ -227,7 +222,6 @@ fn readers_run_beside_each_other_and_beside_a_writer() {
 fn a_file_open_for_reading_only_refuses_to_be_written() {
     let (fixture, file) = Fixture::new();
     file.write_at(0, b"data").unwrap();
-    file.flush().unwrap();
     drop(file);
     let file = NativeFile::open(
         fixture.fd(),
@@ -243,7 +237,6 @@ fn a_file_open_for_reading_only_refuses_to_be_written() {
     ));
     assert!(matches!(file.truncate(0), Err(super::FileError::ReadOnly)));
     assert!(matches!(file.punch(0, 1), Err(super::FileError::ReadOnly)));
-    file.flush().unwrap();
     file.sync().unwrap();
     assert_eq!(contents(&file), b"data");
     assert_eq!(fixture.bytes(), before);

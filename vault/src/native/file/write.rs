@@ -32,7 +32,8 @@ impl NativeFile {
     /// [`FileError::Io`].
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
         let mut state = self.writable_state()?;
-        self.write_locked(&mut state, offset, data)
+        self.write_locked(&mut state, offset, data)?;
+        self.tell_size(&mut state)
     }
 
     /// Writes `data` at the end of the file and returns where that was.
@@ -43,6 +44,7 @@ impl NativeFile {
         let mut state = self.writable_state()?;
         let offset = state.size;
         self.write_locked(&mut state, offset, data)?;
+        self.tell_size(&mut state)?;
         Ok(offset)
     }
 

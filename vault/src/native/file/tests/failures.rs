@@ -18,7 +18,6 @@ fn full(size: usize) -> (Fixture, NativeFile) {
     let (mut fixture, file) = Fixture::new();
     file.write_at(0, &pattern(size, 1)).unwrap();
     file.sync().unwrap();
-    file.flush().unwrap();
     drop(file);
     let bytes = fixture.bytes();
     let lower: OwnedFd = memfd_create(c"full", MFdFlags::MFD_ALLOW_SEALING).unwrap();
@@ -46,7 +45,6 @@ fn a_write_that_does_not_fit_fails_and_damages_nothing() {
         }
     };
     check(&file);
-    file.flush().unwrap();
     drop(file);
     let file = fixture.open();
     check(&file);
@@ -61,7 +59,6 @@ fn an_append_that_does_not_fit_leaves_the_size_as_it_was() {
     assert!(file.truncate(20 * PAGE as u64).is_err());
     assert_eq!(contents(&file), pattern(10 * PAGE, 1));
     file.sync().unwrap();
-    file.flush().unwrap();
     drop(file);
     assert_eq!(contents(&fixture.open()), pattern(10 * PAGE, 1));
 }
@@ -75,7 +72,6 @@ fn after_a_failed_barrier_every_write_fails_until_the_file_is_opened_anew() {
     trace.fail.store(true, Ordering::Relaxed);
     assert!(matches!(file.sync(), Err(FileError::Io(_))));
     assert!(matches!(file.sync(), Err(FileError::Poisoned)));
-    assert!(matches!(file.flush(), Err(FileError::Poisoned)));
     assert!(matches!(file.write_at(0, b"x"), Err(FileError::Poisoned)));
     assert!(matches!(file.truncate(0), Err(FileError::Poisoned)));
     assert_eq!(contents(&file), b"lost, maybe");
@@ -100,12 +96,24 @@ fn cost(file: &mut NativeFile, operation: impl FnOnce(&NativeFile)) -> (usize, u
 fn new_data_takes_two_lower_writes_a_segment_and_no_barrier() {
     let (_fixture, mut file) = Fixture::new();
     let mebibyte = pattern(1 << 20, 1);
-    // 48 + 64 + 64 + 64 + 16 blocks.
+    // 48 + 64 + 64 + 64 + 16 blocks, and the shape.
     assert_eq!(
         cost(&mut file, |file| file.write_at(0, &mebibyte).unwrap()),
-        (10, 0)
+        (11, 0)
     );
-    assert_eq!(cost(&mut file, |file| file.flush().unwrap()), (1, 0));
+    assert_eq!(
+        cost(&mut file, |file| file
+            .write_at(0, b"the same size")
+            .unwrap()),
+        (2, 0)
+    );
+}
+
+#[test]
+fn a_new_file_is_durable_once_it_is_synced_though_nothing_was_written_to_it() {
+    let (_fixture, mut file) = Fixture::new();
+    assert_eq!(cost(&mut file, |file| file.sync().unwrap()), (0, 1));
+    assert_eq!(cost(&mut file, |file| file.sync().unwrap()), (0, 0));
 }
 
 #[test]
@@ -116,7 +124,11 @@ fn an_append_and_fsync_takes_one_barrier() {
             file.append(&[1; PAGE]).unwrap();
             file.sync().unwrap();
         };
-        assert_eq!(cost(&mut file, append), (3, 1), "slot, block and shape");
+        assert_eq!(
+            cost(&mut file, append),
+            (4, 1),
+            "slot, block, shape, and a shape that says it is durable"
+        );
     }
     assert_eq!(
         cost(&mut file, |file| file.sync().unwrap()),
@@ -129,12 +141,10 @@ fn an_append_and_fsync_takes_one_barrier() {
 fn opening_reading_and_closing_write_nothing() {
     let (fixture, file) = Fixture::new();
     file.write_at(0, &pattern(300_000, 1)).unwrap();
-    file.flush().unwrap();
     drop(file);
     let mut file = fixture.open();
     let read = |file: &NativeFile| {
         assert_eq!(contents(file), pattern(300_000, 1));
-        file.flush().unwrap();
     };
     assert_eq!(cost(&mut file, read), (0, 0));
 }
@@ -145,7 +155,6 @@ fn what_is_known_to_be_durable_needs_no_barrier_to_be_written_beside() {
     for seed in 0..2 {
         file.write_at(0, &pattern(PAGE, seed)).unwrap();
         file.sync().unwrap();
-        file.flush().unwrap();
     }
     drop(file);
     let overwrite = |file: &NativeFile| file.write_at(0, &[7; PAGE]).unwrap();

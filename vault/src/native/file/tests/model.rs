@@ -13,7 +13,6 @@ enum Operation {
     Punch { offset: usize, len: usize },
     Allocate { offset: usize, len: usize },
     Read { offset: usize, len: usize },
-    Flush,
     Sync,
     Settle,
     Reopen,
@@ -38,7 +37,6 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (position(), position()).prop_map(|(offset, len)| O::Punch { offset, len }),
         1 => (position(), position()).prop_map(|(offset, len)| O::Allocate { offset, len }),
         3 => (position(), position()).prop_map(|(offset, len)| O::Read { offset, len }),
-        1 => Just(O::Flush),
         2 => Just(O::Sync),
         1 => Just(O::Settle),
         2 => Just(O::Reopen),
@@ -64,11 +62,7 @@ fn apply(model: &mut Vec<u8>, operation: &Operation) {
             }
         }
         Operation::Allocate { offset, len } => model.resize(model.len().max(offset + len), 0),
-        Operation::Read { .. }
-        | Operation::Flush
-        | Operation::Sync
-        | Operation::Settle
-        | Operation::Reopen => {}
+        Operation::Read { .. } | Operation::Sync | Operation::Settle | Operation::Reopen => {}
     }
 }
 
@@ -100,7 +94,6 @@ proptest! {
             prop_assert_eq!(file.size(), model.len() as u64);
             prop_assert!(contents(&file) == model, "after {:?}", operation);
         }
-        file.flush().unwrap();
         let lower_len = fixture.lower.metadata().unwrap().len();
         let size = crate::native::stat_size(lower_len, crate::ids::Scope::Volume);
         prop_assert_eq!(size, model.len() as u64);
@@ -136,11 +129,9 @@ fn run(
             prop_assert_eq!(read, expected.len());
             prop_assert!(&out[..read] == expected);
         }
-        Operation::Flush => file.flush().unwrap(),
         Operation::Sync => file.sync().unwrap(),
         Operation::Settle => file.settle().unwrap(),
         Operation::Reopen => {
-            file.flush().unwrap();
             *file = fixture.open();
         }
     }

@@ -17,11 +17,9 @@ fn written_twice() -> (Fixture, Vec<u8>) {
     let (fixture, file) = Fixture::new();
     file.write_at(0, &pattern(BLOCKS * PAGE, 1)).unwrap();
     file.sync().unwrap();
-    file.flush().unwrap();
     let first = fixture.bytes();
     file.write_at(0, &pattern(BLOCKS * PAGE, 2)).unwrap();
     file.sync().unwrap();
-    file.flush().unwrap();
     (fixture, first)
 }
 
@@ -118,7 +116,6 @@ fn the_other_half_counts_where_the_newer_does_not_verify() {
         .unwrap();
     assert_eq!(fixture.read(slot_offset(block), 32), durable);
     assert_eq!(read(&file, block), Ok(block_of(3, block)));
-    file.flush().unwrap();
     assert_eq!(read(&fixture.open(), block), Ok(block_of(3, block)));
 }
 
@@ -173,9 +170,7 @@ fn an_unsettled_block_without_its_data_is_zeros_and_only_that() {
     let (fixture, file) = Fixture::new();
     file.write_at(0, &pattern(60 * PAGE, 1)).unwrap();
     file.sync().unwrap();
-    file.flush().unwrap();
     file.write_at(60 * PAGE as u64, &pattern(PAGE, 1)).unwrap();
-    file.flush().unwrap();
     drop(file);
     fixture.write(block_offset(60), &[0; PAGE]);
     fixture.write(block_offset(59), &[0; PAGE]);
@@ -199,7 +194,6 @@ fn an_unwritten_block_of_a_settled_file_is_zeros_and_a_broken_one_is_damage() {
     file.write_at(0, &[1; PAGE]).unwrap();
     file.truncate(1 << 30).unwrap();
     file.sync().unwrap();
-    file.flush().unwrap();
     drop(file);
     assert_eq!(read(&fixture.open(), 9999), Ok(vec![0; PAGE]));
     fixture.write(slot_offset(9999), &[1; SLOT_LEN]);
@@ -222,7 +216,6 @@ fn a_hole_is_vouched_for_and_gives_its_space_back() {
         after * 512 + 20 * PAGE as u64 <= used * 512,
         "{used} blocks, then {after}"
     );
-    file.flush().unwrap();
     drop(file);
     let file = fixture.open();
     assert_eq!(read(&file, 50), Ok(vec![0; PAGE]));
@@ -246,7 +239,6 @@ fn a_block_is_solid_only_when_the_wiping_of_its_old_hole_record_is_durable() {
     let (fixture, file) = Fixture::new();
     let solid = || {
         file.sync().unwrap();
-        file.flush().unwrap();
         file.read_state().shapes.last().solid
     };
     file.write_at(0, &pattern(3 * PAGE, 1)).unwrap();
