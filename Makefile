@@ -42,6 +42,7 @@ demo:
 bench:
 	scripts/packages bench
 	cargo build --release --workspace --bins --examples
+	hw-tests/kernel/build release
 	target/release/claviger-bench target/bench.json
 
 lint:

@@ -1,12 +1,13 @@
 //! `make bench`: how fast, as ratios within one run, against the peer and the bare operation.
 //!
-//! Usage: `claviger-bench [--only PART] [RESULTS.json]`, where PART is `callout`, `data`, `small` or `unwraps`. Needs root
-//! for namespaces and a fresh ext4; what is measured runs as an ordinary user. `claviger-bench work …` is the
-//! program run as that user.
+//! Usage: `claviger-bench [--only PART] [RESULTS.json]`, where PART is `callout`, `data`, `small`, `unwraps`
+//! or `kernel`. Needs root for namespaces and a fresh ext4; what is measured runs as an ordinary user, or as root
+//! of an emulated machine. `claviger-bench work …` is the program that is run there.
 
 mod callout;
 mod data;
 mod folders;
+mod kernel;
 mod small;
 mod table;
 mod unwraps;
@@ -20,7 +21,8 @@ use anyhow::{Context, Result, bail};
 use claviger_hw_tests::{Entered, World, enter};
 use table::Table;
 
-const USAGE: &str = "usage: claviger-bench [--only callout|data|small|unwraps] [RESULTS.json]";
+const USAGE: &str =
+    "usage: claviger-bench [--only callout|data|small|unwraps|kernel] [RESULTS.json]";
 
 /// Rows of the table that are measured together.
 #[derive(Clone, Copy)]
@@ -29,6 +31,7 @@ enum Part {
     Data,
     SmallFiles,
     Unwraps,
+    Kernel,
 }
 
 impl Part {
@@ -37,6 +40,7 @@ impl Part {
         (Self::Data, "data"),
         (Self::SmallFiles, "small"),
         (Self::Unwraps, "unwraps"),
+        (Self::Kernel, "kernel"),
     ];
 
     fn measure(self, world: &mut World, table: &mut Table) -> Result<()> {
@@ -45,6 +49,7 @@ impl Part {
             Self::Data => data::measure(world, table),
             Self::SmallFiles => small::measure(world, table),
             Self::Unwraps => unwraps::measure(world, table),
+            Self::Kernel => kernel::measure(table),
         }
     }
 }

@@ -24,7 +24,7 @@ open_device() {
     chmod 666 /dev/ecryptfs
 }
 
-# Runs a program as that user, from their home, in a session keyring that has their user keyring in it: what
+# Runs a program as that user, logging as much as $log says, from their home, in a session keyring that has their user keyring in it: what
 # pam_keyinit(8) makes at login.
 as() { # NAME PROGRAM ARG…
     name=$1
@@ -49,7 +49,7 @@ in_session() { # NAME IDENTITY PROGRAM ARG…
     link="/usr/bin/setpriv --ruid=$name keyctl link @u @s"
     (
         cd "$home"
-        exec env -i HOME="$home" USER="$name" PATH="$PATH" XDG_RUNTIME_DIR="$runtime" CLAVIGER_LOG=debug \
+        exec env -i HOME="$home" USER="$name" PATH="$PATH" XDG_RUNTIME_DIR="$runtime" CLAVIGER_LOG="${log:-debug}" \
             SOFTHSM2_CONF="$home/softhsm2.conf" \
             keyctl session - sh -c "$link && exec /usr/bin/setpriv $identity \"\$@\"" in-session "$@"
     )
