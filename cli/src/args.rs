@@ -338,8 +338,8 @@ pub struct EcryptfsKeys {
     /// is. `-` is standard input.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub passphrase_file: Option<PathBuf>,
-    /// A key that opens it: a PEM file, a PKCS#11 URI, or an id or label from `key list`. Of eCryptfs it
-    /// is an RSA key.
+    /// A key that opens it: a PKCS#11 URI, a PEM file, a TPM key file, or an id or label from `key list`.
+    /// Of eCryptfs it is an RSA key.
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
     /// Names of eCryptfs are encrypted by the passphrase in this file instead of the same as the

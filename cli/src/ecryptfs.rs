@@ -5,10 +5,12 @@ mod keys;
 mod mounting;
 mod options;
 mod pem;
+mod rsa;
 mod survey;
 
 use std::path::Path;
 
+use claviger_protocol::control::RecipientInfo;
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ecryptfs::EcryptfsError;
 
@@ -21,6 +23,14 @@ pub(crate) use options::Options;
 
 /// Said once by each command that shows content.
 pub(crate) const WARNING: &str = "eCryptfs authenticates nothing: who can write to the lower folder may have forged what you read";
+
+/// Says by what the daemon opened the folder in `dir`; nothing if it was open.
+pub(crate) fn tell_unlocked(dir: &Path, by: &[RecipientInfo]) {
+    for by in by {
+        let dir = dir.display();
+        eprintln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
+    }
+}
 
 /// What a file that cannot be read is reported as.
 pub(crate) fn failed(path: &Path, error: &EcryptfsError) -> Failed {

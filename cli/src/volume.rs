@@ -58,7 +58,7 @@ impl Volume {
             minimum,
             keys,
             ..
-        } = asking.ask(&request, deadline())?
+        } = asking.ask(&request, key_deadline())?
         else {
             return Err(Failure::Internal("not names keys".into()).into());
         };
@@ -112,7 +112,7 @@ impl Volume {
             lower_path: path.to_vec(),
             pid: std::process::id(),
         };
-        let KeyReply::Feks { feks, newest, .. } = self.asking.ask(&request, deadline())? else {
+        let KeyReply::Feks { feks, newest, .. } = self.asking.ask(&request, key_deadline())? else {
             return Err(OpenFileError::Keys(Failure::Internal("not FEKs".into())));
         };
         let feks = feks
@@ -192,6 +192,7 @@ fn path_bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 
-fn deadline() -> Instant {
+/// When the daemon has had time enough for one file's keys.
+pub(crate) fn key_deadline() -> Instant {
     Instant::now() + KEY_TIMEOUT
 }

@@ -45,9 +45,9 @@ fn native(dir: &Path, path: &Path, mut prompter: Prompter) -> Result<ExitCode, F
     })
 }
 
-fn of_ecryptfs(cat: &Cat, mut prompter: Prompter) -> Result<ExitCode, Failed> {
+fn of_ecryptfs(cat: &Cat, prompter: Prompter) -> Result<ExitCode, Failed> {
     let folder = LowerFolder::open(&cat.dir)?;
-    let keys = Keys::gather(&cat.keys, &cat.dir, &mut prompter)?;
+    let keys = Keys::gather(&cat.keys, &cat.dir, prompter)?;
     let file = folder.open_file(&cat.path, &keys)?;
     eprintln!("claviger: {}", ecryptfs::WARNING);
     let Some(file) = file else {

@@ -7,7 +7,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::{EcryptfsKeys, Format, Unlock};
-use crate::ecryptfs::{Mounting, Options, Purpose, advise_format};
+use crate::ecryptfs::{Mounting, Options, Purpose, advise_format, tell_unlocked};
 use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
@@ -92,10 +92,7 @@ pub(super) fn open_folder(
     prompter: &mut Prompter,
 ) -> Result<Found, Failed> {
     let by = folder.unlock(keys, purpose, prompter)?;
-    for by in &by {
-        let dir = dir.display();
-        eprintln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
-    }
+    tell_unlocked(dir, &by);
     Ok(match by.is_empty() {
         true => Found::Unlocked,
         false => Found::Locked,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use claviger_protocol::control::{KeyRef, Prompt, PromptKind};
+use claviger_protocol::control::{Prompt, PromptKind};
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ecryptfs::{
     EcryptfsError, Fek, KeySig, Packet, PassphraseKey, Salt, WrappedPassphrase,
@@ -11,10 +11,10 @@ use claviger_vault::ecryptfs::{
 use zeroize::Zeroizing;
 
 use super::failed;
-use super::pem::PemKey;
+use super::rsa::RsaKey;
 use crate::args::EcryptfsKeys;
 use crate::prompter::Prompter;
-use crate::{Failed, key_ref, print};
+use crate::{Failed, print};
 
 /// The keys of an eCryptfs folder.
 pub(crate) struct Keys {
@@ -22,24 +22,25 @@ pub(crate) struct Keys {
     content: Option<PassphraseKey>,
     /// From all that may encrypt names.
     names: Vec<PassphraseKey>,
-    rsa: Option<PemKey>,
+    rsa: Option<RsaKey>,
 }
 
 impl Keys {
-    /// Reads what the options name, and asks for the rest.
+    /// Reads what the options name, and asks for the rest. A key that is in no PEM file opens `dir` for the
+    /// daemon.
     ///
     /// # Errors
     /// [`Failed`].
     pub(crate) fn gather(
         given: &EcryptfsKeys,
         dir: &Path,
-        prompter: &mut Prompter,
+        mut prompter: Prompter,
     ) -> Result<Self, Failed> {
+        let passwords = Passwords::gather(given, dir, &mut prompter)?;
         let rsa = match &given.key {
-            Some(key) => Some(PemKey::open(pem_file(key)?, prompter)?),
+            Some(key) => Some(RsaKey::open(key, dir, prompter)?),
             None => None,
         };
-        let passwords = Passwords::gather(given, dir, prompter)?;
         Ok(Self {
             content: passwords.content,
             names: passwords.names,
@@ -110,19 +111,6 @@ impl Passwords {
             None => Vec::new(),
         };
         Ok(Self { content, names })
-    }
-}
-
-/// The file that `--key` names. This program asks no token: what it may open is for a daemon to decide.
-fn pem_file(key: &str) -> Result<&Path, Failed> {
-    match key_ref::parse(key)? {
-        // An id or label is not told from a file that is not there; this program knows no ids.
-        KeyRef::File(_) | KeyRef::Id(_) => Ok(Path::new(key)),
-        KeyRef::Uri(_) => Err(Failed::new(
-            ExitCode::Unsupported,
-            format!("'{key}' is no PEM file, and 'cat' uses no other RSA key"),
-        )
-        .advise("Mount the folder with 'claviger mount --format ecryptfs --key KEY'")),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use claviger_hw_tests::{Finished, User, World, story};
+use claviger_hw_tests::{Finished, SoftHsm, Swtpm, User, World, story};
 use serde_json::Value;
 
 use crate::scene::says;
@@ -108,6 +108,48 @@ story! {
         alice.write("rsa2048.pem", data("rsa4096.pem"));
         let other = ["cat", "--format", "ecryptfs", "--key", "rsa2048.pem", "--fnek-passphrase-file", "pass", "lower", "size1"];
         says(&alice.claviger(other).answers(&["keypass"]).fails(4), &["key fd591e1468c3ea8a"]);
+    }
+}
+
+story! {
+    /// "Or in a smartcard, YubiKey or TPM": by its URI, its file, or what `key list` calls it, as for `mount`.
+    fn an_rsa_key_in_a_token_opens_a_folder(world) {
+        let mut alice = world.user("alice");
+        let card = SoftHsm::new(&mut alice);
+        let token = card.token(&alice, "work");
+        let _tpm = Swtpm::new(&alice);
+        let rsa = ["--type", "rsa2048", "--label"];
+        let of_card = [&["key", "generate", "--module", "pkcs11", "--token", &token], &rsa[..], &["card"]].concat();
+        alice.claviger(of_card).answers(&[card.pin()]).ok();
+        let of_tpm = [&["key", "generate", "--module", "tpm", "--out", "laptop.key"], &rsa[..], &["laptop"]].concat();
+        alice.claviger(of_tpm).ok();
+        alice.sh("mkdir mnt lower-card lower-laptop").ok();
+        for key in ["card", "laptop"] {
+            let lower = format!("lower-{key}");
+            alice.claviger(["mount", "--format", "ecryptfs", "--key", key, &lower, "mnt"]).ok();
+            alice.sh(&format!("echo 'for the {key}' >mnt/file")).ok();
+            alice.claviger(["umount", "mnt"]).ok();
+        }
+        alice.claviger(["stop"]).ok();
+
+        let cat = |key: &str, lower: &str| {
+            alice.claviger(["cat", "--format", "ecryptfs", "--key", key, lower, "file"])
+        };
+        let uri = format!("{token};object=card");
+        says(&cat(&uri, "lower-card").fails(8), &["PIN"]);
+        says(&cat(&uri, "lower-card").answers(&["000000"]).fails(6), &["refused the PIN"]);
+        let said = cat(&uri, "lower-card").answers(&[card.pin()]).finish();
+        assert_eq!(said.stdout, "for the card\n", "{said}");
+        says(&said.stderr, &["Unlocked", "with token 'card'", "forged"]);
+        assert_eq!(cat("card", "lower-card").ok(), "for the card\n");
+        for key in ["laptop", "laptop.key"] {
+            assert_eq!(cat(key, "lower-laptop").ok(), "for the laptop\n");
+        }
+        // Like a volume, until it is locked. Another key is no recipient.
+        says(&alice.claviger(["lock", "lower-card"]).ok(), &["Locked"]);
+        says(&cat("laptop", "lower-card").fails(4), &["opens with key"]);
+        says(&cat("nobody", "lower-card").fails(3), &["'nobody'", "key list"]);
+        assert_eq!(alice.sh("grep -c '\"event\":\"unwrap\"' .local/state/claviger/audit.log").ok(), "4\n");
     }
 }
 
