@@ -405,6 +405,10 @@ pub enum Ecryptfs {
 /// `claviger ecryptfs migrate`.
 #[derive(Debug, Args)]
 pub struct Migrate {
+    /// Mount options of the kernel's eCryptfs, as for `claviger mount`, if OLD is a lower folder that is
+    /// not mounted. Those of any mount are of no effect.
+    #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
+    pub options: Vec<String>,
     /// What opens OLD, if it is a lower folder that is not mounted.
     #[command(flatten)]
     pub keys: EcryptfsKeys,

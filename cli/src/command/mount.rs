@@ -34,7 +34,7 @@ pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Fai
         Format::Native if mount.keys.are_given() => Err(lock::of_ecryptfs()
             .advise("Add '--format ecryptfs', or open the volume with 'claviger unlock' first")),
         Format::Native => native(&dir, &mount, prompter),
-        Format::Ecryptfs => of_ecryptfs(&dir, &mount, prompter),
+        Format::Ecryptfs => of_ecryptfs(&dir, &mount, Options::parse(&mount.options)?, prompter),
     }
 }
 
@@ -62,8 +62,13 @@ fn native(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<ExitCode
     filesystem(dir, mount, options, mount.foreground.then_some("-f"))
 }
 
-fn of_ecryptfs(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
-    let mut folder = Mounting::plan(dir, Options::parse(&mount.options)?)?;
+fn of_ecryptfs(
+    dir: &Path,
+    mount: &Mount,
+    options: Options,
+    prompter: &mut Prompter,
+) -> Result<ExitCode, Failed> {
+    let mut folder = Mounting::plan(dir, options)?;
     if mount.keys.are_given() && (mount.locked || is_for_several_users(mount)) {
         return Err(Failed::usage(
             "this mount is not unlocked by who makes it, and needs no key",
@@ -100,12 +105,12 @@ pub(super) fn volume_privately(dir: &Path, mountpoint: &Path) -> Result<(), Fail
 pub(super) fn ecryptfs_privately(
     dir: &Path,
     mountpoint: &Path,
-    keys: &EcryptfsKeys,
+    (keys, options): (&EcryptfsKeys, Options),
     prompter: &mut Prompter,
 ) -> Result<(), Failed> {
-    let mut mount = private(dir, mountpoint, Format::Ecryptfs, keys.clone());
-    mount.options.push("ro".into());
-    mounted(dir, of_ecryptfs(dir, &mount, prompter)?)
+    let mount = private(dir, mountpoint, Format::Ecryptfs, keys.clone());
+    let options = options.read_only_alone();
+    mounted(dir, of_ecryptfs(dir, &mount, options, prompter)?)
 }
 
 fn private(dir: &Path, mountpoint: &Path, format: Format, keys: EcryptfsKeys) -> Mount {

@@ -8,7 +8,7 @@ use claviger_protocol::control::{
 };
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ecryptfs::{
-    CipherCode, KeyLen, KeySig, MetadataPlace, MountOptions, PassphraseKey, View,
+    CipherCode, KeyLen, KeySig, MetadataPlace, MountOptions, PassphraseKey,
 };
 
 use super::keys::Passwords;
@@ -106,7 +106,7 @@ impl Mounting {
 
     /// Whether nothing is decrypted, names neither, so that no key is needed.
     pub(crate) fn shows_lower_files(&self) -> bool {
-        self.options.view == View::Encrypted
+        self.options.shows_lower_files()
     }
 
     /// Has the daemon unlock it: by what is given, else by the keyring as the kernel would, else by a

@@ -98,6 +98,21 @@ impl Options {
         Ok(parsed)
     }
 
+    /// For a mount to read from, at a place that only its maker enters: what else a mount may be told does
+    /// not matter there.
+    pub(crate) fn read_only_alone(self) -> Self {
+        Self {
+            access: Access::ReadOnly,
+            rest: vec!["ro".into()],
+            ..self
+        }
+    }
+
+    /// Whether nothing is decrypted, names neither, so that no key is needed.
+    pub(crate) fn shows_lower_files(&self) -> bool {
+        self.view == View::Encrypted
+    }
+
     fn set_word(&mut self, word: &str) -> Result<(), Failed> {
         match word {
             "ecryptfs_xattr_metadata" => self.place = Some(MetadataPlace::Xattr),
@@ -258,6 +273,13 @@ mod tests {
             "ecryptfs_unlink_sigs,no_sig_cache,no_prompt,verbosity=0,verbose,ecryptfs_passthrough=n",
         );
         assert_eq!(parsed, Ok(Options::none()));
+    }
+
+    #[test]
+    fn of_a_mount_to_read_from_the_options_of_any_mount_do_not_matter() {
+        let given = parse("rw,allow_other,ecryptfs_xattr_metadata,ecryptfs_sig=f2291ce4c3069633");
+        let expected = parse("ecryptfs_xattr_metadata,ecryptfs_sig=f2291ce4c3069633,ro");
+        assert_eq!(given.map(Options::read_only_alone), expected);
     }
 
     #[test]

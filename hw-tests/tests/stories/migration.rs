@@ -292,18 +292,68 @@ story! {
             says(&said.stdout, &["is complete in", "rm -rf"]);
             says(&said.stderr, &["forged"]);
             assert_eq!((mounts(), mountpoints(&alice).as_str()), (1, ""));
-            let plain = String::from_utf8(data(&format!("{folder}/plain.txt"))).unwrap();
-            let mut files = 0;
-            for line in plain.lines().filter_map(|line| line.strip_prefix("file\t")) {
-                let fields: Vec<&str> = line.split('\t').collect();
-                let [_, _, sha256, path] = fields[..] else { panic!("{line}") };
-                let sum = alice.sh(&format!("sha256sum <{new}/'{path}'")).ok();
-                assert_eq!(sum, format!("{sha256}  -\n"), "{path}");
-                files += 1;
-            }
-            assert!(files > 2, "hardly a file in {folder}");
-            assert_eq!(alice.sh(&format!("find {new} -type f | wc -l")).ok(), format!("{files}\n"));
+            has_all_files(&alice, folder, &new);
             assert_eq!(before, alice.sh(LOWER).ok());
+        }
+    }
+}
+
+/// Expects in `new` every file that the kernel showed of the folder `name`, and no other.
+#[track_caller]
+fn has_all_files(user: &User, name: &str, new: &str) {
+    let plain = String::from_utf8(data(&format!("{name}/plain.txt"))).unwrap();
+    let mut files = 0;
+    for line in plain.lines().filter_map(|line| line.strip_prefix("file\t")) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [_, _, sha256, path] = fields[..] else {
+            panic!("{line}")
+        };
+        let sum = user.sh(&format!("sha256sum <{new}/'{path}'")).ok();
+        assert_eq!(sum, format!("{sha256}  -\n"), "{path}");
+        files += 1;
+    }
+    assert!(files > 2, "hardly a file in {name}");
+    let found = user.sh(&format!("find {new} -type f | wc -l")).ok();
+    assert_eq!(found, format!("{files}\n"));
+}
+
+story! {
+    /// "By the mount options that the kernel had", as /proc/mounts shows them: the keys they name are found in the keyring.
+    fn a_lower_folder_is_migrated_by_the_kernels_mount_options(world) {
+        let disk = world.ext4("32M");
+        let alice = with_a_volume(world.user("alice"));
+        let lower = disk.join("lower");
+        fs::create_dir(&lower).unwrap();
+        alice.own(&lower);
+        let lower = lower.to_str().unwrap();
+        unpack(&alice, "aes16-xattr-fnek", lower);
+        alice.sh("mkdir private/all").ok();
+        let migrate = |options: &str, lower: &str, new: &str| {
+            alice.claviger(["ecryptfs", "migrate", "-o", options, lower, new])
+        };
+        let options = "rw,relatime,ecryptfs_fnek_sig=9e677d297b65a19b,ecryptfs_sig=f2291ce4c3069633,\
+            ecryptfs_cipher=aes,ecryptfs_key_bytes=16,ecryptfs_xattr_metadata,ecryptfs_unlink_sigs";
+        says(&migrate(options, lower, "private/all").fails(4), &["f2291ce4c3069633"]);
+        for sig in ["f2291ce4c3069633", "9e677d297b65a19b"] {
+            alice.write("tok", data(&format!("authtok.{sig}.bin")));
+            alice.sh(&format!("keyctl padd user {sig} @u <tok")).ok();
+        }
+        says(&migrate(options, lower, "private/all").ok(), &["is complete in"]);
+        has_all_files(&alice, "aes16-xattr-fnek", "private/all");
+        assert_eq!((mounts(), mountpoints(&alice).as_str()), (1, ""));
+
+        // Files in clear are passed through only if they are to be.
+        unpack(&alice, "aes16", "mixed");
+        alice.sh("echo in clear >mixed/clear && mkdir private/refused private/passed").ok();
+        migrate("ecryptfs_sig=f2291ce4c3069633", "mixed", "private/refused").fails(27);
+        migrate("ecryptfs_passthrough", "mixed", "private/passed").ok();
+        assert_eq!(alice.sh("cat private/passed/clear").ok(), "in clear\n");
+
+        for (options, part) in [
+            ("ecryptfs_hmac", "unknown mount option 'ecryptfs_hmac'"),
+            ("ecryptfs_encrypted_view", "nothing would be decrypted"),
+        ] {
+            says(&migrate(options, "mixed", "private/all").fails(2), &[part]);
         }
     }
 }

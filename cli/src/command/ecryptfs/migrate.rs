@@ -14,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::Failed;
 use crate::args::Migrate;
+use crate::ecryptfs::Options;
 use crate::migrate::{Folder, New, Old, migrate};
 use crate::prompter::Prompter;
 use looking::Looking;
@@ -23,12 +24,18 @@ use trees::{Tree, apart};
 const GREETING: Duration = Duration::from_secs(5);
 
 pub(super) fn run(order: &Migrate, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let options = Options::parse(&order.options)?;
+    if options.shows_lower_files() {
+        return Err(Failed::usage(
+            "with 'ecryptfs_encrypted_view' nothing would be decrypted",
+        ));
+    }
     let old = trees::old(order)?;
     let new = trees::new(&order.new)?;
     apart(&old, &new)?;
     // Whoever is asked for a PIN may still interrupt that, so it comes before anything is mounted.
     let new = new.unlock(prompter)?;
-    let old = old.mount_ecryptfs(&order.keys, prompter)?;
+    let old = old.mount_ecryptfs(&order.keys, options, prompter)?;
     let looking = Looking::begin()?;
     let new = new.mount_volume()?;
     raise_descriptor_limit();

@@ -15,6 +15,7 @@ use super::mounts::PrivateMount;
 use crate::Failed;
 use crate::args::{EcryptfsKeys, Migrate};
 use crate::command::{lock, mount};
+use crate::ecryptfs::Options;
 use crate::place::{self, Mounted};
 use crate::prompter::Prompter;
 
@@ -59,7 +60,8 @@ pub(super) fn old(order: &Migrate) -> Result<Found, Failed> {
             ..Found::mounted(given, mount)
         });
     }
-    if order.keys.are_given() || holds_lower_files(&given) {
+    let is_to_be_mounted = order.keys.are_given() || !order.options.is_empty();
+    if is_to_be_mounted || holds_lower_files(&given) {
         return Ok(Found {
             lower: Some(given.clone()),
             given,
@@ -143,10 +145,11 @@ impl Found {
     pub(super) fn mount_ecryptfs(
         self,
         keys: &EcryptfsKeys,
+        options: Options,
         prompter: &mut Prompter,
     ) -> Result<Tree, Failed> {
         self.or_mount(|lower| {
-            PrivateMount::make(|at| mount::ecryptfs_privately(lower, at, keys, prompter))
+            PrivateMount::make(|at| mount::ecryptfs_privately(lower, at, (keys, options), prompter))
         })
     }
 
