@@ -1,10 +1,14 @@
 //! Auth toks of the kernel's: what makes its eCryptfs ask this daemon for a key.
 
+use std::ffi::CString;
+
 use claviger_pki::key::KeyId;
 use claviger_protocol::Failure;
 use claviger_vault::ecryptfs::{AuthTok, KeySig, PassphraseKey, PrivateKeyTok};
 use linux_keyutils::{KeyError, KeyRing, KeyRingIdentifier};
 use zeroize::Zeroizing;
+
+use crate::sys;
 
 /// Who answers for the key: told to no program but that daemon, so nobody else needs to know it.
 const MODULE: &str = "claviger";
@@ -51,6 +55,12 @@ pub(super) fn password(sig: KeySig) -> Option<PassphraseKey> {
             None
         }
     }
+}
+
+/// Whether the key of that sig is one of the type `encrypted`, which the kernel's eCryptfs uses and no program
+/// can read: keyctl(2) gives its key only as wrapped by another.
+pub(super) fn is_for_the_kernel_only(sig: KeySig) -> bool {
+    CString::new(sig.to_string()).is_ok_and(|sig| sys::has_encrypted_key(&sig))
 }
 
 fn user_keyring() -> Result<KeyRing, KeyError> {

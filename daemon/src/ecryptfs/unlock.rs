@@ -9,6 +9,7 @@ use claviger_protocol::control::{Needed, PasswordKey, RecipientInfo, Reply, Unlo
 use claviger_vault::ecryptfs::{KeptKey, KeySig, PassphraseKey, Salt, folder_id};
 use zeroize::Zeroizing;
 
+use super::auth_tok;
 use super::folder::{FolderKeys, Found};
 use super::keys::RsaKey;
 use crate::audit::{Event, UsedKey};
@@ -110,6 +111,7 @@ impl Daemon {
         };
         let by = self.found(&keys, find, &sigs, order.needed, (&proved, request))?;
         if let Some(fnek) = fnek.filter(|&fnek| find(fnek).is_none()) {
+            refuse_kernel_only(&[fnek])?;
             return Err(Failure::NotARecipient(match self.rsa_key(fnek) {
                 Ok(_) => format!("names are encrypted by keys of passphrases, and {fnek} is RSA"),
                 Err(_) => format!("names are encrypted by key {fnek}, which is not here"),
@@ -147,6 +149,7 @@ impl Daemon {
             }
         }
         if by.is_empty() && rsa.is_empty() || needed == Needed::All && !missing.is_empty() {
+            refuse_kernel_only(&missing)?;
             return Err(Failure::NotARecipient(format!(
                 "the folder's files are wrapped to {}, and {} is not here",
                 listed(sigs),
@@ -165,6 +168,18 @@ impl Daemon {
         }
         by.extend(rsa.iter().map(|(sig, key)| of_rsa(*sig, key)));
         Ok(by)
+    }
+}
+
+/// Says so of a key that is here, and of no use: it would be looked for in vain.
+fn refuse_kernel_only(missing: &[KeySig]) -> Result<(), Failure> {
+    let mut missing = missing.iter();
+    match missing.find(|&&sig| auth_tok::is_for_the_kernel_only(sig)) {
+        None => Ok(()),
+        Some(sig) => Err(Failure::Unsupported(format!(
+            "key {sig} is in the user keyring with the type 'encrypted', which the kernel alone decrypts: \
+             mount the folder with the kernel's eCryptfs, and 'claviger ecryptfs migrate' what is shown there"
+        ))),
     }
 }
 

@@ -265,6 +265,27 @@ fn a_folder_that_the_kernel_has_mounted_is_refused_unless_read_only() {
     );
 }
 
+/// "A key of the type `encrypted` is the kernel's alone": the way out of such a folder, which Claviger refuses, is there.
+#[test]
+fn a_folder_by_a_key_that_only_the_kernel_decrypts_is_mounted_by_the_kernel() {
+    scene(
+        r#"
+        sig=1000100010001000
+        make="keyctl add user master $(long 32 key) @u; keyctl add encrypted $sig 'new ecryptfs user:master 64' @u"
+        as root sh -ec "$make" >/tmp/said
+        options=ecryptfs_sig=$sig,ecryptfs_key_bytes=32
+        mount_by kernel here $options
+        echo words >/mnt/here/file
+        unmount_by kernel here
+        fails as root claviger mount --format ecryptfs -o $options /lower/here /mnt/here
+        grep -q "key $sig .* type 'encrypted'" /tmp/said
+        mount_by kernel here $options
+        same content words "$(cat /mnt/here/file)"
+        unmount_by kernel here
+        "#,
+    );
+}
+
 /// "FEKs that the old `pkcs11-helper` module wrapped are unwrapped if the configuration says so": for the
 /// kernel and for a mount of Claviger's.
 #[test]

@@ -66,6 +66,32 @@ story! {
 }
 
 story! {
+    /// "A key of the type `encrypted` is the kernel's alone": that is said, with the way out, and no passphrase is
+    /// asked for instead.
+    fn a_key_that_only_the_kernel_decrypts_is_refused_by_its_type(world) {
+        let alice = alice_with(world, "aes16");
+        let make = "keyctl link @u @s && keyctl add user master 0123456789abcdef0123456789abcdef @u && \
+            for sig in f2291ce4c3069633 1000100010001000; do \
+                keyctl add encrypted $sig \"new ecryptfs user:master 64\" @u; done && \
+            keyctl pipe $(keyctl search @u encrypted f2291ce4c3069633) >key";
+        alice.run("keyctl", ["session", "-", "sh", "-ec", make]).ok();
+        alice.sh("mkdir mnt").ok();
+        let way_out = ["type 'encrypted'", "with the kernel's eCryptfs", "claviger ecryptfs migrate"];
+        let mount = ["mount", "--format", "ecryptfs", "lower", "mnt"];
+        let said = alice.claviger(mount).answers(&[PASSPHRASE]).fails(17);
+        says(&said, &[&["key f2291ce4c3069633"], &way_out[..]].concat());
+        says(&alice.claviger(["ecryptfs", "inspect", "key"]).fails(17), &["type 'encrypted'", "kernel's eCryptfs"]);
+
+        let given = ["--passphrase-file", "pass"];
+        let names = [&mount[..3], &given, &["-o", "ecryptfs_fnek_sig=1000100010001000"], &mount[3..]].concat();
+        says(&alice.claviger(names).fails(17), &[&["key 1000100010001000"], &way_out[..]].concat());
+        // The passphrase, where somebody has it, opens the folder all the same.
+        alice.claviger([&mount[..3], &given, &mount[3..]].concat()).ok();
+        assert_eq!(alice.sh("cat mnt/size1").ok(), "1");
+    }
+}
+
+story! {
     /// "What cannot be done is refused by name, with the way out", before anybody is asked for anything.
     fn mount_options_of_the_kernel_that_cannot_be_done_are_refused(world) {
         let alice = alice_with(world, "aes16");

@@ -21,6 +21,10 @@ use crate::{Failed, print};
 /// What a key of the kernel's keyring can hold; nothing small of eCryptfs is larger.
 const SMALL: usize = 32767;
 
+/// What `keyctl pipe` prints of a key of the type `encrypted`, in the format for eCryptfs, begins so. What key it
+/// is wrapped by, a length, and hexadecimal digits follow.
+const ENCRYPTED_KEY: &[u8] = b"ecryptfs ";
+
 pub(super) fn run(path: &Path, output: &Output) -> Result<ExitCode, Failed> {
     let file = File::open(path).map_err(|error| Failed::file(path, &error))?;
     let facts = match Header::read(&file) {
@@ -101,6 +105,14 @@ fn small(file: File, path: &Path) -> Result<Value, Failed> {
     file.take(SMALL as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Failed::file(path, &error))?;
+    if bytes.starts_with(ENCRYPTED_KEY) {
+        let what = format!(
+            "{}: a key of the type 'encrypted', which the kernel alone decrypts",
+            path.display()
+        );
+        return Err(Failed::new(ExitCode::Unsupported, what)
+            .advise("Mount the folder with the kernel's eCryptfs, and 'claviger ecryptfs migrate' what is shown there"));
+    }
     if let Ok(wrapped) = WrappedPassphrase::parse(&bytes) {
         return Ok(wrapped_passphrase(&wrapped));
     }
