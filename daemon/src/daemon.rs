@@ -7,7 +7,7 @@ use std::time::Duration;
 use claviger_callout::{Responder, ResponderConfig, StartError};
 use claviger_pki::auth_tok::enrolled::KeyFolder;
 use claviger_pki::auth_tok::{AuthToks, Place};
-use claviger_protocol::control::{LockTarget, MountStatus, Status, VolumeStatus};
+use claviger_protocol::control::{FolderFormat, LockTarget, MountStatus, Status, VolumeStatus};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::paths;
 use claviger_vault::ids::{Epoch, VolumeId};
@@ -202,11 +202,13 @@ impl Daemon {
         let mounts = self.mounts();
         let open = self.volumes.all();
         let epoch = |keys: &Keys| Some(keys.epochs.current_epoch());
-        let native = open.iter().map(|volume| shown(volume, epoch, &mounts));
+        let native = open
+            .iter()
+            .map(|volume| shown(volume, FolderFormat::Native, epoch, &mounts));
         let folders = self.volumes.all_folders();
         let folders = folders
             .iter()
-            .map(|folder| shown(folder, |_| None, &mounts));
+            .map(|folder| shown(folder, FolderFormat::Ecryptfs, |_| None, &mounts));
         let mut volumes: Vec<_> = native.chain(folders).collect();
         for mount in &mounts {
             if let Some(id) = mount.volume
@@ -215,6 +217,7 @@ impl Daemon {
                 volumes.push(VolumeStatus {
                     volume: id,
                     dir: mount.lower.clone(),
+                    format: mount.format,
                     unlocked: false,
                     opened_by: None,
                     epoch: None,
@@ -243,6 +246,7 @@ impl Daemon {
 
 fn shown<K>(
     open: &Lockable<K>,
+    format: FolderFormat,
     epoch: impl FnOnce(&K) -> Option<Epoch>,
     mounts: &[Mount],
 ) -> VolumeStatus {
@@ -250,6 +254,7 @@ fn shown<K>(
     VolumeStatus {
         volume: open.id(),
         dir: open.dir().to_string_lossy().into_owned(),
+        format,
         unlocked: epoch.is_ok(),
         opened_by: Some(open.opened_by().clone()),
         epoch: epoch.ok().flatten(),

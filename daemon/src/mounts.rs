@@ -1,6 +1,7 @@
 //! Filesystems that have registered with this daemon.
 
 use claviger_callout::PeerInfo;
+use claviger_protocol::control::FolderFormat;
 use claviger_vault::ids::VolumeId;
 
 /// A requester that says which volume it serves. What it says of itself is for people, and for
@@ -11,6 +12,8 @@ pub struct Mount {
     pub instance: String,
     /// The volume, if it named one.
     pub volume: Option<VolumeId>,
+    /// What its lower folder holds.
+    pub format: FolderFormat,
     /// Where it is mounted.
     pub mountpoint: String,
     /// Its lower folder.
@@ -28,6 +31,7 @@ impl Mount {
         Self {
             instance: peer.instance.to_string(),
             volume: told("volume").parse().ok(),
+            format: FolderFormat::of_word(&told("format")).unwrap_or(FolderFormat::Native),
             mountpoint: told("mountpoint"),
             lower: told("lower"),
             carrier: peer.carrier.to_string(),

@@ -62,6 +62,7 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     let volume = volume.map_err(system("lower folder"))?;
     let about = BTreeMap::from([
         ("volume".to_owned(), id.to_string()),
+        ("format".to_owned(), options.format.kind().word().to_owned()),
         ("lower".to_owned(), lower.to_string_lossy().into_owned()),
         (
             "mountpoint".to_owned(),

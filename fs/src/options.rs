@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use claviger_callout::Transport;
+use claviger_protocol::control::FolderFormat;
 use claviger_vault::ecryptfs::{MountOptionError, MountOptions, View};
 use nix::mount::MsFlags;
 
@@ -36,6 +37,16 @@ pub enum FormatOption {
     Native,
     /// A folder of eCryptfs, and how it is mounted.
     Ecryptfs(MountOptions),
+}
+
+impl FormatOption {
+    /// Which of the two it is.
+    pub fn kind(&self) -> FolderFormat {
+        match self {
+            Self::Native => FolderFormat::Native,
+            Self::Ecryptfs(_) => FolderFormat::Ecryptfs,
+        }
+    }
 }
 
 /// Who the kernel lets into the mount.

@@ -25,5 +25,6 @@ pub use conversation::{
 };
 pub use ecryptfs::{Needed, OtherKeys, PasswordKey, UnlockEcryptfs};
 pub use reply::{
-    KeyInfo, ModuleStatus, MountStatus, RecipientInfo, Reply, Status, TokenInfo, VolumeStatus,
+    FolderFormat, KeyInfo, ModuleStatus, MountStatus, RecipientInfo, Reply, Status, TokenInfo,
+    VolumeStatus,
 };

@@ -52,6 +52,7 @@ fn show_volume(volume: &VolumeStatus) {
     };
     outln!("\n{}  {state}", volume.dir);
     outln!("  volume   {}", volume.volume);
+    outln!("  format   {}", volume.format.word());
     if let Some(epoch) = volume.epoch {
         outln!("  epoch    {epoch}");
     }

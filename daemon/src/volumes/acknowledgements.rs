@@ -76,6 +76,7 @@ impl Acknowledgements {
 mod tests {
     use std::time::Duration;
 
+    use claviger_protocol::control::FolderFormat;
     use claviger_vault::ids::VolumeId;
 
     use super::*;
@@ -87,6 +88,7 @@ mod tests {
         Mount {
             instance: instance.into(),
             volume: Some(VOLUME),
+            format: FolderFormat::Native,
             mountpoint: "/mnt".into(),
             lower: "/lower".into(),
             carrier: "unix".into(),

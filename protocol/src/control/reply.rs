@@ -140,6 +140,8 @@ pub struct VolumeStatus {
     pub volume: VolumeId,
     /// The lower folder.
     pub dir: String,
+    /// What it holds.
+    pub format: FolderFormat,
     /// Whether its keys are here.
     pub unlocked: bool,
     /// Who opened it.
@@ -148,6 +150,32 @@ pub struct VolumeStatus {
     pub epoch: Option<Epoch>,
     /// Where it is mounted.
     pub mounts: Vec<MountStatus>,
+}
+
+/// What a lower folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FolderFormat {
+    /// A volume of Claviger's.
+    Native,
+    /// A folder of the kernel's eCryptfs.
+    Ecryptfs,
+}
+
+impl FolderFormat {
+    /// The word for it: in what a mount tells of itself, after `--format`, for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Ecryptfs => "ecryptfs",
+        }
+    }
+
+    /// The format that this word is for.
+    pub fn of_word(word: &str) -> Option<Self> {
+        let mut all = [Self::Native, Self::Ecryptfs].into_iter();
+        all.find(|format| format.word() == word)
+    }
 }
 
 /// One mount that has registered.
