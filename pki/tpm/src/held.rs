@@ -61,6 +61,9 @@ impl Held {
 
     /// Runs `work` on the connection, made first if there is none. One that failed in a way that does not
     /// leave it usable is given up.
+    ///
+    /// # Errors
+    /// What `work` failed with; [`ModuleError::Absent`] if the TPM is gone.
     pub(crate) fn with_connection<T>(
         &self,
         work: impl FnOnce(&mut Connection, &mut Pins) -> Result<T, ModuleError>,
@@ -71,15 +74,22 @@ impl Held {
             None => Connection::open(&self.tcti)?,
         };
         let outcome = work(&mut connection, &mut state.pins);
-        // Of the wrong TPM, too: the right one may be behind the same TCTI the next time.
-        let broken = matches!(
-            outcome,
-            Err(ModuleError::Backend { .. } | ModuleError::Absent(_))
-        );
-        if !broken {
-            state.connection = Some((connection, Instant::now()));
-            self.used.notify_one();
-        }
+        let connection = match outcome {
+            // Of the wrong TPM, too: the right one may be behind the same TCTI the next time.
+            Err(ModuleError::Absent(_)) => return outcome,
+            // The TSS has no words for a TPM that went away under a connection: a new one tells.
+            Err(ModuleError::Backend { .. }) => {
+                drop(connection);
+                match Connection::open(&self.tcti) {
+                    Err(gone @ ModuleError::Absent(_)) => return Err(gone),
+                    Err(_) => return outcome,
+                    Ok(connection) => connection,
+                }
+            }
+            _ => connection,
+        };
+        state.connection = Some((connection, Instant::now()));
+        self.used.notify_one();
         outcome
     }
 
