@@ -179,6 +179,10 @@ pub struct Unlock {
     /// What the folder holds.
     #[arg(long, value_enum, default_value_t = Format::Native)]
     pub format: Format,
+    /// The options of an eCryptfs folder's mount, by the kernel's names: whose keys are wanted where the
+    /// folder does not say it yet.
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub options: Vec<String>,
     /// What opens it.
     #[command(flatten)]
     pub keys: EcryptfsKeys,

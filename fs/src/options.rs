@@ -86,6 +86,9 @@ pub enum OptionError {
     /// One of eCryptfs' options is refused.
     #[error(transparent)]
     Ecryptfs(#[from] MountOptionError),
+    /// Of eCryptfs, nobody is named whom new files could be wrapped to.
+    #[error("mount option 'ecryptfs_sig=' is missing: it names the key that new files are for")]
+    NoRecipient,
     /// The option weakens the machine, and the caller is not root.
     #[error("only root may mount with '{0}'")]
     OnlyRoot(&'static str),
@@ -120,10 +123,13 @@ impl Options {
         for option in all() {
             options.set(option)?;
         }
-        if let FormatOption::Ecryptfs(of_format) = &options.format
-            && of_format.view == View::Encrypted
-        {
-            options.flags |= MsFlags::MS_RDONLY;
+        if let FormatOption::Ecryptfs(of_format) = &options.format {
+            if of_format.view == View::Encrypted {
+                options.flags |= MsFlags::MS_RDONLY;
+            }
+            if of_format.sigs.is_empty() && !options.flags.contains(MsFlags::MS_RDONLY) {
+                return Err(OptionError::NoRecipient);
+            }
         }
         Ok(options)
     }
@@ -157,10 +163,12 @@ impl Options {
     }
 
     fn set(&mut self, option: &str) -> Result<(), OptionError> {
-        if let FormatOption::Ecryptfs(options) = &mut self.format
-            && option.starts_with("ecryptfs_")
-        {
-            return Ok(options.set(option)?);
+        if let FormatOption::Ecryptfs(options) = &mut self.format {
+            match options.set(option) {
+                // One of any mount, perhaps.
+                Err(MountOptionError::Unknown(_)) if !option.starts_with("ecryptfs_") => (),
+                set => return Ok(set?),
+            }
         }
         match option.split_once('=') {
             Some((name, value)) => self.set_value(option, name, value),
@@ -273,8 +281,9 @@ mod tests {
             ),
             ("format=native", with(|_| ())),
             (
-                "ecryptfs_passthrough,format=ecryptfs,ecryptfs_unlink_sigs",
+                "ecryptfs_passthrough,format=ecryptfs,ecryptfs_unlink_sigs,ro",
                 with(|o| {
+                    o.flags |= MsFlags::MS_RDONLY;
                     o.format = FormatOption::Ecryptfs(MountOptions {
                         plain_files: PlainFiles::PassedThrough,
                         ..MountOptions::default()
@@ -321,6 +330,14 @@ mod tests {
             (
                 "ecryptfs_passthrough",
                 "unknown mount option 'ecryptfs_passthrough'",
+            ),
+            (
+                "format=ecryptfs,sig=f2291ce4c3069633,shiny",
+                "unknown mount option 'shiny'",
+            ),
+            (
+                "format=ecryptfs,noexec",
+                "mount option 'ecryptfs_sig=' is missing: it names the key that new files are for",
             ),
             (
                 "format=ecryptfs,ecryptfs_hmac",

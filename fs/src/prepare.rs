@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_protocol::Failure;
-use claviger_vault::ecryptfs::{EcryptfsFormat, EcryptfsTree, MountOptions, View, folder_id};
+use claviger_vault::ecryptfs::{
+    EcryptfsFormat, EcryptfsTree, LowerOwner, MountOptions, View, folder_id,
+};
 use claviger_vault::format::{Format, Tree};
 use claviger_vault::ids::VolumeId;
 use claviger_vault::manifest::{self, ManifestError};
 use claviger_vault::native::NativeFormat;
 use nix::mount::MsFlags;
+use nix::sys::stat::fstat;
 use nix::unistd::Uid;
 
 use crate::args::Args;
@@ -72,6 +75,7 @@ pub fn prepare(args: &Args) -> Result<Prepared, Failure> {
     let (served, lock) = match &options.format {
         FormatOption::Native => (native(&lower, &lower_root)?, LOCK_FILE),
         FormatOption::Ecryptfs(of_format) => {
+            check_owner(of_format.owner, &lower_root, &lower)?;
             if purpose == Use::Write {
                 refuse_beside_the_kernel(&lower)?;
             }
@@ -110,6 +114,23 @@ fn native(lower: &Path, lower_root: &OwnedFd) -> Result<Served, Failure> {
         bodies: Box::new(NativeBodies::new(volume, scope, lower)),
         open: None,
     })
+}
+
+/// Refuses the lower folder of another user, if the options ask for that. It goes by the real uid, as the
+/// kernel does, and by the folder that is open: what its path names may change (CVE-2011-1833).
+fn check_owner(owner: LowerOwner, root: &OwnedFd, lower: &Path) -> Result<(), Failure> {
+    if owner == LowerOwner::Anybody {
+        return Ok(());
+    }
+    let stat = fstat(root).map_err(|errno| lower_failure(lower, &errno.into()))?;
+    if Uid::from_raw(stat.st_uid) == Uid::current() {
+        return Ok(());
+    }
+    Err(Failure::Permission(format!(
+        "{} belongs to uid {}\n'ecryptfs_check_dev_ruid' lets its owner mount it only",
+        lower.display(),
+        stat.st_uid
+    )))
 }
 
 /// Refuses a folder that the kernel's eCryptfs has mounted, too: neither would see what the other

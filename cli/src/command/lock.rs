@@ -48,7 +48,7 @@ pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode
             return Err(Failed::usage("a folder of eCryptfs has no recovery key"));
         }
         Format::Ecryptfs => {
-            let mut folder = Mounting::plan(&dir, Options::none())?;
+            let mut folder = Mounting::plan(&dir, Options::parse(&unlock.options)?)?;
             open_folder(&mut folder, &dir, (&unlock.keys, Purpose::Unlock), prompter)?
         }
     };
@@ -65,7 +65,7 @@ fn with(unlock: &Unlock) -> Result<UnlockWith, Failed> {
         key,
         ..
     } = &unlock.keys;
-    if unlock.keys.are_of_ecryptfs_only() {
+    if unlock.keys.are_of_ecryptfs_only() || !unlock.options.is_empty() {
         return Err(of_ecryptfs().advise("Add '--format ecryptfs'"));
     }
     match (&unlock.recovery_file, passphrase_file, key) {

@@ -255,6 +255,7 @@ impl Mounting {
             place: self.place,
             view: self.options.view,
             plain_files: self.options.plain_files,
+            owner: self.options.owner,
         };
         let mut told = vec!["format=ecryptfs".to_owned(), options.to_string()];
         told.extend(self.options.rest.iter().cloned());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use claviger_protocol::control::OtherKeys;
 use claviger_protocol::failure::ExitCode;
-use claviger_vault::ecryptfs::{KeyLen, KeySig, MetadataPlace, PlainFiles, View};
+use claviger_vault::ecryptfs::{KeyLen, KeySig, LowerOwner, MetadataPlace, PlainFiles, View};
 
 use crate::Failed;
 
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// `ecryptfs_mount_auth_tok_only`.
     pub(super) others: OtherKeys,
     /// `ecryptfs_check_dev_ruid`.
-    pub(super) owner: Owner,
+    pub(super) owner: LowerOwner,
     /// Whether `ro` is among the rest.
     pub(crate) access: Access,
     /// Those of any mount.
@@ -44,15 +44,6 @@ pub(super) enum NamesOption {
     Plain,
     /// They are encrypted by this key.
     Encrypted(KeySig),
-}
-
-/// Whom the lower folder may belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// Anybody.
-    Any,
-    /// Who mounts it.
-    Caller,
 }
 
 /// What is going to be done with files.
@@ -76,7 +67,7 @@ impl Options {
             view: View::Content,
             plain_files: PlainFiles::Refused,
             others: OtherKeys::InKeyring,
-            owner: Owner::Any,
+            owner: LowerOwner::Anybody,
             access: Access::ReadWrite,
             rest: Vec::new(),
         }
@@ -119,7 +110,7 @@ impl Options {
             "ecryptfs_encrypted_view" => self.view = View::Encrypted,
             "ecryptfs_passthrough" => self.plain_files = PlainFiles::PassedThrough,
             "ecryptfs_mount_auth_tok_only" => self.others = OtherKeys::Refused,
-            "ecryptfs_check_dev_ruid" => self.owner = Owner::Caller,
+            "ecryptfs_check_dev_ruid" => self.owner = LowerOwner::WhoMounts,
             // A lock forgets keys, and it alone: another mount may need those of the keyring.
             "ecryptfs_unlink_sigs" => {}
             // For the mount program, which asks and remembers nothing here.
@@ -161,17 +152,16 @@ impl Options {
                 _ => return Err(expected(option, "'y' or 'n'")),
             },
             "key" => {
+                // What it says may be secret.
                 return Err(
-                    Failed::usage(format!("mount option '{option}' is of ecryptfs-utils")).advise(
+                    Failed::usage("mount option 'key=' is of ecryptfs-utils").advise(
                         "Name keys by '--passphrase-file', '--wrapped-passphrase' and '--key'",
                     ),
                 );
             }
             "salt" => {
-                return Err(
-                    Failed::usage(format!("mount option '{option}' is of ecryptfs-utils"))
-                        .advise("Give it by '--salt'"),
-                );
+                return Err(Failed::usage("mount option 'salt=' is of ecryptfs-utils")
+                    .advise("Give it by '--salt'"));
             }
             "format" => {}
             _ if name.starts_with(PREFIX) => return Err(unknown(option)),
@@ -193,10 +183,10 @@ pub(super) fn cipher(name: &str) -> Failed {
 }
 
 /// Refuses a lower folder that the caller does not own, if the options ask for that.
-pub(super) fn check_owner(owner: Owner, dir: &Path) -> Result<(), Failed> {
+pub(super) fn check_owner(owner: LowerOwner, dir: &Path) -> Result<(), Failed> {
     use std::os::unix::fs::MetadataExt;
 
-    if owner == Owner::Any {
+    if owner == LowerOwner::Anybody {
         return Ok(());
     }
     let metadata = std::fs::metadata(dir).map_err(|error| Failed::file(dir, &error))?;
@@ -260,7 +250,7 @@ mod tests {
             view: View::Encrypted,
             plain_files: PlainFiles::PassedThrough,
             others: OtherKeys::Refused,
-            owner: Owner::Caller,
+            owner: LowerOwner::WhoMounts,
             access: Access::ReadOnly,
             rest: vec!["noexec".into(), "ro".into(), "fsname=x".into()],
         };
@@ -302,10 +292,10 @@ mod tests {
     #[test]
     fn a_folder_of_somebody_else_is_refused_where_that_is_asked_for() {
         let own = tempfile::tempdir().unwrap();
-        check_owner(Owner::Caller, own.path()).unwrap();
+        check_owner(LowerOwner::WhoMounts, own.path()).unwrap();
         std::os::unix::fs::chown(own.path(), Some(4711), None).unwrap();
-        check_owner(Owner::Any, own.path()).unwrap();
-        let refused = check_owner(Owner::Caller, own.path()).unwrap_err();
+        check_owner(LowerOwner::Anybody, own.path()).unwrap();
+        let refused = check_owner(LowerOwner::WhoMounts, own.path()).unwrap_err();
         assert_eq!(refused.code(), ExitCode::Permission);
     }
 }

@@ -8,6 +8,8 @@ mod commands;
 mod configuration;
 mod daily_use;
 mod ecryptfs;
+mod ecryptfs_fstab;
+mod ecryptfs_tokens;
 mod ecryptfs_unlock;
 mod first_steps;
 mod identity;

@@ -70,7 +70,7 @@ pub use format::{EcryptfsFormat, EcryptfsKeys, EcryptfsTree, NewEcryptfs};
 pub use header::{Flags, Header, MetadataPlace, NamesAre};
 pub use kept_key::KeptKey;
 pub use key_sig::KeySig;
-pub use mount_options::{MountOptionError, MountOptions, PlainFiles, View};
+pub use mount_options::{LowerOwner, MountOptionError, MountOptions, PlainFiles, View};
 pub use packet::{Packet, Tag1, Tag3};
 pub use passphrase::{BadSalt, PassphraseKey, Salt};
 pub use wrapped_passphrase::{WrapVersion, WrappedPassphrase};

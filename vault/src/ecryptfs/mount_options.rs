@@ -24,6 +24,17 @@ pub struct MountOptions {
     pub view: View,
     /// `ecryptfs_passthrough`: what is done with lower files that are not of eCryptfs.
     pub plain_files: PlainFiles,
+    /// `ecryptfs_check_dev_ruid`: whom the lower folder may belong to.
+    pub owner: LowerOwner,
+}
+
+/// Whom the lower folder may belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LowerOwner {
+    /// Anybody.
+    Anybody,
+    /// Who mounts it.
+    WhoMounts,
 }
 
 /// What a mount shows of files.
@@ -58,6 +69,11 @@ pub enum MountOptionError {
         /// What it takes.
         expected: &'static str,
     },
+    /// A key or a salt, as the mount program of ecryptfs-utils takes it. What it says may be secret.
+    #[error(
+        "mount option '{0}=' is of ecryptfs-utils' mount program, and keys are no mount options here: name them when you unlock the folder"
+    )]
+    OfMountProgram(&'static str),
     /// One of the kernel's ciphers other than AES.
     #[error(
         "cipher {0} is not supported, only aes: mount it with the kernel, and copy the files out"
@@ -75,39 +91,52 @@ impl Default for MountOptions {
             place: MetadataPlace::Header,
             view: View::Content,
             plain_files: PlainFiles::Refused,
+            owner: LowerOwner::Anybody,
         }
     }
 }
 
 impl MountOptions {
-    /// Takes up one option whose name begins with `ecryptfs_`. Those that say how the kernel looks for
-    /// keys, or what it does at unmounting, are accepted and mean nothing here.
+    /// Takes up one option of the kernel's, or of the mount program of ecryptfs-utils, from whose lines in
+    /// fstab(5) people come. Those that say how keys are looked for, what is asked, or what is done at
+    /// unmounting are accepted and mean nothing here.
     ///
     /// # Errors
-    /// [`MountOptionError`].
+    /// [`MountOptionError`]; of an option that may be of any filesystem, [`MountOptionError::Unknown`].
     pub fn set(&mut self, option: &str) -> Result<(), MountOptionError> {
         let (name, value) = match option.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (option, None),
         };
         match (name, value) {
-            ("ecryptfs_sig", Some(value)) => self.sigs.push(sig(option, value)?),
+            ("ecryptfs_sig" | "sig", Some(value)) => self.sigs.push(sig(option, value)?),
             ("ecryptfs_fnek_sig", Some(value)) => self.fnek = Some(sig(option, value)?),
             ("ecryptfs_key_bytes", Some(value)) => self.key_len = key_len(option, value)?,
             ("ecryptfs_fn_key_bytes", Some(value)) => {
                 self.fnek_len = Some(key_len(option, value)?);
             }
-            ("ecryptfs_cipher" | "ecryptfs_fn_cipher", Some("aes")) => {}
-            ("ecryptfs_cipher" | "ecryptfs_fn_cipher", Some(cipher)) => {
+            ("ecryptfs_cipher" | "cipher" | "ecryptfs_fn_cipher", Some("aes")) => {}
+            ("ecryptfs_cipher" | "cipher" | "ecryptfs_fn_cipher", Some(cipher)) => {
                 return Err(MountOptionError::Cipher(cipher.into()));
             }
             ("ecryptfs_xattr_metadata", None) => self.place = MetadataPlace::Xattr,
             ("ecryptfs_encrypted_view", None) => self.view = View::Encrypted,
-            ("ecryptfs_passthrough", None) => self.plain_files = PlainFiles::PassedThrough,
-            (
-                "ecryptfs_unlink_sigs" | "ecryptfs_mount_auth_tok_only" | "ecryptfs_check_dev_ruid",
-                None,
-            ) => {}
+            ("ecryptfs_passthrough", None | Some("y")) => {
+                self.plain_files = PlainFiles::PassedThrough;
+            }
+            ("ecryptfs_passthrough", Some("n")) => self.plain_files = PlainFiles::Refused,
+            ("ecryptfs_check_dev_ruid", None) => self.owner = LowerOwner::WhoMounts,
+            // By which key, `ecryptfs_fnek_sig` says.
+            ("ecryptfs_enable_filename_crypto", Some("y")) => {}
+            ("ecryptfs_enable_filename_crypto", Some("n")) => self.fnek = None,
+            ("ecryptfs_passthrough" | "ecryptfs_enable_filename_crypto", Some(_)) => {
+                return Err(expected(option, "'y' or 'n'"));
+            }
+            ("ecryptfs_unlink_sigs" | "ecryptfs_mount_auth_tok_only", None)
+            | ("no_sig_cache" | "no_prompt" | "verbose", None)
+            | ("verbosity", Some(_)) => {}
+            ("key", Some(_)) => return Err(MountOptionError::OfMountProgram("key")),
+            ("salt", Some(_)) => return Err(MountOptionError::OfMountProgram("salt")),
             _ => return Err(MountOptionError::Unknown(option.into())),
         }
         Ok(())
@@ -134,6 +163,7 @@ impl fmt::Display for MountOptions {
             (self.place == MetadataPlace::Xattr).then_some("ecryptfs_xattr_metadata"),
             (self.view == View::Encrypted).then_some("ecryptfs_encrypted_view"),
             (self.plain_files == PlainFiles::PassedThrough).then_some("ecryptfs_passthrough"),
+            (self.owner == LowerOwner::WhoMounts).then_some("ecryptfs_check_dev_ruid"),
         ];
         for word in words.into_iter().flatten() {
             write!(f, ",{word}")?;
@@ -177,7 +207,7 @@ mod tests {
             "ecryptfs_sig=f2291ce4c3069633,ecryptfs_key_bytes=16",
             "ecryptfs_sig=f2291ce4c3069633,ecryptfs_sig=f84a2048a4c40079,ecryptfs_key_bytes=32,\
              ecryptfs_fnek_sig=9e677d297b65a19b,ecryptfs_fn_key_bytes=24,ecryptfs_xattr_metadata,\
-             ecryptfs_encrypted_view,ecryptfs_passthrough",
+             ecryptfs_encrypted_view,ecryptfs_passthrough,ecryptfs_check_dev_ruid",
         ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
@@ -192,8 +222,29 @@ mod tests {
     #[test]
     fn what_needs_no_doing_is_accepted() {
         let text = "ecryptfs_cipher=aes,ecryptfs_fn_cipher=aes,ecryptfs_unlink_sigs,\
-                    ecryptfs_mount_auth_tok_only,ecryptfs_check_dev_ruid";
+                    ecryptfs_mount_auth_tok_only,no_sig_cache,no_prompt,verbose,verbosity=1";
         assert_eq!(parse(text), Ok(MountOptions::default()));
+    }
+
+    #[test]
+    fn the_mount_programs_words_mean_what_they_mean_there() {
+        let kernels = "ecryptfs_sig=f2291ce4c3069633,ecryptfs_cipher=aes,ecryptfs_passthrough";
+        let theirs = "sig=f2291ce4c3069633,cipher=aes,ecryptfs_passthrough=y,\
+                      ecryptfs_enable_filename_crypto=n";
+        assert_eq!(parse(theirs), parse(kernels));
+        let names = "ecryptfs_enable_filename_crypto=y,ecryptfs_fnek_sig=9e677d297b65a19b";
+        assert_eq!(parse(names), parse("ecryptfs_fnek_sig=9e677d297b65a19b"));
+        let undone = "ecryptfs_passthrough,ecryptfs_passthrough=n";
+        assert_eq!(parse(undone), Ok(MountOptions::default()));
+    }
+
+    #[test]
+    fn an_option_that_holds_a_secret_is_refused_without_repeating_it() {
+        for option in ["key=passphrase:passphrase_passwd=tulip", "salt=tulip"] {
+            let error = parse(option).unwrap_err().to_string();
+            assert!(error.contains("is of ecryptfs-utils"), "{error}");
+            assert!(!error.contains("tulip"), "{error}");
+        }
     }
 
     #[test]
@@ -207,7 +258,8 @@ mod tests {
             ),
             ("ecryptfs_key_bytes=17", "16, 24 or 32"),
             ("ecryptfs_cipher=twofish", "cipher twofish is not supported"),
-            ("ecryptfs_passthrough=x", "unknown mount option"),
+            ("ecryptfs_passthrough=x", "expected 'y' or 'n'"),
+            ("noexec", "unknown mount option 'noexec'"),
         ] {
             let error = parse(option).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
