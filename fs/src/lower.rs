@@ -78,6 +78,15 @@ pub(crate) fn open_regular(
     }
 }
 
+/// Opens a lower file to look at what is its format's. That is no access of anybody's: its access time
+/// stays, where the kernel lets us, which is in files of the user who mounts, and of all for root.
+pub(crate) fn open_to_look_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    match open_regular(dir, name, OFlag::O_RDONLY | OFlag::O_NOATIME) {
+        Err(Errno::EPERM) => open_regular(dir, name, OFlag::O_RDONLY),
+        opened => opened,
+    }
+}
+
 /// Opens a lower file of ours whose mode denies us what we need: for a moment it does not.
 pub(crate) fn open_whatever_its_mode(
     dir: &Dir,

@@ -10,7 +10,7 @@ use claviger_vault::format::{LowerObject, Sized};
 use claviger_vault::names::LowerName;
 use fuser::FileAttr;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::{FileStat, fstat, fstatat};
 
 use crate::attr::{Kind, attributes, unsigned};
@@ -18,7 +18,7 @@ use crate::dircache::Dir;
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
 use crate::inode::{Inode, Links, Place, ROOT};
-use crate::lower::{Pinned, open_dir, open_regular};
+use crate::lower::{Pinned, open_dir, open_to_look_at};
 
 /// Walks that find the tree changed under them begin again; who changes it that often is not us.
 const WALKS: usize = 64;
@@ -258,9 +258,9 @@ impl LowerObject for Below<'_> {
             if let Some(lower) = self.inode.open.lower()? {
                 return Ok(lower);
             }
-            let lower = self.fs.at(self.inode, |dir, name| {
-                Ok(open_regular(dir, name, OFlag::O_RDONLY)?)
-            })?;
+            let lower = self
+                .fs
+                .at(self.inode, |dir, name| Ok(open_to_look_at(dir, name)?))?;
             self.fs.same(self.inode, &fstat(&lower)?)?;
             Ok(lower)
         };

@@ -3,11 +3,12 @@
 mod folder;
 mod hostile;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
 
 use claviger_vault::ecryptfs::{Header, KeyLen, MetadataPlace, MountOptions, PlainFiles, View};
 use folder::{Folder, Vector, passphrase_key};
@@ -117,6 +118,23 @@ isolated_test! {
         fs::write(&path, "content").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"content");
         assert_eq!(fs::metadata("/mnt/lower/f").unwrap().len(), 8192 + 4096);
+    }
+}
+
+isolated_test! {
+    fn looking_at_a_file_leaves_its_access_time() {
+        let mut folder = Folder::fresh(Path::new("/mnt/lower"), |_| ());
+        fs::write(folder.path("f"), "content").unwrap();
+        let times = fs::FileTimes::new().set_accessed(UNIX_EPOCH + Duration::new(981_173_106, 123_456_789));
+        File::options().write(true).open("/mnt/lower/f").unwrap().set_times(times).unwrap();
+        folder.remount();
+        assert_eq!(fs::metadata(folder.path("f")).unwrap().len(), 7);
+        let seen = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            (metadata.atime(), metadata.atime_nsec())
+        };
+        assert_eq!(seen(Path::new("/mnt/lower/f")), (981_173_106, 123_456_789));
+        assert_eq!(seen(&folder.path("f")), (981_173_106, 123_456_789));
     }
 }
 
