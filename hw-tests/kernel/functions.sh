@@ -55,6 +55,15 @@ in_session() { # NAME IDENTITY PROGRAM ARG…
     )
 }
 
+# Enrols the RSA key that the host has left as NAME.pem: making one takes an emulated processor long.
+enrol_key() { # NAME KEY
+    file=$(home_of "$1")/$2.pem
+    cp "/host/$2.pem" "$file"
+    chown "$1:$1" "$file"
+    chmod 600 "$file"
+    as "$1" claviger key add "$file" --label "$2"
+}
+
 # 'claviger ecryptfs add-key'; the key sig that it prints.
 add_key() { # NAME KEY [ARG…]
     owner=$1

@@ -6,7 +6,7 @@ use claviger_hw_tests::Guest;
 const SCENE: &str = "
     lower_disk
     person root
-    as root claviger key generate --module openssl --type rsa2048 --label k
+    enrol_key root k
     sig=$(add_key root k)
     mount_for root $sig
     echo 'first words' >/mnt/root/file
@@ -14,7 +14,8 @@ const SCENE: &str = "
 ";
 
 fn scene(script: &str) {
-    Guest::new().ok(&format!("{SCENE}\n{script}"));
+    let guest = Guest::new().with_rsa_key("k", 2048);
+    guest.ok(&format!("{SCENE}\n{script}"));
 }
 
 /// "When the daemon dies, open files stay open; when it is back, all is as before."

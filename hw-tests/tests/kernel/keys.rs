@@ -23,9 +23,9 @@ fn round(guest: &Guest, set_up: &str) {
 #[test]
 fn the_kernel_reads_and_writes_with_a_key_in_a_file() {
     round(
-        &Guest::new(),
+        &Guest::new().with_rsa_key("k", 4096),
         "
-        as root claviger key generate --module openssl --type rsa4096 --label k
+        enrol_key root k
         sig=$(add_key root k)
         ",
     );
@@ -94,11 +94,14 @@ fn what_ecryptfsd_wrapped_opens_with_its_key() {
 /// "Any of a file's keys opens it." The kernel tries the last one first.
 #[test]
 fn a_key_that_refuses_does_not_keep_another_from_opening() {
-    Guest::new().ok("
+    let guest = Guest::new()
+        .with_rsa_key("k1", 2048)
+        .with_rsa_key("k2", 2048);
+    guest.ok("
         lower_disk
         person root
         for k in k1 k2; do
-            as root claviger key generate --module openssl --type rsa2048 --label $k
+            enrol_key root $k
             add_key root $k >/tmp/$k
         done
         mount_for root \"$(cat /tmp/k1),ecryptfs_sig=$(cat /tmp/k2)\"

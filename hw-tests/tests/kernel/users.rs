@@ -5,13 +5,16 @@ use claviger_hw_tests::Guest;
 /// "The daemon of the user who opens a file is asked, and no other."
 #[test]
 fn each_user_is_served_by_a_daemon_of_their_own() {
-    Guest::new().ok("
+    let guest = Guest::new()
+        .with_rsa_key("alices", 2048)
+        .with_rsa_key("bobs", 2048);
+    guest.ok("
         lower_disk
         open_device
         for name in alice bob; do
             person $name
-            as $name claviger key generate --module openssl --type rsa2048 --label k
-            sig=$(add_key $name k)
+            enrol_key $name ${name}s
+            sig=$(add_key $name ${name}s)
             mount_for $name $sig
             as $name sh -c \"echo \\\"$name's words\\\" >/mnt/$name/file\"
         done
@@ -30,9 +33,10 @@ fn each_user_is_served_by_a_daemon_of_their_own() {
 /// "add-key says why the kernel cannot be served yet."
 #[test]
 fn what_keeps_a_daemon_from_the_device_is_told() {
-    Guest::new().ok("
+    let guest = Guest::new().with_rsa_key("k", 2048);
+    guest.ok("
         person alice
-        as alice claviger key generate --module openssl --type rsa2048 --label k
+        enrol_key alice k
         as alice claviger ecryptfs add-key k >/tmp/said 2>&1
         grep -q 'this user may not open /dev/ecryptfs' /tmp/said
         open_device
@@ -41,7 +45,7 @@ fn what_keeps_a_daemon_from_the_device_is_told() {
 
         person root
         exec 3<>/dev/ecryptfs
-        as root claviger key generate --module openssl --type rsa2048 --label k 3>&-
+        enrol_key root k 3>&-
         as root claviger ecryptfs add-key k 3>&- >/tmp/said 2>&1
         grep -q 'another program of this user serves /dev/ecryptfs' /tmp/said
         exec 3>&-
@@ -57,13 +61,14 @@ fn what_keeps_a_daemon_from_the_device_is_told() {
 /// "Root's daemon can answer for others": a service's files, opened by the machine's key.
 #[test]
 fn roots_daemon_serves_the_users_it_is_told_to() {
-    Guest::new().ok("
+    let guest = Guest::new().with_rsa_key("k", 2048);
+    guest.ok("
         lower_disk
         person root
         person alice
         person bob
         echo 'uids = [1000]' >>/root/.config/claviger/config.toml
-        as root claviger key generate --module openssl --type rsa2048 --label k
+        enrol_key root k
         sig=$(add_key root k)
         mount_for root $sig
         echo 'first words' >/mnt/root/file
