@@ -33,7 +33,7 @@ fn guest() -> Guest {
 }
 
 /// Runs `script` as root, whose keyring has the keys of the passphrases.
-fn scene(script: &str) {
+pub fn scene(script: &str) {
     guest().ok(&format!(
         r#"
         lower_disk
@@ -232,6 +232,25 @@ fn files_that_are_not_decrypted_look_as_with_the_kernel() {
         mount_by kernel copy ecryptfs_sig=$ONE,ecryptfs_key_bytes=16
         make_tree /tmp/tree 1000
         alike /tmp/tree /mnt/copy/xattr
+
+        # Names are seen as they are below. The kernel lists them so, and finds a file by its name above only.
+        options=ecryptfs_sig=$ONE,ecryptfs_key_bytes=16,ecryptfs_fnek_sig=$NAMES,ecryptfs_fn_key_bytes=16
+        mount_by kernel named $options
+        text 1 9000 >/mnt/named/file
+        unmount_by kernel named
+        mount_by kernel named $options$view
+        names=$(cd /mnt/named && echo *)
+        content=$(sha256sum </mnt/named/file)
+        unmount_by kernel named
+        mount_by claviger named $options$view
+        same names "$names" "$(cd /mnt/named && echo *)"
+        same content "$content" "$(sha256sum <"/mnt/named/$names")"
+        fails cat /mnt/named/file
+        mkdir /lower/named-copy
+        cp -a /mnt/named/* /lower/named-copy
+        unmount_by claviger named
+        mount_by kernel named-copy $options
+        text 1 9000 | cmp - /mnt/named-copy/file
         "#,
     );
 }

@@ -2,6 +2,7 @@
 //! `claviger-fs` makes of the same folders.
 
 mod daemon;
+mod files;
 mod folders;
 mod keys;
 mod users;
