@@ -52,7 +52,7 @@ fn what_keeps_a_daemon_from_the_device_is_told() {
 
         as alice claviger stop
         as root claviger stop
-        rmmod ecryptfs
+        until_true rmmod ecryptfs
         as root claviger ecryptfs add-key k >/tmp/said 2>&1
         grep -q 'the module ecryptfs is not loaded' /tmp/said
     ");
