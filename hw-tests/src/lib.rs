@@ -19,6 +19,7 @@ mod user;
 mod wait;
 mod world;
 
+pub use display::{Display, Window};
 pub use guest::{Guest, Ran};
 pub use isolation::{Entered, enter, rerun, tell};
 pub use process::{Process, Searched};

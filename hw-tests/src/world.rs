@@ -33,11 +33,7 @@ impl World {
             hide(Path::new(folder));
         }
         fs::create_dir_all("/run/user").expect("/run is ours");
-        for file in ["/etc/passwd", "/etc/fuse.conf", "/etc/fstab"] {
-            let copy = Path::new("/run").join(file.replace('/', "_"));
-            fs::copy(file, &copy).unwrap_or_else(|error| panic!("{file}: {error}"));
-            bind(&copy, Path::new(file));
-        }
+        keep_changes_of_etc();
         Self {
             next_uid: first_uid,
             last_uid: first_uid + UIDS_PER_STORY,
@@ -101,7 +97,7 @@ impl World {
 
     /// Writes /etc/fstab, as this story sees it.
     pub fn fstab(&self, text: &str) {
-        fs::write("/etc/fstab", text).expect("bound at start");
+        fs::write("/etc/fstab", text).expect("/etc is ours");
     }
 
     /// Lets ordinary users mount with `allow_other`.
@@ -130,6 +126,26 @@ impl World {
         );
         folder
     }
+}
+
+/// Lets changes of /etc be seen by this story only. To be called as root, in namespaces of one's own.
+///
+/// Not by binding copies over single files: whoever puts a new file in the place of one, as apt and useradd
+/// do, undoes the bind in every namespace (rename(2) detaches what is mounted on its target).
+pub fn keep_changes_of_etc() {
+    let [changes, work] = ["/run/etc", "/run/etc.work"];
+    for folder in [changes, work] {
+        fs::create_dir(folder).expect("/run is ours");
+    }
+    let options = format!("lowerdir=/etc,upperdir={changes},workdir={work}");
+    mount(
+        Some("overlay"),
+        "/etc",
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .unwrap_or_else(|errno| panic!("overlay on /etc: {errno}"));
 }
 
 /// Makes the built programs, and the examples below them, visible to every uid in [`PROGRAMS`]: a clone
@@ -192,11 +208,11 @@ fn bind(from: &Path, to: &Path) {
         .unwrap_or_else(|errno| panic!("bind {} on {}: {errno}", from.display(), to.display()));
 }
 
-fn append(file: &str, line: &str) {
+fn append(path: &str, line: &str) {
     let mut file = OpenOptions::new()
         .append(true)
-        .open(file)
-        .expect("bound at start");
+        .open(path)
+        .unwrap_or_else(|error| panic!("{path}: {error}"));
     file.write_all(line.as_bytes()).expect("it is ours");
 }
 

@@ -13,7 +13,7 @@ use claviger_callout::{
     CallError, CarrierKind, Limits, Observer, Outcome, Pending, Requester, RequesterConfig,
     Responder, ResponderConfig, Serves, Ticket, Transport,
 };
-use claviger_hw_tests::rerun;
+use claviger_hw_tests::{PROGRAMS, rerun, show_programs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
@@ -41,6 +41,7 @@ pub(crate) fn enter(module: &str, name: &str, body: impl FnOnce()) {
             roles::play(&role);
             process::exit(0);
         }
+        show_programs();
         return body();
     }
     // Uids of this test's other users: made up, in nobody's range, never the overflow uid.
@@ -213,7 +214,11 @@ impl Child {
 
     /// Through another program that runs the rest of its command line.
     pub(crate) fn play_through(wrapper: &[&str], role: &str) -> Self {
+        // Root of a user namespace enters a folder that only its owner may enter no more than others do.
         let own = env::current_exe().unwrap();
+        let own = Path::new(PROGRAMS)
+            .join("deps")
+            .join(own.file_name().unwrap());
         let mut words: Vec<_> = wrapper.iter().map(PathBuf::from).collect();
         words.push(own);
         let mut process = Command::new(&words[0])

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use claviger_hw_tests::wait_until;
+use claviger_hw_tests::{keep_changes_of_etc, wait_until};
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::sys::signal::{Signal, kill};
@@ -300,17 +300,10 @@ fn a_user_mounts_through_fusermount3_and_nobody_else_gets_in() {
     let volume = Volume::make_in("of ann, a\\b ");
     let base = volume.lower.parent().unwrap();
     // fusermount3 wants to know the user's name.
-    let passwd = base.join("passwd");
+    keep_changes_of_etc();
     let users = fs::read_to_string("/etc/passwd").unwrap();
-    fs::write(
-        &passwd,
-        format!("{users}ann:x:{ANN}:{ANN}::/nonexistent:/bin/sh\n"),
-    )
-    .unwrap();
-    run(
-        "mount",
-        &["--bind", passwd.to_str().unwrap(), "/etc/passwd"],
-    );
+    let ann = format!("ann:x:{ANN}:{ANN}::/nonexistent:/bin/sh\n");
+    fs::write("/etc/passwd", users + &ann).unwrap();
     // The clone may lie where only root gets to.
     let program = base.join("claviger-fs");
     fs::copy(env!("CARGO_BIN_EXE_claviger-fs"), &program).unwrap();
