@@ -19,7 +19,6 @@ mod user;
 mod wait;
 mod world;
 
-pub use display::{Display, Window};
 pub use guest::{Guest, Ran};
 pub use isolation::{Entered, enter, rerun, tell};
 pub use process::{Process, Searched};
@@ -31,7 +30,7 @@ pub use swtpm::Swtpm;
 pub use terminal::Terminal;
 pub use user::User;
 pub use wait::wait_until;
-pub use world::{PROGRAMS, World, show_programs};
+pub use world::{PROGRAMS, World, keep_changes_of_etc, show_programs};
 
 /// Declares a test that runs in namespaces of its own.
 ///
