@@ -15,11 +15,7 @@ const FILESYSTEM_TYPE: &str = "fuse.claviger";
 /// # Errors
 /// [`Failed`] if there is nothing at `place`.
 pub fn lower_folder(place: &Path) -> Result<PathBuf, Failed> {
-    if let Some(mount) = mounts()?
-        .into_iter()
-        .rev()
-        .find(|mount| is_same(&mount.mountpoint, place))
-    {
+    if let Some(mount) = mount_at(place)? {
         return Ok(mount.lower);
     }
     let folder = place
@@ -52,6 +48,15 @@ pub struct Mounted {
     pub mountpoint: PathBuf,
     /// Of which lower folder.
     pub lower: PathBuf,
+}
+
+/// The mount of ours that is on top at `place`.
+///
+/// # Errors
+/// [`Failed`] if /proc is not there.
+pub fn mount_at(place: &Path) -> Result<Option<Mounted>, Failed> {
+    let mut newest_first = mounts()?.into_iter().rev();
+    Ok(newest_first.find(|mount| is_same(&mount.mountpoint, place)))
 }
 
 /// All mounts of ours in this mount namespace, oldest first.

@@ -167,19 +167,16 @@ fn is_for_several_users(mount: &Mount) -> bool {
 pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
     let mountpoint =
         std::path::absolute(mountpoint).map_err(|error| Failed::file(mountpoint, &error))?;
-    let mounts = place::mounts()?.into_iter().rev();
-    let lower = mounts
-        .filter(|mount| mount.mountpoint == mountpoint)
-        .map(|mount| mount.lower)
-        .next();
-    detach(&mountpoint)?;
-    if let Some(lower) = lower {
-        wait_for_last_writes(&lower);
+    let mount = place::mount_at(&mountpoint)?;
+    detach(&mountpoint, mount.as_ref())?;
+    if let Some(mount) = mount {
+        wait_for_last_writes(&mount.lower);
     }
     Ok(ExitCode::Ok)
 }
 
-fn detach(mountpoint: &Path) -> Result<(), Failed> {
+/// Unmounts what is at `mountpoint`; `known` is what the table of mounts has there of ours.
+fn detach(mountpoint: &Path, known: Option<&place::Mounted>) -> Result<(), Failed> {
     if Uid::effective().is_root() {
         return umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW)
             .map_err(|errno| refused(mountpoint, errno));
@@ -197,7 +194,15 @@ fn detach(mountpoint: &Path) -> Result<(), Failed> {
     if said.contains("busy") {
         return Err(refused(mountpoint, Errno::EBUSY));
     }
-    Err(refused(mountpoint, Errno::EINVAL).advise(said.trim()))
+    // "entry for … not found in /etc/mtab", if there is no mount or it is another user's.
+    let refusal = match known {
+        Some(_) if !said.contains("not found") => Failed::new(
+            ExitCode::Internal,
+            format!("{} could not be unmounted", mountpoint.display()),
+        ),
+        _ => refused(mountpoint, Errno::EINVAL),
+    };
+    Err(refusal.advise(said.trim()))
 }
 
 /// The kernel detaches the mount before the filesystem has written everything out; whoever unplugs or

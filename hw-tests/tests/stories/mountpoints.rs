@@ -1,5 +1,7 @@
 //! Where a folder can be mounted, and where not.
 
+use std::fs;
+
 use claviger_hw_tests::story;
 
 use crate::scene::{alice_with_an_open_folder, folder, says, software_key};
@@ -50,6 +52,29 @@ story! {
         says(&alice.claviger(["umount", "private"]).fails(18), &["in use", "fuser -vm", "claviger lock"]);
         shell.ok("cd /");
         alice.claviger(["umount", "private"]).ok();
+    }
+}
+
+story! {
+    /// What fusermount3 refuses for a reason of its own is not taken for a mount that is not there.
+    fn an_unmount_that_fails_says_why(world) {
+        let alice = alice_with_an_open_folder(world);
+        let users = fs::read_to_string("/etc/passwd").unwrap();
+        let others: Vec<&str> = users.lines().filter(|line| !line.starts_with("alice:")).collect();
+        fs::write("/etc/passwd", others.join("\n") + "\n").unwrap();
+        says(&alice.claviger(["umount", "private"]).fails(1), &["private could not be unmounted", "could not determine username"]);
+        fs::write("/etc/passwd", users).unwrap();
+        alice.claviger(["umount", "private"]).ok();
+    }
+}
+
+story! {
+    /// By whatever path it is named, the lower folder is whole when `umount` returns.
+    fn a_mount_is_found_through_a_symbolic_link(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("mkdir in; ln -s .. in/link").ok();
+        alice.claviger(["umount", "in/link/private"]).ok();
+        says(&alice.claviger(["umount", "private"]).fails(10), &["nothing of yours is mounted"]);
     }
 }
 
