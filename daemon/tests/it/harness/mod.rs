@@ -3,8 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use nix::unistd::Uid;
 
 mod cli;
 mod daemon;
+mod modules;
 mod mount;
 mod user;
 
@@ -55,7 +55,7 @@ pub fn as_user(test: &str, body: impl FnOnce(&User)) {
         Uid::effective().is_root(),
         "these tests switch users and need root"
     );
-    build_modules();
+    modules::build();
     let home = tempfile::tempdir().unwrap();
     // The kernel keyring is the uid's, whatever the namespace: no two tests that run may share one.
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -68,29 +68,6 @@ pub fn as_user(test: &str, body: impl FnOnce(&User)) {
         chown(&path, Some(uid), Some(uid)).unwrap();
     }
     rerun(test, INSIDE, home.path());
-}
-
-/// The modules that this crate's tests use, beside the program under test.
-fn build_modules() {
-    let program = Path::new(env!("CARGO_BIN_EXE_clavigerd"));
-    let names = [
-        "claviger-pki-openssl",
-        "claviger-pki-pkcs11",
-        "claviger-pki-tpm",
-    ];
-    if names
-        .iter()
-        .all(|name| program.with_file_name(name).exists())
-    {
-        return;
-    }
-    let packages = names.iter().flat_map(|name| ["--package", name]);
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet"])
-        .args(packages)
-        .status()
-        .unwrap();
-    assert!(built.success(), "the modules do not build");
 }
 
 /// What a child says on stderr until it ends.
