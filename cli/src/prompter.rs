@@ -144,6 +144,7 @@ pub fn prompt_place() -> PromptPlace {
     PromptPlace {
         tty: tty.ok().map(|path| path.to_string_lossy().into_owned()),
         display: variable("DISPLAY"),
+        xauthority: variable("XAUTHORITY"),
         wayland_display: variable("WAYLAND_DISPLAY"),
         term: variable("TERM"),
     }

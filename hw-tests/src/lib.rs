@@ -5,6 +5,7 @@
 //! [`SoftHsm`] is a smartcard and [`Swtpm`] a TPM. The programs are those that cargo built beside the
 //! test. [`Guest`] is a machine with a kernel of its own, for what needs one.
 
+mod display;
 mod guest;
 mod isolation;
 mod observed;
@@ -19,6 +20,7 @@ mod user;
 mod wait;
 mod world;
 
+pub use display::{Display, Window};
 pub use guest::{Guest, Ran};
 pub use isolation::{Entered, enter, rerun, tell};
 pub use process::{Process, Searched};

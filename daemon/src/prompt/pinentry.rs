@@ -121,6 +121,7 @@ impl Pinentry {
         unblock_signals(&mut command);
         let variables = [
             ("DISPLAY", &self.place.display),
+            ("XAUTHORITY", &self.place.xauthority),
             ("WAYLAND_DISPLAY", &self.place.wayland_display),
             ("TERM", &self.place.term),
         ];

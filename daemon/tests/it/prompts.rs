@@ -111,7 +111,7 @@ user_test! {
         let program = user.home.join("pinentry");
         let log = user.home.join("pinentry.log");
         let script = format!(
-            "#!/bin/sh\necho \"$DISPLAY $WAYLAND_DISPLAY\" >> {0}\necho OK\nwhile read -r word rest; do echo \"$word $rest\" >> {0}\n\
+            "#!/bin/sh\necho \"$DISPLAY $XAUTHORITY $WAYLAND_DISPLAY\" >> {0}\necho OK\nwhile read -r word rest; do echo \"$word $rest\" >> {0}\n\
              case $word in GETPIN) echo 'D {PIN}';; BYE) exit;; esac; echo OK; done\n",
             log.display()
         );
@@ -126,6 +126,7 @@ user_test! {
         cli.place = PromptPlace {
             tty: Some("/dev/pts/77".into()),
             display: Some(":77".into()),
+            xauthority: Some("/run/key".into()),
             wayland_display: Some("wayland-7".into()),
             term: None,
         };
@@ -133,7 +134,7 @@ user_test! {
         pull_and_put_back(&cli);
         mount.unwrap(&header).unwrap();
         let log = fs::read_to_string(log).unwrap();
-        assert!(log.starts_with(":77 wayland-7\n"), "{log}");
+        assert!(log.starts_with(":77 /run/key wayland-7\n"), "{log}");
         assert!(log.contains("OPTION ttyname=/dev/pts/77\n"), "{log}");
         assert!(log.contains("OPTION display=:77\n"), "{log}");
         assert!(log.contains(&volume.to_string()), "{log}");

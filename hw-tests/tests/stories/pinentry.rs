@@ -1,6 +1,6 @@
 //! A file is opened that nobody has a CLI running for: pinentry asks, where an earlier CLI call was.
 
-use claviger_hw_tests::{PIN, Terminal, User, story, wait_until};
+use claviger_hw_tests::{Display, PIN, Terminal, User, story, wait_until};
 
 use crate::scene::{alice_with_a_card, says};
 use crate::terminals::{CLAVIGER, cold_file, cool_down};
@@ -98,5 +98,41 @@ story! {
         terminal.reader().signal(nix::sys::signal::Signal::SIGKILL);
         terminal.ends(137);
         wait_until("the dialogue has gone", || dialogues(&alice) == "0\n" && terminal.echoes());
+    }
+}
+
+/// Opens the cold file in no terminal: what comes of it once it is answered.
+fn opens_the_file(alice: &User) -> std::process::Child {
+    alice.sh("exec cat private/one").spawn()
+}
+
+story! {
+    /// The same on a display, whose key is where that command's `XAUTHORITY` said: the daemon, which was
+    /// started elsewhere, has neither of its own.
+    fn pinentry_asks_on_the_display_of_an_earlier_command(world) {
+        let (alice, _card) = alice_with_a_card(world);
+        alice.configure("[prompts]\npinentry = \"/usr/bin/pinentry-gtk-2\"\n");
+        alice.claviger(["stop"]).ok();
+        cold_file(&alice);
+        alice.claviger(["mount", "Private", "private"]).ok();
+        // Nobody is asked before a command has named a place.
+        says(&alice.sh("cat private/one").fails(1), &["Required key not available"]);
+        let display = Display::new(&alice);
+        display.on(alice.claviger(["status"])).ok();
+
+        let reader = opens_the_file(&alice);
+        let dialogue = display.shows("Claviger");
+        dialogue.types(PIN);
+        let read = reader.wait_with_output().unwrap();
+        assert_eq!((read.status.code(), read.stdout.as_slice()), (Some(0), &b"1\n"[..]));
+        dialogue.goes();
+        assert_eq!(dialogues(&alice), "0\n");
+
+        cool_down(&alice);
+        let reader = opens_the_file(&alice);
+        display.shows("Claviger").presses("Escape");
+        let read = reader.wait_with_output().unwrap();
+        says(&String::from_utf8_lossy(&read.stderr), &["Operation canceled"]);
+        assert_eq!(alice.audit().last().unwrap()["result"], "declined");
     }
 }

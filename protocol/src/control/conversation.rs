@@ -61,6 +61,8 @@ pub struct PromptPlace {
     pub tty: Option<String>,
     /// `$DISPLAY`.
     pub display: Option<String>,
+    /// `$XAUTHORITY`: the file with the key to that display.
+    pub xauthority: Option<String>,
     /// `$WAYLAND_DISPLAY`.
     pub wayland_display: Option<String>,
     /// `$TERM`.
