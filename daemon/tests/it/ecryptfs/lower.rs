@@ -14,7 +14,7 @@ use claviger_protocol::keys::{
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ecryptfs::{Fek, Header, KeySig, Packet, PassphraseKey, Salt, folder_id};
 
-use crate::harness::{Cli, Mount, User};
+use crate::harness::{Cli, KERNELS_FOLDERS, Mount, User};
 
 pub const PASSPHRASE: &str = "golden passphrase one";
 
@@ -25,8 +25,7 @@ pub const SIG: &str = "f2291ce4c3069633";
 pub const FNEK: &str = "9e677d297b65a19b";
 
 pub fn data(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vault/tests/data/ecryptfs");
-    folder.join(name)
+    Path::new(KERNELS_FOLDERS).join(name)
 }
 
 pub fn sig(hex: &str) -> SigBytes {

@@ -28,6 +28,9 @@ pub const PIN: &str = "planted-pin-7391";
 /// The program under test, where every uid finds it.
 pub const CLAVIGERD: &str = "/run/programs/clavigerd";
 
+/// What a kernel's eCryptfs wrote, where every uid finds it.
+pub const KERNELS_FOLDERS: &str = "/run/ecryptfs";
+
 /// Longest wait for anything: far beyond what a loaded machine needs.
 const SOON: Duration = Duration::from_secs(30);
 

@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
 use claviger_hw_tests::show_programs;
 use claviger_protocol::control::{Command as Order, GenerateKey, KeyInfo, Reply};
 use claviger_vault::ids::VolumeId;
+use nix::mount::{MsFlags, mount};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::{CLAVIGERD, Cli, Daemon, Mount, PIN, wait_until};
+use super::{CLAVIGERD, Cli, Daemon, KERNELS_FOLDERS, Mount, PIN, wait_until};
 
 /// Somebody with a home, a SoftHSM of his own, and an empty kernel keyring.
 pub struct User {
@@ -26,6 +27,7 @@ impl User {
         let uid = fs::metadata(&home).unwrap().uid();
         let user = Self { home, uid };
         show_programs();
+        show_kernels_folders();
         user.step_down();
         user.clear_keyring();
         let conf = format!(
@@ -200,4 +202,13 @@ impl Drop for User {
         }
         self.clear_keyring();
     }
+}
+
+/// Makes the folders that a kernel's eCryptfs wrote visible to every uid: the clone may lie where only its
+/// owner enters.
+fn show_kernels_folders() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vault/tests/data/ecryptfs");
+    fs::create_dir(KERNELS_FOLDERS).unwrap();
+    let none: Option<&str> = None;
+    mount(Some(&data), KERNELS_FOLDERS, none, MsFlags::MS_BIND, none).unwrap();
 }
