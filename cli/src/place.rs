@@ -83,9 +83,14 @@ pub(crate) fn parse_mount(line: &str) -> Option<Mounted> {
     })
 }
 
-/// Not canonicalize(): that asks the filesystem, which may be hung or locked.
+/// Not canonicalize(): that asks the filesystem, which may be hung or locked. readlink(2) does not: the kernel
+/// knows that the root of a mount is no link.
 fn is_same(mountpoint: &Path, place: &Path) -> bool {
-    std::path::absolute(place).is_ok_and(|place| place == mountpoint)
+    let place = match fs::read_link(place) {
+        Ok(target) => place.parent().unwrap_or(place).join(target),
+        Err(_) => place.to_owned(),
+    };
+    std::path::absolute(&place).is_ok_and(|place| place == mountpoint)
         || place
             .parent()
             .and_then(|parent| parent.canonicalize().ok())

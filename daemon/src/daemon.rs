@@ -26,8 +26,9 @@ use crate::tokens::Tokens;
 use crate::volumes::{Keys, Lockable, Volumes};
 use crate::wait::Wait;
 
-/// How long a new daemon, and an unlock, wait for the mounts that are there to take this daemon.
-const GREETINGS: Duration = Duration::from_millis(500);
+/// How long a new daemon, and an unlock, wait for the mounts that are there to take this daemon: only one that
+/// hangs makes it as long.
+const GREETINGS: Duration = Duration::from_secs(2);
 
 /// Everything that one user's daemon has.
 pub struct Daemon {

@@ -34,6 +34,8 @@ pub(crate) struct Linger {
 #[derive(Default)]
 struct State {
     closed: VecDeque<(Instant, Arc<Inode>)>,
+    /// Batches that are being settled.
+    under_way: usize,
     life: Life,
 }
 
@@ -80,20 +82,19 @@ impl Linger {
             }
             return;
         }
-        let oldest = state.closed.drain(..).map(|(_, inode)| inode).collect();
-        drop(state);
-        self.settle(oldest);
+        let all = state.closed.len();
+        drop(self.settle(state, all));
     }
 
-    /// Settles all files that wait. Returns those whose last writes are lost.
+    /// Settles all files that wait, and waits for those that others settle. Returns those of its own whose
+    /// last writes are lost.
     pub(crate) fn settle_all(&self) -> Vec<Arc<Inode>> {
-        let waiting = self
-            .state()
-            .closed
-            .drain(..)
-            .map(|(_, inode)| inode)
-            .collect();
-        self.settle(waiting)
+        let state = self.state();
+        let all = state.closed.len();
+        let (lost, state) = self.settle(state, all);
+        let others = self.changed.wait_while(state, |state| state.under_way > 0);
+        drop(others.unwrap_or_else(PoisonError::into_inner));
+        lost
     }
 
     /// Forgets all files that wait.
@@ -116,10 +117,7 @@ impl Linger {
                 _ => state.closed.iter().take_while(old).count(),
             };
             if due > 0 {
-                let due = state.closed.drain(..due).map(|(_, inode)| inode).collect();
-                drop(state);
-                self.settle(due);
-                state = self.state();
+                (_, state) = self.settle(state, due);
                 continue;
             }
             state = match state.closed.front() {
@@ -136,9 +134,27 @@ impl Linger {
         }
     }
 
+    /// Settles the first `count` files, with the state unlocked meanwhile. Returns those whose last writes
+    /// are lost.
+    fn settle<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        count: usize,
+    ) -> (Vec<Arc<Inode>>, MutexGuard<'a, State>) {
+        let batch = state.closed.drain(..count).map(|(_, inode)| inode);
+        let batch = batch.collect();
+        state.under_way += 1;
+        drop(state);
+        let lost = self.settle_batch(batch);
+        let mut state = self.state();
+        state.under_way -= 1;
+        self.changed.notify_all();
+        (lost, state)
+    }
+
     /// Settles files that nobody has opened again: what was written before the sync began is durable
     /// when it has ended.
-    fn settle(&self, inodes: Vec<Arc<Inode>>) -> Vec<Arc<Inode>> {
+    fn settle_batch(&self, inodes: Vec<Arc<Inode>>) -> Vec<Arc<Inode>> {
         let idle = |inode: Arc<Inode>| Some((inode.open.idle()?, inode));
         let closed: Vec<_> = inodes.into_iter().filter_map(idle).collect();
         if closed.is_empty() {

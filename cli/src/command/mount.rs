@@ -168,7 +168,8 @@ pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
     let mountpoint =
         std::path::absolute(mountpoint).map_err(|error| Failed::file(mountpoint, &error))?;
     let mount = place::mount_at(&mountpoint)?;
-    detach(&mountpoint, mount.as_ref())?;
+    let named = mount.as_ref().map(|mount| mount.mountpoint.as_path());
+    detach(named.unwrap_or(&mountpoint), mount.as_ref())?;
     if let Some(mount) = mount {
         wait_for_last_writes(&mount.lower);
     }

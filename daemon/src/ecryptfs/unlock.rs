@@ -171,10 +171,10 @@ impl Daemon {
     }
 }
 
-/// Says so of a key that is here, and of no use: it would be looked for in vain.
+/// Says so if all that are missing are here, and of no use: they would be asked for in vain.
 fn refuse_kernel_only(missing: &[KeySig]) -> Result<(), Failure> {
-    let mut missing = missing.iter();
-    match missing.find(|&&sig| auth_tok::is_for_the_kernel_only(sig)) {
+    let is_here = |&sig: &KeySig| auth_tok::is_for_the_kernel_only(sig);
+    match missing.first().filter(|_| missing.iter().all(is_here)) {
         None => Ok(()),
         Some(sig) => Err(Failure::Unsupported(format!(
             "key {sig} is in the user keyring with the type 'encrypted', which the kernel alone decrypts: \

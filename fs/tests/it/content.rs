@@ -91,6 +91,36 @@ isolated_test! {
     }
 }
 
+isolated_test! {
+    /// Though nobody answers FLUSH: whoever copies the lower folder then has what the mapping held.
+    fn what_a_mapping_holds_is_below_when_the_file_is_closed() {
+        let mounted = Mounted::new();
+        let path = mounted.path("mapped");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.write_all_at(&[1; 10_000], 0).unwrap();
+        file.sync_all().unwrap();
+        let below = || mounted.lower_files().iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
+        let before = below();
+        map_and_close(file, std::num::NonZeroUsize::new(10_000).unwrap(), || {
+            assert!(below() != before);
+        });
+    }
+}
+
+/// Writes into a mapping, closes the file, and calls `closed` before the mapping goes.
+#[allow(unsafe_code)] // As below.
+fn map_and_close(file: File, len: std::num::NonZeroUsize, closed: impl FnOnce()) {
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: as in `map_and_write`; the mapping outlives the descriptor.
+    unsafe {
+        let map = mmap(None, len, access, MapFlags::MAP_SHARED, &file, 0).unwrap();
+        map.as_ptr().cast::<u8>().add(5000).write(9);
+        drop(file);
+        closed();
+        munmap(map, len.get()).unwrap();
+    }
+}
+
 #[allow(unsafe_code)] // Memory that is a file has no safe form.
 fn map_and_write(file: &File, len: std::num::NonZeroUsize) {
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

@@ -78,7 +78,8 @@ impl Held {
             // Of the wrong TPM, too: the right one may be behind the same TCTI the next time.
             Err(ModuleError::Absent(_)) => return outcome,
             // The TSS has no words for a TPM that went away under a connection: a new one tells.
-            Err(ModuleError::Backend { .. }) => {
+            Err(ref error @ ModuleError::Backend { .. }) => {
+                tracing::warn!(%error, "the connection to the TPM is given up");
                 drop(connection);
                 match Connection::open(&self.tcti) {
                     Err(gone @ ModuleError::Absent(_)) => return Err(gone),

@@ -137,7 +137,9 @@ impl MountOptions {
             | ("verbosity", Some(_)) => {}
             ("key", Some(_)) => return Err(MountOptionError::OfMountProgram("key")),
             ("salt", Some(_)) => return Err(MountOptionError::OfMountProgram("salt")),
-            _ => return Err(MountOptionError::Unknown(option.into())),
+            // What it says may be secret.
+            (_, Some(_)) => return Err(MountOptionError::Unknown(format!("{name}="))),
+            (_, None) => return Err(MountOptionError::Unknown(option.into())),
         }
         Ok(())
     }

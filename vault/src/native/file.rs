@@ -43,8 +43,7 @@ pub enum Access {
 /// each block has two slot halves and each record two copies (`docs/format.md`).
 ///
 /// There must be no other `NativeFile` of the same lower file, in any process: what is known to be
-/// durable is known here only. Dropping it writes nothing: one that was cut short is synced before, or told
-/// that it is durable, since whoever opens it next could not know that it has to be.
+/// durable is known here only. Dropping it writes nothing.
 pub struct NativeFile {
     lower: Lower,
     access: Access,

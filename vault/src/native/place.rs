@@ -5,6 +5,7 @@
 //! of the epoch in the record, not from a FEK: a rename needs no token.
 
 use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
 
 use super::octets::{Octets, Side, is_zero, join, newest};
 use crate::ids::{DirId, Epoch};
@@ -25,18 +26,17 @@ pub type Binding = [u8; 16];
 /// The names key of one epoch, as place records use it.
 pub struct PlaceKeys {
     names: NamesKey,
-    /// Kept, because every lookup wants it.
-    bindings: hmac::Key,
+    /// Kept, because every file that is opened or made wants it. In a box: a key moved by value leaves copies
+    /// on the stack.
+    bindings: Box<Zeroizing<[u8; 32]>>,
 }
 
 impl PlaceKeys {
     /// Derives what does not depend on the record.
     pub fn new(names: NamesKey) -> Self {
-        let bindings = derive::<32>(names.expose(), "binding", &[]);
-        Self {
-            bindings: hmac::Key::new(hmac::HMAC_SHA256, bindings.as_slice()),
-            names,
-        }
+        let mut bindings = Box::new(Zeroizing::new([0; 32]));
+        bindings.copy_from_slice(derive::<32>(names.expose(), "binding", &[]).as_slice());
+        Self { names, bindings }
     }
 
     /// The names key.
@@ -50,7 +50,8 @@ impl PlaceKeys {
     /// first 16 bytes of HMAC-SHA256(HKDF(names key, "binding"), own id 16 | parent id 16 | lower name)
     /// ```
     pub fn binding(&self, own_id: &[u8; 16], parent: &DirId, lower_name: &[u8]) -> Binding {
-        let mut mac = hmac::Context::with_key(&self.bindings);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.bindings.as_slice());
+        let mut mac = hmac::Context::with_key(&key);
         mac.update(own_id);
         mac.update(&parent.0);
         mac.update(lower_name);

@@ -90,7 +90,7 @@ pub(super) struct Shapes {
     last: Shape,
     last_side: Side,
     durable: Durable,
-    /// What the durable copy tells, if any is known to be.
+    /// The size that a crash leaves, if it is known: no copy that tells another may be on the disk.
     durable_size: Option<u64>,
     vouched: u64,
 }
@@ -164,6 +164,7 @@ impl Shapes {
     /// Notes that `shape` was written to `side`.
     pub(super) fn wrote(&mut self, shape: Shape, side: Side) {
         self.vouched = self.vouched.max(shape.vouches_for());
+        self.durable_size = self.durable_size.filter(|size| *size == shape.size);
         self.last = shape;
         self.last_side = side;
     }
@@ -175,7 +176,7 @@ impl Shapes {
         self.vouched = self.last.vouches_for();
     }
 
-    /// The size in bytes that a crash leaves, if nothing is written before it.
+    /// The size in bytes that a crash leaves, if it is known.
     pub(super) fn durable_size(&self) -> Option<u64> {
         self.durable_size
     }

@@ -32,8 +32,7 @@ impl NativeFile {
     /// [`FileError::Io`].
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
         let mut state = self.writable_state()?;
-        self.write_locked(&mut state, offset, data)?;
-        self.tell_size(&mut state)
+        self.write_and_tell(&mut state, offset, data)
     }
 
     /// Writes `data` at the end of the file and returns where that was.
@@ -43,9 +42,15 @@ impl NativeFile {
     pub fn append(&self, data: &[u8]) -> Result<u64, FileError> {
         let mut state = self.writable_state()?;
         let offset = state.size;
-        self.write_locked(&mut state, offset, data)?;
-        self.tell_size(&mut state)?;
+        self.write_and_tell(&mut state, offset, data)?;
         Ok(offset)
+    }
+
+    /// Of a write that fails midway, the size is told that it has come to.
+    fn write_and_tell(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        let written = self.write_locked(state, offset, data);
+        let told = self.tell_size(state);
+        written.and(told)
     }
 
     pub(super) fn write_locked(

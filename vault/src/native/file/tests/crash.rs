@@ -9,8 +9,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::Fixture;
+use crate::native::file::FileError;
 use crate::native::file::read::Held;
-use crate::native::file::{Cut, FileError};
 use crate::native::layout::{Layout, SHAPES, index_in_segment, segment_of};
 use crate::native::lower::trace::{Event, Trace};
 use crate::native::shape::SHAPE_LEN;
@@ -290,11 +290,6 @@ fn run(
             history.synced();
         }
         Operation::Reopen => {
-            // As a mount does: who opens it next cannot know of a cut that no barrier has followed.
-            if matches!(file.read_state().cut, Cut::From(_)) {
-                file.sync().unwrap();
-                history.synced();
-            }
             *file = fixture.open();
             file.lower.trace = Some(Arc::clone(trace));
         }

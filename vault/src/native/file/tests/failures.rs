@@ -117,6 +117,17 @@ fn a_new_file_is_durable_once_it_is_synced_though_nothing_was_written_to_it() {
 }
 
 #[test]
+fn a_sync_waits_for_a_shape_that_may_be_on_the_disk_though_the_size_is_the_old_one_again() {
+    let (_fixture, mut file) = Fixture::new();
+    file.write_at(0, &[1; PAGE]).unwrap();
+    file.sync().unwrap();
+    // Too large a gap for hole records: nothing but shapes is written.
+    file.truncate(1 << 30).unwrap();
+    file.truncate(PAGE as u64).unwrap();
+    assert_eq!(cost(&mut file, |file| file.sync().unwrap()).1, 1);
+}
+
+#[test]
 fn an_append_and_fsync_takes_one_barrier() {
     let (_fixture, mut file) = Fixture::new();
     for _ in 0..3 {
