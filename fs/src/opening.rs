@@ -287,8 +287,8 @@ pub(crate) fn access_of(flags: OpenFlags) -> Access {
 }
 
 /// What the kernel may do: keep its pages, since nobody changes a file but through it, unless it was
-/// told not to; and close without asking what was only read. What was written asks (FLUSH): a script that
-/// copies the lower folder next must find all of it.
+/// told not to; and close without asking what was only read. Not `FOPEN_NOFLUSH` for writers: the kernel
+/// would not write pages of a shared mapping at close(2) (decision 096).
 pub(crate) fn open_flags(caching: Caching, access: Access) -> FopenFlags {
     let pages = match caching {
         Caching::Kept => FopenFlags::FOPEN_KEEP_CACHE,
