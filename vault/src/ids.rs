@@ -111,7 +111,7 @@ impl fmt::Display for Epoch {
 pub enum Scope {
     /// One token operation unlocks the epoch keys, which open every header.
     Volume,
-    /// Strict: every open of a file costs one token operation of its own.
+    /// Every open of a file costs one token operation of its own.
     File,
 }
 

@@ -13,7 +13,7 @@ use claviger_vault::ids::{Scope, VolumeId};
 
 use crate::harness::{Cli, Mount, PIN, User, user_test};
 
-/// A strict volume that was unlocked by its recovery key's companion, the token being logged out: the
+/// A volume of file scope that was unlocked by its recovery key's companion, the token being logged out: the
 /// next open of a file needs the PIN.
 fn cold_file(user: &User, cli: &Cli<'_>) -> (Mount, Vec<u8>, VolumeId) {
     user.make_token("card");

@@ -37,7 +37,7 @@ story! {
 }
 
 story! {
-    /// The same in a strict folder, where each cold open asks for the key.
+    /// The same in file scope, where each cold open asks for the key.
     fn in_a_strict_folder_the_next_cold_open_is_refused_without_the_auth_tok(world) {
         let alice = world.user("alice");
         let file = software_key(&alice, "k");

@@ -17,7 +17,7 @@ fn operations_of_the_card(user: &claviger_hw_tests::User, event: &str) -> usize 
 }
 
 story! {
-    /// "file scope (strict): each open costs one token operation."
+    /// "file scope: each open costs one token operation."
     fn a_strict_folder_costs_one_token_operation_a_file(world) {
         let (alice, _card) = alice_with_a_card(world);
         folder(&alice, &["--recipient", "k", "--scope", "file"]);
