@@ -387,6 +387,55 @@ mod tests {
         );
     }
 
+    /// The names that may stand where `text` has one that may not, as the parser tells them.
+    fn expected(text: &str) -> Vec<String> {
+        let error = Config::parse(text, Path::new("config.toml")).unwrap_err();
+        let said = error.to_string();
+        let (_, names) = said.split_once("expected").unwrap();
+        names
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn document() -> String {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn the_document_has_a_row_for_each_key() {
+        let document = document();
+        let mut keys = 0;
+        for section in expected("nonsense = 1") {
+            let (name, rest) = match section.as_str() {
+                "modules" => ("modules.NAME", "program = '/p'\n"),
+                section => (section, ""),
+            };
+            for key in expected(&format!("[{name}]\n{rest}nonsense = 1\n")) {
+                let row = format!("\n| `[{name}]` `{key}` | ");
+                assert!(document.contains(&row), "no row of {row}");
+                keys += 1;
+            }
+        }
+        assert_eq!(document.matches("\n| `[").count(), keys, "rows of no key");
+    }
+
+    #[test]
+    fn the_example_of_the_document_is_understood_and_says_something_of_each_section() {
+        let document = document();
+        let (_, rest) = document.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let config = Config::parse(example, Path::new("configuration.md")).unwrap();
+        assert_eq!(config.prompt_timeout, Duration::from_secs(120));
+        assert_eq!(config.modules["pkcs11"].settings["concurrency"], "4");
+        for section in expected("nonsense = 1") {
+            assert!(example.contains(&format!("[{section}")), "no [{section}]");
+        }
+    }
+
     #[test]
     fn broken_toml_is_an_error_that_names_its_line() {
         let error = error_of("[policy]\n[tpm\n");
