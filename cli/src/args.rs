@@ -33,7 +33,7 @@ pub enum Command {
     Init(Init),
     /// Unlock the volume in DIR and mount it at MNT.
     Mount(Mount),
-    /// Unmount.
+    /// Unmount, and wait until the last writes are in the lower folder.
     Umount {
         /// The mount point.
         #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
@@ -116,8 +116,9 @@ pub struct Init {
     /// What one token operation opens.
     #[arg(long, value_enum, default_value_t = Scope::Volume)]
     pub scope: Scope,
-    /// A key that shall open the volume: a PKCS#11 URI, a PEM file, or an id from `key list`. Repeat
-    /// for several. Without any, the tokens present are offered.
+    /// A key that shall open the volume: a PKCS#11 URI, a key file (PEM or TPM, the public key is
+    /// enough), or an id or label from `key list`. Repeat for several. Without any, the tokens present
+    /// are offered.
     #[arg(long = "recipient", value_name = "KEY")]
     pub recipients: Vec<String>,
     /// Let the passphrase in this file open the volume too.
@@ -290,7 +291,8 @@ pub enum Recipient {
         /// The volume's folder or a mount point of it.
         #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
         place: PathBuf,
-        /// A PKCS#11 URI, a PEM file, or an id from `key list`.
+        /// A PKCS#11 URI, a key file (PEM or TPM, the public key is enough), or an id or label from
+        /// `key list`.
         #[arg(required_unless_present_any = ["passphrase_file", "recovery"])]
         key: Option<String>,
         /// Add the passphrase in this file instead of a key.
@@ -401,7 +403,7 @@ pub enum Ecryptfs {
     /// Let the kernel's eCryptfs use an RSA key: log in to its token, put its auth tok into the keyring,
     /// and print the mount(8) command.
     AddKey {
-        /// A PKCS#11 URI, a PEM file, a TPM key file, or an id from `key list`.
+        /// A PKCS#11 URI, a PEM file, a TPM key file, or an id or label from `key list`.
         key: String,
     },
 }
@@ -430,7 +432,8 @@ pub struct Migrate {
 /// `claviger seal`.
 #[derive(Debug, Args)]
 pub struct Seal {
-    /// A key that shall open it: a PKCS#11 URI, a PEM file, or an id from `key list`. Repeat for several.
+    /// A key that shall open it: a PKCS#11 URI, a key file (PEM or TPM, the public key is enough), or an
+    /// id or label from `key list`. Repeat for several.
     #[arg(long = "recipient", value_name = "KEY", required = true)]
     pub recipients: Vec<String>,
     /// Write here instead of to standard output.
