@@ -8,7 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use claviger_callout::{CallError, Requester, RequesterConfig};
-use claviger_protocol::control::{Command, Conversation, ConversationError, ToDaemon, VERSION};
+use claviger_protocol::control::{
+    Answers, Command, Conversation, ConversationError, ToDaemon, VERSION,
+};
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::paths;
@@ -43,6 +45,7 @@ impl Asking {
     ) -> Result<Self, Failed> {
         let mut conversation = daemon::connect(daemon::OnDemand::Start)?;
         let command = ToDaemon::Command {
+            answers: Answers::Cli,
             version: VERSION,
             prompt_place: prompt_place(),
             command: Command::Attach,

@@ -55,10 +55,12 @@ fn converse(
     prompter: &mut Prompter,
 ) -> Result<Reply, Failed> {
     let prompt_place = prompt_place();
+    let answers = prompter.answers(&prompt_place);
     conversation
         .send(&ToDaemon::Command {
             version: VERSION,
             prompt_place,
+            answers,
             command,
         })
         .map_err(broken)?;

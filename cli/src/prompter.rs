@@ -5,14 +5,14 @@ use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use claviger_protocol::Secret;
-use claviger_protocol::control::{Prompt, PromptKind, PromptPlace};
+use claviger_protocol::control::{Answers, Prompt, PromptKind, PromptPlace};
 use claviger_protocol::failure::ExitCode;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ttyname;
 use zeroize::Zeroizing;
 
-use crate::terminal::{Echo, Event, Question};
+use crate::terminal::{self, Echo, Event, Question};
 use crate::{Failed, print, sys};
 
 /// Where answers come from.
@@ -57,6 +57,16 @@ impl Prompter {
         let file =
             sys::duplicate(fd).map_err(|error| Failed::usage(format!("--pin-fd {fd}: {error}")))?;
         Ok(Self::Lines(BufReader::new(file)))
+    }
+
+    /// Who answers the daemon's prompts: from a menu of a desktop there is no terminal, and pinentry asks on its
+    /// display.
+    pub fn answers(&self, place: &PromptPlace) -> Answers {
+        let is_on_a_display = place.display.is_some() || place.wayland_display.is_some();
+        match self {
+            Self::Terminal if is_on_a_display && !terminal::is_there() => Answers::Pinentry,
+            Self::Terminal | Self::Lines(_) => Answers::Cli,
+        }
     }
 
     /// Asks, and waits for nothing yet.

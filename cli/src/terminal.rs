@@ -53,13 +53,22 @@ pub(crate) enum Event {
     Other,
 }
 
+/// Whether this process has a controlling terminal.
+pub(crate) fn is_there() -> bool {
+    open().is_ok()
+}
+
+fn open() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/tty")
+}
+
 impl Question {
     /// Shows `text` and takes what is typed from now on.
     ///
     /// # Errors
     /// If there is no terminal.
     pub(crate) fn put(text: String, echo: Echo) -> io::Result<Self> {
-        let tty = File::options().read(true).write(true).open("/dev/tty")?;
+        let tty = open()?;
         let before = tcgetattr(&tty)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let mut question = Self {

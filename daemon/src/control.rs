@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use claviger_pki::cancel;
 use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Command, Conversation, ConversationError, Reply, ToDaemon, VERSION,
+    Answers, Command, Conversation, ConversationError, Reply, ToDaemon, VERSION,
 };
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
@@ -101,12 +101,13 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
     conversation.stream().set_read_timeout(Some(COMMAND_TIME))?;
     let peer = getsockopt(conversation.stream(), PeerCredentials).map_err(io::Error::from)?;
     let socket = conversation.stream().try_clone()?;
-    let (version, place, command) = match conversation.receive()? {
+    let (version, place, answers, command) = match conversation.receive()? {
         ToDaemon::Command {
             version,
             prompt_place,
+            answers,
             command,
-        } => (version, prompt_place, command),
+        } => (version, prompt_place, answers, command),
         ToDaemon::Answer(_) => return Err(ConversationError::Malformed),
     };
     let terminal = Arc::new(Terminal::new(conversation)?);
@@ -126,7 +127,11 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
         }
         command => {
             let ends = matches!(command, Command::Stop);
-            let result = run_while_wanted(daemon, &terminal, program, command);
+            let asker = match answers {
+                Answers::Cli => Asker::Terminal(terminal.clone()),
+                Answers::Pinentry => daemon.prompts.pinentry(),
+            };
+            let result = run_while_wanted(daemon, &terminal, (program, asker), command);
             terminal.done(result);
             if ends {
                 process::end()?;
@@ -144,7 +149,7 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
 fn run_while_wanted(
     daemon: &Arc<Daemon>,
     terminal: &Arc<Terminal>,
-    program: Program,
+    (program, asker): (Program, Asker),
     command: Command,
 ) -> Result<Reply, Failure> {
     let (canceller, cancel) = cancel::pair();
@@ -158,7 +163,7 @@ fn run_while_wanted(
     let watching = thread::Builder::new().name("hang-up".into()).spawn(watch);
     watching.map_err(|error| Failure::Internal(error.to_string()))?;
     let caller = Caller {
-        asker: Asker::Terminal(terminal.clone()),
+        asker,
         program,
         wait: Wait::new(Instant::now() + LONGEST, cancel),
     };

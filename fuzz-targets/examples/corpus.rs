@@ -29,7 +29,9 @@ use claviger_pki::module::{Decapsulate, Key, Locator, ModuleError, Provenance};
 use claviger_pki::seed::{PassphraseKdf, RecoveryKey};
 use claviger_pki::wire::{Answer, Call, FromModule, Login, ToModule, VERSION as WIRE, send};
 use claviger_pki::wrap::{Context, PublicKeyRecipient, Purpose, Recipient};
-use claviger_protocol::control::{self, Command, FromDaemon, PromptPlace, Reply, ToDaemon};
+use claviger_protocol::control::{
+    self, Answers, Command, FromDaemon, PromptPlace, Reply, ToDaemon,
+};
 use claviger_protocol::keys::{FreshFile, KeyEvent, KeyReply, KeyRequest};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::dir::{Location, Record};
@@ -345,6 +347,7 @@ fn messages(corpus: &Corpus) {
         [&length.to_le_bytes()[..], &body].concat()
     };
     let command = ToDaemon::Command {
+        answers: Answers::Cli,
         version: control::VERSION,
         prompt_place: PromptPlace::default(),
         command: Command::Init {

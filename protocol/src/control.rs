@@ -20,8 +20,8 @@ mod reply;
 
 pub use command::{Command, GenerateKey, KeyRef, LockTarget, NewRecipient, Recovery, UnlockWith};
 pub use conversation::{
-    Conversation, ConversationError, FromDaemon, MESSAGE_MAX, Prompt, PromptKind, PromptPlace,
-    ToDaemon, VERSION,
+    Answers, Conversation, ConversationError, FromDaemon, MESSAGE_MAX, Prompt, PromptKind,
+    PromptPlace, ToDaemon, VERSION,
 };
 pub use ecryptfs::{Needed, OtherKeys, PasswordKey, UnlockEcryptfs};
 pub use reply::{

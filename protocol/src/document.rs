@@ -12,9 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::control::{
-    Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, Needed, NewRecipient, OtherKeys,
-    PasswordKey, Prompt, PromptKind, PromptPlace, RecipientInfo, Recovery, Reply, Status, ToDaemon,
-    UnlockEcryptfs, UnlockWith, VERSION,
+    Answers, Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, Needed, NewRecipient,
+    OtherKeys, PasswordKey, Prompt, PromptKind, PromptPlace, RecipientInfo, Recovery, Reply,
+    Status, ToDaemon, UnlockEcryptfs, UnlockWith, VERSION,
 };
 use crate::keys::{
     EcryptfsReply, EcryptfsRequest, FreshFek, FreshFile, KeyEvent, KeyReply, KeyRequest,
@@ -210,6 +210,7 @@ fn unlock() -> Command {
 
 fn command() -> ToDaemon {
     ToDaemon::Command {
+        answers: Answers::Cli,
         version: VERSION,
         prompt_place: PromptPlace::default(),
         command: unlock(),

@@ -1,8 +1,8 @@
 //! Asking people: which terminal or display a question goes to, and who is there to answer.
 //!
-//! A question goes to the CLI whose command needs the answer; for what a filesystem asks, to a CLI that
-//! is attached; else to pinentry, on the terminal or display that the last CLI call named; else to
-//! nobody, and the request fails at once saying what to type. A prompt never appears anywhere a person
+//! A question goes to the CLI whose command needs the answer, or to pinentry on the display that it names if
+//! it has no terminal; for what a filesystem asks, to a CLI that is attached; else to pinentry, on the terminal
+//! or display that the last CLI call named; else to nobody, and the request fails at once saying what to type. A prompt never appears anywhere a person
 //! did not name.
 
 use std::path::PathBuf;
@@ -118,9 +118,14 @@ impl Prompts {
     /// Whom to ask when no command waits: the CLI that attached last, else pinentry, else nobody.
     pub fn asker(&self) -> Asker {
         let attached = lock(&self.attached).iter().rev().find_map(Weak::upgrade);
-        if let Some(terminal) = attached {
-            return Asker::Terminal(terminal);
+        match attached {
+            Some(terminal) => Asker::Terminal(terminal),
+            None => self.pinentry(),
         }
+    }
+
+    /// pinentry, where the last CLI call said that prompts may appear; else nobody.
+    pub fn pinentry(&self) -> Asker {
         match &*lock(&self.pinentry) {
             Some(pinentry) => Asker::Pinentry(pinentry.clone()),
             None => Asker::Nobody,

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 
-use claviger_protocol::control::{Command, Conversation, Reply, ToDaemon, VERSION};
+use claviger_protocol::control::{Answers, Command, Conversation, Reply, ToDaemon, VERSION};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -92,6 +92,7 @@ user_test! {
             let stream = UnixStream::connect(user.control_socket()).unwrap();
             // What this end thinks of the peer is not the point: send without asking.
             let command = ToDaemon::Command {
+                answers: Answers::Cli,
                 version: VERSION,
                 prompt_place: Default::default(),
                 command: Command::Stop,

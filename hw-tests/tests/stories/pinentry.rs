@@ -136,3 +136,27 @@ story! {
         assert_eq!(alice.audit().last().unwrap()["result"], "declined");
     }
 }
+
+story! {
+    /// From a menu of a desktop there is no terminal, and no earlier command either.
+    fn a_command_without_a_terminal_asks_on_its_display(world) {
+        let (alice, _card) = alice_with_a_card(world);
+        cold_file(&alice);
+        alice.configure("[prompts]\npinentry = \"/usr/bin/pinentry-gtk-2\"\n");
+        alice.claviger(["stop"]).ok();
+        let display = Display::new(&alice);
+        let unlock = || {
+            let unlock = display.on(alice.claviger(["unlock", "Private"])).spawn();
+            (unlock, display.shows("Claviger"))
+        };
+        let (declined, dialogue) = unlock();
+        dialogue.presses("Escape");
+        let declined = declined.wait_with_output().unwrap();
+        assert_eq!(declined.status.code(), Some(8));
+        let (unlocked, dialogue) = unlock();
+        dialogue.types(PIN);
+        let unlocked = unlocked.wait_with_output().unwrap();
+        says(&String::from_utf8_lossy(&unlocked.stderr), &["Unlocked"]);
+        assert_eq!(unlocked.status.code(), Some(0));
+    }
+}

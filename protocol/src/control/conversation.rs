@@ -31,6 +31,8 @@ pub enum ToDaemon {
         version: u16,
         /// Where later prompts of this user's volumes may appear.
         prompt_place: PromptPlace,
+        /// Who answers the prompts of this command.
+        answers: Answers,
         /// What to do.
         command: Command,
     },
@@ -52,6 +54,15 @@ pub enum FromDaemon {
     /// Nobody waits for an answer to the last [`FromDaemon::Prompt`] any more: it took too long, or what it
     /// was for has been called off.
     Withdrawn,
+}
+
+/// Who answers the prompts of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answers {
+    /// The CLI, to each [`FromDaemon::Prompt`].
+    Cli,
+    /// Whoever sits at the place that the command names: the CLI has no terminal to ask on.
+    Pinentry,
 }
 
 /// A terminal or display that a CLI call named, for pinentry.

@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use claviger_protocol::control::{
-    Command as Order, Conversation, FromDaemon, GenerateKey, KeyInfo, KeyRef, Prompt, PromptPlace,
-    Recovery, Reply, ToDaemon, UnlockWith, VERSION,
+    Answers, Command as Order, Conversation, FromDaemon, GenerateKey, KeyInfo, KeyRef, Prompt,
+    PromptPlace, Recovery, Reply, ToDaemon, UnlockWith, VERSION,
 };
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::{Scope, VolumeId};
@@ -47,6 +47,7 @@ impl<'a> Cli<'a> {
         stream.set_read_timeout(Some(SOON)).unwrap();
         let mut conversation = Conversation::new(stream).unwrap();
         let message = ToDaemon::Command {
+            answers: Answers::Cli,
             version: VERSION,
             prompt_place: self.place.clone(),
             command,
