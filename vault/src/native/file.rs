@@ -137,6 +137,10 @@ impl NativeFile {
         header.resize(PLACES as usize, 0);
         header.extend(place.write(0, &[]));
         header.resize(PAGE, 0);
+        // Nobody has to read back what is known to be zeros.
+        let (_, slots) = header.split_at(PLACES as usize + 2 * PLACE_LEN);
+        let segments = Segments::new();
+        segments.keep(Segment::parse(0, slots));
         header.extend(page_1);
         let lower = Lower::new(lower);
         lower.write_at(0, &header)?;
@@ -153,7 +157,7 @@ impl NativeFile {
                 wiped_from: u64::MAX,
                 doubtful_end: 0,
                 shapes: Shapes::of_new_file(shape),
-                segments: Segments::new(),
+                segments,
                 unsynced: Unsynced::default(),
                 earlier: Earlier::Durable,
                 cut: Cut::Durable,
