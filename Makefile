@@ -1,7 +1,10 @@
-# make test   all tests          make demo   the main job, in the open
-# make bench  the speed table    make lint   formatting, clippy, dependency rules
-# make docs   man pages, shell completions
-# make test-kernel   the kernel's own eCryptfs, in an emulated machine
+# make               the programs, in target/release
+# make demo          the main job, in the open
+# make test          all tests but those in an emulated machine
+# make test-kernel   those: the kernel's own eCryptfs
+# make bench         the speed table
+# make lint          formatting, clippy, dependency rules
+# make docs          man pages, shell completions, in target/docs
 
 .PHONY: all test test-programs test-kernel demo bench lint docs
 
@@ -52,6 +55,7 @@ lint:
 	if cargo deny --version >/dev/null 2>&1; \
 	then cargo deny check bans licenses sources; \
 	else echo "cargo install --locked cargo-deny: the rules of deny.toml were not checked"; fi
+# It has 'test = false', so that 'cargo test' leaves it out; --all-targets does then too.
 	cargo clippy -p claviger-hw-tests --test kernel -- -D warnings
 
 docs:
