@@ -1,4 +1,5 @@
 # make               the programs, in target/release
+# make install       puts them below PREFIX (docs/mounting.md); make uninstall takes them away
 # make demo          the main job, in the open
 # make test          all tests but those in an emulated machine
 # make test-kernel   those: the kernel's own eCryptfs
@@ -6,11 +7,39 @@
 # make lint          formatting, clippy, dependency rules
 # make docs          man pages, shell completions, in target/docs
 
-.PHONY: all test test-programs test-kernel demo bench lint docs
+.PHONY: all install uninstall test test-programs test-kernel demo bench lint docs
 
 all:
 	scripts/packages build
 	cargo build --release --workspace --bins
+
+PREFIX ?= /usr/local
+# Where mount(8) looks, whatever PREFIX is.
+SBINDIR ?= /sbin
+BUILT ?= target/release
+# What people do not type. The programs look for each other here (docs/decisions/084).
+LIBEXECDIR := $(PREFIX)/libexec/claviger
+PROGRAMS := clavigerd claviger-fs claviger-pki-openssl claviger-pki-pkcs11 claviger-pki-tpm
+UNITDIR := $(PREFIX)/lib/systemd/user
+
+# Builds nothing: root need not have cargo.
+install:
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BUILT)/claviger
+	install -D -m 755 -t $(DESTDIR)$(LIBEXECDIR) $(PROGRAMS:%=$(BUILT)/%)
+	install -d $(DESTDIR)$(SBINDIR)
+	ln -sf $(LIBEXECDIR)/claviger-fs $(DESTDIR)$(SBINDIR)/mount.fuse.claviger
+	install -D -m 644 -t $(DESTDIR)$(UNITDIR) daemon/systemd/clavigerd.service
+	sed -i 's|/usr/libexec/claviger|$(LIBEXECDIR)|' $(DESTDIR)$(UNITDIR)/clavigerd.service
+	umask 022 && $(BUILT)/claviger-gen $(DESTDIR)$(PREFIX)/share
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/claviger $(PROGRAMS:%=$(DESTDIR)$(LIBEXECDIR)/%) \
+	    $(DESTDIR)$(SBINDIR)/mount.fuse.claviger $(DESTDIR)$(UNITDIR)/clavigerd.service \
+	    $(DESTDIR)$(PREFIX)/share/man/man1/claviger.1 $(DESTDIR)$(PREFIX)/share/man/man1/claviger-*.1 \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/claviger \
+	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_claviger \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/claviger.fish
+	test ! -d $(DESTDIR)$(LIBEXECDIR) || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(LIBEXECDIR)
 
 # Tests become other users and make namespaces: whoever is not root runs them through sudo.
 ifneq ($(shell id -u),0)

@@ -75,16 +75,15 @@ impl World {
 
     /// Puts `mount.fuse.claviger` where mount(8) looks for it, in this story's view of /sbin only.
     pub fn install_mount_helper(&self) {
-        let (sbin, aside) = (Path::new("/usr/sbin"), Path::new("/run/usr-sbin"));
-        fs::create_dir(aside).expect("/run is ours");
-        bind(sbin, aside);
-        tmpfs(sbin);
-        for entry in fs::read_dir(aside).expect("it is a folder") {
-            let program = entry.expect("it is a folder").path();
-            let name = program.file_name().expect("it has one");
-            symlink(&program, sbin.join(name)).expect("it is ours");
-        }
-        symlink(program("claviger-fs"), sbin.join("mount.fuse.claviger")).expect("it is ours");
+        own_sbin();
+        let helper = "/usr/sbin/mount.fuse.claviger";
+        symlink(program("claviger-fs"), helper).expect("it is ours");
+    }
+
+    /// Lets root install into /usr/local and /sbin, in this story's view of them only.
+    pub fn permit_installing(&self) {
+        own_sbin();
+        hide(Path::new("/usr/local"));
     }
 
     /// Puts the programs where packages put them, in this story's view of /usr/libexec only.
@@ -163,6 +162,19 @@ pub(crate) fn program(name: &str) -> PathBuf {
         "{name} is not built: run 'cargo build --workspace' first"
     );
     path
+}
+
+/// Makes /usr/sbin the story's own, with all that is in it.
+fn own_sbin() {
+    let (sbin, aside) = (Path::new("/usr/sbin"), Path::new("/run/usr-sbin"));
+    fs::create_dir(aside).expect("/run is ours");
+    bind(sbin, aside);
+    tmpfs(sbin);
+    for entry in fs::read_dir(aside).expect("it is a folder") {
+        let program = entry.expect("it is a folder").path();
+        let name = program.file_name().expect("it has one");
+        symlink(&program, sbin.join(name)).expect("it is ours");
+    }
 }
 
 /// `target/PROFILE`, seen from a program in it or a test in its `deps`.

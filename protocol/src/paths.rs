@@ -42,15 +42,16 @@ pub fn system_config_dir() -> &'static Path {
     Path::new("/etc/claviger")
 }
 
-/// Another of our programs: beside this one if it is there, else in the place packages use.
+/// Another of our programs: beside this one if it is there, else where `make install` puts those that people
+/// do not type, from `PREFIX/bin` in `PREFIX/libexec/claviger`.
 pub fn program(name: &str) -> PathBuf {
-    let beside = env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.join(name)));
-    match beside {
-        Some(path) if path.is_file() => path,
-        _ => Path::new("/usr/libexec/claviger").join(name),
+    let this = env::current_exe().unwrap_or_else(|_no_proc| "/usr/bin/claviger".into());
+    let folder = this.parent().unwrap_or(Path::new("/"));
+    let beside = folder.join(name);
+    if beside.is_file() {
+        return beside;
     }
+    folder.with_file_name("libexec").join("claviger").join(name)
 }
 
 fn under_home(variable: &str, default: &str) -> Option<PathBuf> {

@@ -1,4 +1,5 @@
-//! Writes man pages and shell completions, from the definitions that the program parses with.
+//! Writes man pages and shell completions, from the definitions that the program parses with, where they
+//! belong in a `share` folder.
 //!
 //! Usage: `claviger-gen FOLDER`.
 
@@ -10,18 +11,28 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use claviger_cli::args::Cli;
 
+/// Where each shell looks for the completions of a command, and by which name.
+const COMPLETIONS: [(Shell, &str); 3] = [
+    (Shell::Bash, "bash-completion/completions/claviger"),
+    (Shell::Zsh, "zsh/site-functions/_claviger"),
+    (Shell::Fish, "fish/vendor_completions.d/claviger.fish"),
+];
+
 fn main() -> Result<()> {
-    let folder = PathBuf::from(
+    let share = PathBuf::from(
         std::env::args_os()
             .nth(1)
             .context("usage: claviger-gen FOLDER")?,
     );
-    let (man, completions) = (folder.join("man"), folder.join("completions"));
+    let man = share.join("man/man1");
     fs::create_dir_all(&man)?;
-    fs::create_dir_all(&completions)?;
     clap_mangen::generate_to(Cli::command(), &man).context("man pages")?;
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut Cli::command(), "claviger", &completions)?;
+    for (shell, file) in COMPLETIONS {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "claviger", &mut text);
+        let file = share.join(file);
+        fs::create_dir_all(file.parent().context("it lies in a folder")?)?;
+        fs::write(&file, text)?;
     }
     Ok(())
 }

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::scene::{alice_with_a_card, alice_with_an_open_folder, folder, says};
 
+/// Where `claviger-gen out` puts those of each shell.
+const COMPLETIONS: &str = "out/bash-completion/completions/claviger out/zsh/site-functions/_claviger out/fish/vendor_completions.d/claviger.fish";
+
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -135,12 +138,12 @@ story! {
             .collect();
         assert!(commands.len() > 12, "{commands:?}");
         for command in commands {
-            let page = fs::read_to_string(alice.home().join(format!("out/man/claviger-{command}.1"))).unwrap();
+            let page = fs::read_to_string(alice.home().join(format!("out/man/man1/claviger-{command}.1"))).unwrap();
             says(&page, &[".TH", "NAME", "SYNOPSIS"]);
-            alice.sh(&format!("grep -q -- {command} out/completions/claviger.bash out/completions/_claviger out/completions/claviger.fish")).ok();
+            alice.sh(&format!("grep -q -- {command} {COMPLETIONS}")).ok();
         }
-        let page = fs::read_to_string(alice.home().join("out/man/claviger.1")).unwrap();
+        let page = fs::read_to_string(alice.home().join("out/man/man1/claviger.1")).unwrap();
         says(&page, &["token absent", "verify found damage", "26"]);
-        alice.sh("bash -n out/completions/claviger.bash").ok();
+        alice.sh("bash -n out/bash-completion/completions/claviger").ok();
     }
 }
