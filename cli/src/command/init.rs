@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use claviger_protocol::Secret;
-use claviger_protocol::control::{Command, KeyRef, PromptKind, Recovery, Reply};
+use claviger_protocol::control::{Command, GenerateKey, KeyRef, PromptKind, Recovery, Reply};
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ids;
 
-use super::unexpected;
-use crate::args::{Init, Scope};
+use super::{key, unexpected};
+use crate::args::{Init, Module, Scope};
 use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
@@ -28,7 +28,7 @@ pub(super) fn run(init: Init, prompter: &mut Prompter) -> Result<ExitCode, Faile
         .map(print::read_secret)
         .transpose()?;
     if recipients.is_empty() && passphrase.is_none() {
-        match choose(prompter)? {
+        match choose(&init.dir, prompter)? {
             Choice::Keys(keys) => recipients = keys,
             Choice::Passphrase(chosen) => passphrase = Some(chosen),
         }
@@ -91,7 +91,7 @@ enum Choice {
 }
 
 /// Offers the enrolled keys, then the tokens present, then the weaker ways.
-fn choose(prompter: &mut Prompter) -> Result<Choice, Failed> {
+fn choose(dir: &Path, prompter: &mut Prompter) -> Result<Choice, Failed> {
     let reply = daemon::run(Command::KeyList, prompter)?;
     let Reply::Keys(keys) = reply else {
         return Err(unexpected());
@@ -129,12 +129,38 @@ fn choose(prompter: &mut Prompter) -> Result<Choice, Failed> {
         );
     }
     eprintln!(
-        "Without a token, a passphrase can open the volume. It is weaker: whoever copies the"
+        "Without a token, a key in a file or a passphrase can open the volume. Both are weaker:\n\
+         whoever copies the key file, or with a passphrase the folder, can try passphrases for\n\
+         as long as they like."
     );
-    eprintln!("folder can try passphrases for as long as they like.");
+    if prompter.agrees("Make a key in a file, with a passphrase?".into()) {
+        return make_key_file(dir, prompter).map(|key| Choice::Keys(vec![key]));
+    }
     prompter
         .ask_new(PromptKind::Passphrase, "passphrase")
         .map(Choice::Passphrase)
+}
+
+/// A key for the volume in `dir`, by whose name it goes.
+fn make_key_file(dir: &Path, prompter: &mut Prompter) -> Result<KeyRef, Failed> {
+    let passphrase = prompter.ask_new(PromptKind::Passphrase, "passphrase")?;
+    let dir = place::absolute(dir)?;
+    let label = dir.file_name().map(|name| name.to_string_lossy().into());
+    let order = GenerateKey {
+        module: Module::Openssl.name().into(),
+        key_type: None,
+        token: None,
+        label,
+        out: None,
+        pin: Some(passphrase),
+    };
+    let key = key::order(Command::KeyGenerate(order), prompter)?;
+    outln!(
+        "Key '{}' is in {}: keep a copy of it.",
+        key.label,
+        key.locator
+    );
+    Ok(KeyRef::Id(key.key_id))
 }
 
 fn create_secret_file(path: &Path) -> Result<std::fs::File, Failed> {

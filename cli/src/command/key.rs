@@ -59,13 +59,19 @@ fn generate(order: Generate, prompter: &mut Prompter) -> Result<ExitCode, Failed
 }
 
 fn one(command: Command, done: &str, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let key = order(command, prompter)?;
+    outln!("{done}:");
+    show(&key);
+    Ok(ExitCode::Ok)
+}
+
+/// Orders what is answered by a key.
+pub(super) fn order(command: Command, prompter: &mut Prompter) -> Result<KeyInfo, Failed> {
     let reply = daemon::run(command, prompter)?;
     let Reply::Key(key) = reply else {
         return Err(unexpected());
     };
-    outln!("{done}:");
-    show(&key);
-    Ok(ExitCode::Ok)
+    Ok(key)
 }
 
 fn list(output: &Output, prompter: &mut Prompter) -> Result<ExitCode, Failed> {

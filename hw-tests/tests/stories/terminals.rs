@@ -110,6 +110,42 @@ story! {
 }
 
 story! {
+    /// "Without any token it offers a software key or passphrase and says it is weaker."
+    fn init_without_a_token_offers_a_key_in_a_file_and_then_a_passphrase(world) {
+        let alice = world.user("alice");
+        let mut terminal = alice.terminal();
+        let chooses = |terminal: &mut Terminal, passphrase: &str| {
+            for question in ["New passphrase", "The same once more"] {
+                asks(terminal, question);
+                terminal.types(&format!("{passphrase}\n"));
+            }
+            terminal.ends(0)
+        };
+        terminal.begins(&format!("{CLAVIGER} init --no-recovery Private"));
+        says(&terminal.shows("Make a key in a file, with a passphrase? [y/N] "), &["Without a token", "weaker"]);
+        terminal.types("y\n");
+        let file = "/home/alice/.config/claviger/private/openssl-Private.pem";
+        says(&chooses(&mut terminal, "sesame"), &[&format!("Key 'Private' is in {file}: keep a copy"), "Volume"]);
+        says(&alice.sh(&format!("head -n 1 {file}")).ok(), &["ENCRYPTED PRIVATE KEY"]);
+        alice.claviger(["stop"]).ok();
+        alice.claviger(["unlock", "Private"]).answers(&["open"]).fails(6);
+        alice.claviger(["unlock", "Private"]).answers(&["sesame"]).ok();
+
+        // Who wants neither that key nor another.
+        terminal.begins(&format!("{CLAVIGER} init --no-recovery Other"));
+        for question in ["Let key 'Private' (openssl, ec-p256) open the volume? [y/N] ", "Make a key in a file, with a passphrase? [y/N] "] {
+            terminal.shows(question);
+            terminal.types("n\n");
+        }
+        chooses(&mut terminal, "correct horse");
+        alice.claviger(["lock", "--all"]).ok();
+        alice.claviger(["unlock", "Other"]).answers(&["correct horse"]).ok();
+        let opened_by = |it: &serde_json::Value| it["opened_by"]["kind"].clone();
+        assert_eq!(opened_by(&alice.status()["volumes"][0]), "passphrase");
+    }
+}
+
+story! {
     /// "Echo off and restored, also after Ctrl-C at the prompt": for one thread and for several, and for
     /// whatever else ends a program. What was half typed is not the shell's.
     fn whatever_ends_a_prompt_the_terminal_is_as_before(world) {
