@@ -48,7 +48,7 @@ pub enum Command {
         #[arg(long, conflicts_with = "place")]
         all: bool,
     },
-    /// Open a volume with a token, a passphrase or the recovery key.
+    /// Open a volume, or all that are mounted, with a token, a passphrase or the recovery key.
     Unlock(Unlock),
     /// Show what is open, by which key, over which carrier.
     Status {
@@ -188,8 +188,11 @@ pub struct Unlock {
     #[command(flatten)]
     pub keys: EcryptfsKeys,
     /// The volume's folder or a mount point of it.
-    #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
-    pub place: PathBuf,
+    #[arg(value_name = "DIR|MNT", required_unless_present = "all", value_hint = ValueHint::DirPath)]
+    pub place: Option<PathBuf>,
+    /// Unlock all that is mounted and locked, by the keys in tokens and files; passphrases are asked for.
+    #[arg(long, conflicts_with_all = ["place", "recovery_file", "format", "options", "EcryptfsKeys"])]
+    pub all: bool,
 }
 
 /// `claviger token …`.
@@ -466,9 +469,23 @@ mod tests {
     }
 
     #[test]
-    fn lock_wants_a_place_or_all() {
-        assert!(Cli::try_parse_from(["claviger", "lock"]).is_err());
-        assert!(Cli::try_parse_from(["claviger", "lock", "--all"]).is_ok());
-        assert!(Cli::try_parse_from(["claviger", "lock", "/x", "--all"]).is_err());
+    fn lock_and_unlock_want_a_place_or_all() {
+        for command in ["lock", "unlock"] {
+            let parses = |args: &[&str]| {
+                let words = ["claviger", command]
+                    .into_iter()
+                    .chain(args.iter().copied());
+                Cli::try_parse_from(words).is_ok()
+            };
+            assert!(!parses(&[]));
+            assert!(parses(&["/x"]));
+            assert!(parses(&["--all"]));
+            assert!(parses(&["--all", "--pin-fd", "0"]));
+            assert!(!parses(&["/x", "--all"]));
+        }
+        for option in [["--format", "ecryptfs"], ["--key", "k"], ["-o", "x"]] {
+            let words = ["claviger", "unlock", "--all"].into_iter().chain(option);
+            assert!(Cli::try_parse_from(words).is_err(), "{option:?}");
+        }
     }
 }

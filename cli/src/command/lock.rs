@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use claviger_protocol::control::{Command, LockTarget, Reply, UnlockWith};
+use claviger_protocol::control::{
+    Command, FolderFormat, LockTarget, Reply, UnlockWith, VolumeStatus,
+};
 use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
@@ -39,7 +41,10 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
 }
 
 pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
-    let dir = place::lower_folder(&unlock.place)?;
+    let Some(place) = &unlock.place else {
+        return unlock_all(prompter);
+    };
+    let dir = place::lower_folder(place)?;
     let found = match unlock.format {
         Format::Native => {
             open(&dir, with(&unlock)?, prompter).map_err(|failed| advise_format(failed, &dir))?
@@ -56,6 +61,45 @@ pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode
         eprintln!("{} was unlocked already", dir.display());
     }
     Ok(ExitCode::Ok)
+}
+
+/// Opens what is mounted and locked, each by what it has: one that does not open keeps no other locked. Not
+/// all that was ever open here: most of that may be on a disk in a drawer.
+fn unlock_all(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+    let reply = daemon::run(Command::Status, prompter)?;
+    let Reply::Status(status) = reply else {
+        return Err(unexpected());
+    };
+    let locked: Vec<_> = status
+        .volumes
+        .iter()
+        .filter(|volume| !volume.unlocked)
+        .collect();
+    if locked.is_empty() {
+        outln!("Nothing was locked");
+    }
+    let mut code = ExitCode::Ok;
+    for volume in locked {
+        if let Err(failed) = open_as_it_is(volume, prompter) {
+            eprintln!("{failed}");
+            eprintln!("{} stays locked", volume.dir);
+            code = failed.code();
+        }
+    }
+    Ok(code)
+}
+
+/// Unlocks what is mounted, by what it says of itself.
+fn open_as_it_is(volume: &VolumeStatus, prompter: &mut Prompter) -> Result<Found, Failed> {
+    let dir = Path::new(&volume.dir);
+    match volume.format {
+        FolderFormat::Native => open(dir, UnlockWith::AnyKey, prompter),
+        FolderFormat::Ecryptfs => {
+            let mut folder = Mounting::plan(dir, Options::parse(&[])?)?;
+            let keys = EcryptfsKeys::default();
+            open_folder(&mut folder, dir, (&keys, Purpose::Unlock), prompter)
+        }
+    }
 }
 
 /// What opens a volume.

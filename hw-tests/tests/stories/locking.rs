@@ -4,7 +4,8 @@ use std::thread;
 
 use claviger_hw_tests::{story, wait_until};
 
-use crate::scene::{alice_with_an_open_folder, says};
+use crate::ecryptfs::{PASSPHRASE, unpack};
+use crate::scene::{alice_with_an_open_folder, says, software_key};
 
 /// strerror(ENOKEY).
 const LOCKED: &str = "Required key not available";
@@ -158,5 +159,36 @@ story! {
         });
         alice.claviger(["unlock", "private"]).ok();
         assert_eq!(alice.sh("cat private/letter").ok(), "text\n");
+    }
+}
+
+story! {
+    /// "`unlock --all`": what is mounted, by whatever opens each, and what does not open is told.
+    fn unlock_all_opens_what_is_mounted_and_tells_what_stays_locked(world) {
+        const PASS: &str = "correct horse";
+        let alice = alice_with_an_open_folder(world);
+        assert_eq!(alice.claviger(["unlock", "--all"]).ok(), "Nothing was locked\n");
+        alice.write("pass", PASS);
+        alice.claviger(["init", "--no-recovery", "--passphrase-file", "pass", "Other"]).ok();
+        software_key(&alice, "away");
+        alice.claviger(["init", "--no-recovery", "--recipient", "away", "Away"]).ok();
+        unpack(&alice, "aes24-fnek", "lower");
+        alice.sh("mkdir other away mnt").ok();
+        alice.claviger(["mount", "Other", "other"]).answers(&[PASS]).ok();
+        alice.claviger(["mount", "Away", "away"]).ok();
+        alice.claviger(["mount", "--format", "ecryptfs", "lower", "mnt"]).answers(&[PASSPHRASE]).ok();
+        alice.claviger(["lock", "--all"]).ok();
+
+        alice.sh("mv keys/away.pem elsewhere.pem").ok();
+        let said = alice.claviger(["unlock", "--all"]).answers(&[PASS, PASSPHRASE]).fails(5);
+        let opened = ["Other", "Private", "lower"].map(|dir| format!("Unlocked /home/alice/{dir} with"));
+        says(&said, &opened.each_ref().map(String::as_str));
+        says(&said, &["away.pem", "\n/home/alice/Away stays locked"]);
+        alice.sh("ls private other mnt").ok();
+        says(&alice.sh("ls away").finish().stderr, &[LOCKED]);
+
+        alice.sh("mv elsewhere.pem keys/away.pem").ok();
+        alice.claviger(["unlock", "--all"]).ok();
+        alice.sh("ls away").ok();
     }
 }
