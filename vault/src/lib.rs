@@ -12,7 +12,7 @@ pub mod format;
 pub mod fuzzing;
 pub mod ids;
 mod kdf;
-mod locked;
+pub mod locked;
 pub mod manifest;
 pub mod names;
 pub mod native;

@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 mod sys;
 
 /// 32 bytes in locked memory. Not printable, not clonable.
-pub(crate) struct LockedKey(sys::Slot);
+pub struct LockedKey(sys::Slot);
 
 /// The kernel refuses to lock memory, and keys go nowhere else.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,10 @@ pub struct LockedMemoryError(#[from] io::Error);
 
 impl LockedKey {
     /// Takes over `bytes`; the caller's copy is wiped whatever happens.
-    pub(crate) fn new(bytes: &mut [u8; 32]) -> Result<Self, LockedMemoryError> {
+    ///
+    /// # Errors
+    /// [`LockedMemoryError`] if no memory can be locked.
+    pub fn new(bytes: &mut [u8; 32]) -> Result<Self, LockedMemoryError> {
         let slot = free_slot();
         let key = slot.map(|mut slot| {
             slot.bytes_mut().copy_from_slice(bytes);
@@ -40,7 +43,7 @@ impl LockedKey {
     }
 
     /// The key itself.
-    pub(crate) fn expose(&self) -> &[u8; 32] {
+    pub fn expose(&self) -> &[u8; 32] {
         self.0.bytes()
     }
 }

@@ -28,7 +28,7 @@ use crate::opener::{Candidate, OpenError};
 use crate::residue::wipe_stack;
 use crate::tokens::{Answered, Request};
 use crate::volumes::recipient::public_key;
-use crate::volumes::{Keys, Occupied, Volume};
+use crate::volumes::{KeptSeed, Keys, Occupied, Volume};
 use crate::workers::{Full, Workers};
 
 /// One request, and when it came.
@@ -152,7 +152,7 @@ fn open_record(header: &[u8], volume: VolumeId, keys: &Keys) -> Result<Record, F
         Ok(head::Opened::FileScope(sealed)) => sealed,
         Err(error) => return Err(of_head(error, minimum, keys.epochs.current_epoch())),
     };
-    let seed = keys.seed.as_ref().map(|seed| seed.public_key().key_id());
+    let seed = keys.seed.as_ref().map(KeptSeed::key_id);
     if seed.is_some_and(|seed| packet_for(&sealed, seed).is_some()) {
         return Ok(Record::Sealed(sealed, Openers::Seed));
     }
@@ -310,15 +310,16 @@ impl NeedsToken {
             let Some(seed) = &keys.seed else {
                 return Ok(None);
             };
-            let key_id = seed.public_key().key_id();
+            let key_id = seed.key_id();
             let Some(packet) = packet_for(&self.sealed, key_id) else {
                 return Ok(None);
             };
             used.key_id = Some(key_id.to_string());
             used.module = Some("passphrase".into());
             let context = self.context();
-            let wrapped = Wrapped::parse(packet.algorithm, &packet.body, seed.public_key());
-            let payload = wrapped.and_then(|wrapped| seed.unwrap(&wrapped, &context));
+            let key = seed.lend();
+            let wrapped = Wrapped::parse(packet.algorithm, &packet.body, key.public_key());
+            let payload = wrapped.and_then(|wrapped| key.unwrap(&wrapped, &context));
             payload
                 .map(Some)
                 .map_err(|error| failure::of_unwrap("passphrase", error))

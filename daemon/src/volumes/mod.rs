@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_pki::seed::SeededKey;
 use claviger_protocol::Failure;
 use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::VolumeId;
@@ -23,6 +22,7 @@ const KEYS_TIME: Duration = Duration::from_secs(2);
 
 mod acknowledgements;
 mod init;
+mod kept_seed;
 mod lock;
 mod lockable;
 mod open;
@@ -31,6 +31,7 @@ mod recipients;
 mod unlock;
 
 pub use init::NewVolume;
+pub(crate) use kept_seed::KeptSeed;
 pub use lockable::{Lockable, Occupied};
 pub use unlock::Unlocked;
 
@@ -57,9 +58,8 @@ pub struct Keys {
     pub manifest: Manifest,
     /// All epoch keys, in locked memory.
     pub epochs: EpochKeys,
-    /// The private key that opened it, where a passphrase or recovery key gave it: in file scope the
-    /// files need it too.
-    pub seed: Option<SeededKey>,
+    /// In file scope, the passphrase or recovery key that opened it: the files need it too.
+    pub(crate) seed: Option<KeptSeed>,
 }
 
 impl Volumes {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use claviger_pki::auth_tok::enrolled::EnrolledKey;
 use claviger_pki::key::{KeyId, PublicKey};
-use claviger_pki::seed::{RecoveryKey, SeededKey};
+use claviger_pki::seed::{RecoveryKey, Seed, SeededKey};
 use claviger_pki::wrap::{Context, Identity, Purpose, Wrapped};
 use claviger_protocol::control::{PromptKind, UnlockWith};
 use claviger_protocol::{Failure, Secret};
@@ -27,8 +27,8 @@ use super::recipient::{kdf, public_key};
 pub(super) struct Opened<'a> {
     pub(super) key: EpochKey,
     pub(super) by: &'a Enrolled,
-    /// The private key itself, where no token holds it.
-    pub(super) seed: Option<SeededKey>,
+    /// What the private key is made of, where no token holds it.
+    pub(super) seed: Option<Seed>,
     /// Who unwrapped it.
     module: String,
 }
@@ -167,7 +167,7 @@ fn by_recovery_key<'a>(claims: &'a Manifest, text: &Secret) -> Result<Opened<'a>
     Ok(Opened {
         key: by_seed(claims, by, &key)?,
         by,
-        seed: Some(key),
+        seed: Some(recovery.into_seed()),
         module: by.recipient.kind().word().into(),
     })
 }
@@ -184,12 +184,13 @@ fn by_passphrase<'a>(
             continue;
         };
         wait.check("the passphrase")?;
-        let key = kdf(parameters)?.derive(passphrase);
+        let seed = kdf(parameters)?.seed(passphrase);
+        let key = seed.derive();
         if key.public_key().spki() == by.recipient.spki() {
             return Ok(Opened {
                 key: by_seed(claims, by, &key)?,
                 by,
-                seed: Some(key),
+                seed: Some(seed),
                 module: by.recipient.kind().word().into(),
             });
         }

@@ -30,7 +30,7 @@ impl Newcomer {
         }
         let kdf = PassphraseKdf::fresh();
         let parameters = parameters(&kdf)?;
-        let key = kdf.derive(passphrase);
+        let key = kdf.seed(passphrase).derive();
         Ok(Self::of_seed(
             &key,
             RecipientKind::Passphrase(parameters),

@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use claviger_pki::seed::Seed;
 use claviger_protocol::Failure;
 use claviger_protocol::control::{RecipientInfo, UnlockWith};
 use claviger_protocol::keys::KeyEvent;
-use claviger_vault::ids::VolumeId;
-use claviger_vault::manifest::{self, Copy, Unverified};
+use claviger_vault::ids::{Scope, VolumeId};
+use claviger_vault::manifest::{self, Copy, Manifest, Unverified};
 use claviger_vault::pin::{KnownVolumes, Pin, Verdict, remember};
 
+use super::kept_seed::KeptSeed;
 use super::recipient::recipient_info;
 use super::{Keys, Volume, open, open_lower};
 use crate::audit::Event;
@@ -91,7 +93,7 @@ impl Daemon {
             let epochs = manifest
                 .unwrap_chain(opened.key)
                 .map_err(failure::of_manifest)?;
-            let seed = opened.seed;
+            let seed = kept_seed(&manifest, opened.seed)?;
             self.admit(
                 dir,
                 Keys {
@@ -222,5 +224,13 @@ impl Daemon {
             caller.asker.tell(&text);
         }
         Ok(loaded.manifest)
+    }
+}
+
+/// Where a token operation opens the whole volume, nothing needs the seed any more.
+fn kept_seed(manifest: &Manifest, seed: Option<Seed>) -> Result<Option<KeptSeed>, Failure> {
+    match (manifest.scope(), seed) {
+        (Scope::File, Some(seed)) => Ok(Some(KeptSeed::new(&seed)?)),
+        (Scope::File, None) | (Scope::Volume, _) => Ok(None),
     }
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use claviger_hw_tests::{Process, SoftHsm, User, World, story, wait_until};
 use claviger_pki::seed::RecoveryKey;
 use claviger_pki::wrap::{Context, Identity as _, Purpose, Wrapped};
@@ -113,6 +115,65 @@ story! {
 
 fn found(process: Process, secret: &[u8]) -> usize {
     process.search(secret).found
+}
+
+/// The seed of a recovery key, and the private key made of it: `DeriveKeyPair` of RFC 9180 section 7.1.3,
+/// proved by the public key.
+fn seed_and_private_key(recovery: &Path) -> ([u8; 32], [u8; 32]) {
+    let text = fs::read_to_string(recovery).unwrap();
+    let seed = RecoveryKey::parse(text.trim()).unwrap().into_seed();
+    let secret = [b"HPKE-v1KEM\x00\x10dkp_prk", seed.expose().as_slice()].concat();
+    let prk = Salt::new(HKDF_SHA256, &[]).extract(&secret);
+    let mut private = [0; 32];
+    let info = b"\x00\x20HPKE-v1KEM\x00\x10candidate\x00".as_slice();
+    prk.expand(&[info], HKDF_SHA256)
+        .and_then(|okm| okm.fill(&mut private))
+        .unwrap();
+    let key = PrivateKey::from_private_key(&ECDH_P256, &private).unwrap();
+    let point = key.compute_public_key().unwrap();
+    assert!(seed.derive().public_key().spki().ends_with(point.as_ref()));
+    (*seed.expose(), private)
+}
+
+/// How often a private key is in the daemon's memory, in either order of bytes: libraries compute with
+/// words that begin with the lowest.
+fn found_private_key(process: Process, mut key: [u8; 32]) -> usize {
+    let written = found(process, &key);
+    key.reverse();
+    written + found(process, &key)
+}
+
+story! {
+    /// Where one operation opens the whole volume, the recovery key has done its part by then; in file scope
+    /// each file needs it. The kernel has no memfd_secret(2) here, so that what is kept can be seen.
+    fn of_a_recovery_key_the_daemon_keeps_what_files_need_and_nothing_after_a_lock(world) {
+        let alice = world.user("alice");
+        alice.start_daemon_without("memfd_secret");
+        software_key(&alice, "k");
+        let daemon = alice.daemon();
+
+        alice.claviger(["init", "--recipient", "k", "--recovery-file", "whole", "Whole"]).ok();
+        let (seed, private_key) = seed_and_private_key(&alice.home().join("whole"));
+        alice.claviger(["unlock", "--recovery-file", "whole", "Whole"]).ok();
+        assert_eq!(found(daemon, &seed), 0, "nothing needs it any more");
+        assert_eq!(found_private_key(daemon, private_key), 0, "nothing needs it any more");
+
+        alice.claviger(["init", "--scope", "file", "--recipient", "k", "--recovery-file", "single", "Single"]).ok();
+        let (seed, private_key) = seed_and_private_key(&alice.home().join("single"));
+        let unlock = || alice.claviger(["unlock", "--recovery-file", "single", "Single"]).ok();
+        unlock();
+        alice.sh("mkdir private").ok();
+        alice.claviger(["mount", "Single", "private"]).ok();
+        alice.sh("echo text >private/letter").ok();
+        alice.claviger(["lock", "private"]).ok();
+        unlock();
+        assert_eq!(alice.sh("cat private/letter").ok(), "text\n");
+        assert_eq!(found(daemon, &seed), 1, "it is in one place, and the search finds it there");
+        assert_eq!(found_private_key(daemon, private_key), 0, "it was for one file");
+        alice.claviger(["lock", "private"]).ok();
+        assert_eq!(found(daemon, &seed), 0);
+        assert_eq!(found_private_key(daemon, private_key), 0);
+    }
 }
 
 story! {

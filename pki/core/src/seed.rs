@@ -2,8 +2,8 @@
 //!
 //! Either gives 32 bytes, the seed of a DHKEM(P-256) key pair (`DeriveKeyPair`, RFC 9180 section
 //! 7.1.3). Its public half is a recipient like any other, so that new epochs are wrapped to it while
-//! the passphrase is not at hand. The private half exists in this process only while it opens
-//! something.
+//! the passphrase is not at hand. The private half exists in this process only while it unwraps
+//! something; who needs it again keeps the seed, in locked memory.
 
 use core::fmt;
 use core::str::FromStr;
@@ -23,18 +23,38 @@ use crate::wrap::{Context, Identity, UnwrapError, Wrapped, check_encapsulation, 
 /// The KEM of seeded keys.
 pub const KEM: Kem = Kem::DhkemP256;
 
+/// The 32 bytes that a key pair is made of. Wiped on drop; no `Clone`, no `PartialEq`.
+pub struct Seed(Zeroizing<[u8; 32]>);
+
+impl Seed {
+    /// A copy of `bytes`.
+    pub fn new(bytes: &[u8; 32]) -> Self {
+        Self(Zeroizing::new(*bytes))
+    }
+
+    /// The seed itself, to be kept.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Its key pair, always the same one.
+    pub fn derive(&self) -> SeededKey {
+        let (private, public) = Dhkem::P256.derive_key_pair(&*self.0);
+        SeededKey { private, public }
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(32 bytes)")
+    }
+}
+
 /// A key pair made of a seed, usable in this process.
 #[derive(Debug)]
 pub struct SeededKey {
     private: PrivateKey,
     public: PublicKey,
-}
-
-impl SeededKey {
-    fn new(seed: &[u8; 32]) -> Self {
-        let (private, public) = Dhkem::P256.derive_key_pair(seed);
-        Self { private, public }
-    }
 }
 
 impl Identity for SeededKey {
@@ -79,10 +99,10 @@ impl PassphraseKdf {
         }
     }
 
-    /// The key pair of `passphrase`. Another passphrase gives another one: compare its key id.
+    /// The seed of `passphrase`. Another passphrase gives another one: compare the key id.
     ///
     /// Takes some tenths of a second and the memory that the parameters say.
-    pub fn derive(&self, passphrase: &[u8]) -> SeededKey {
+    pub fn seed(&self, passphrase: &[u8]) -> Seed {
         let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
             .expect("the limits checked when it was read are narrower");
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -90,7 +110,7 @@ impl PassphraseKdf {
         argon2
             .hash_password_into(passphrase, &self.salt, &mut *seed)
             .expect("lengths are in range: a salt of 16 bytes, a seed of 32");
-        SeededKey::new(&seed)
+        Seed(seed)
     }
 }
 
@@ -152,14 +172,14 @@ impl FromStr for PassphraseKdf {
 /// 32 random bytes that open a volume, to be kept on paper.
 ///
 /// As text, bech32m (BIP-350) with `claviger` before its separator: 67 characters, `claviger1…`.
-pub struct RecoveryKey(Zeroizing<[u8; 32]>);
+pub struct RecoveryKey(Seed);
 
 impl RecoveryKey {
     /// A fresh one.
     pub fn generate() -> Self {
         let mut seed = Zeroizing::new([0; 32]);
         rand::fill(&mut *seed).expect("the system gives random bytes");
-        Self(seed)
+        Self(Seed(seed))
     }
 
     /// Reads one that a person typed: in either case, with spaces anywhere.
@@ -179,7 +199,7 @@ impl RecoveryKey {
         for byte in seed.iter_mut() {
             *byte = bytes.next().ok_or(BadRecoveryKey)?;
         }
-        let key = Self(seed);
+        let key = Self(Seed(seed));
         // There is one text a key: 32 bytes leave 4 bits of padding that must be zero.
         if bytes.next().is_some() || !key.expose_text().eq_ignore_ascii_case(&joined) {
             return Err(BadRecoveryKey);
@@ -190,14 +210,19 @@ impl RecoveryKey {
     /// Its text.
     pub fn expose_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(TEXT_LEN));
-        bech32::encode_lower_to_fmt::<Bech32m, _>(&mut *text, HRP, &*self.0)
+        bech32::encode_lower_to_fmt::<Bech32m, _>(&mut *text, HRP, self.0.expose())
             .expect("32 bytes are a short bech32 text");
         text
     }
 
     /// Its key pair.
     pub fn derive(&self) -> SeededKey {
-        SeededKey::new(&self.0)
+        self.0.derive()
+    }
+
+    /// Its bytes.
+    pub fn into_seed(self) -> Seed {
+        self.0
     }
 }
 
@@ -241,14 +266,14 @@ mod tests {
     #[test]
     fn a_passphrase_opens_what_was_wrapped_to_its_public_half() {
         let kdf = cheap();
-        let public = kdf.derive(b"correct horse").public_key().clone();
+        let public = kdf.seed(b"correct horse").derive().public_key().clone();
         let recipient = PublicKeyRecipient::new(public.clone(), KEM).unwrap();
         let wrapped = recipient.wrap(&CONTEXT, &[9; 32]).unwrap();
 
         let again: PassphraseKdf = kdf.to_string().parse().unwrap();
-        let key = again.derive(b"correct horse");
+        let key = again.seed(b"correct horse").derive();
         assert_eq!(key.unwrap(&wrapped, &CONTEXT).unwrap().as_slice(), [9; 32]);
-        let other = again.derive(b"correct horsf");
+        let other = again.seed(b"correct horsf").derive();
         assert_ne!(other.public_key().key_id(), public.key_id());
         assert_eq!(
             other.unwrap(&wrapped, &CONTEXT),
@@ -312,7 +337,7 @@ mod tests {
     /// argon2-cffi, and BIP-350's reference bech32m.
     #[test]
     fn seeds_give_the_keys_that_other_implementations_give() {
-        let recovery = RecoveryKey(Zeroizing::new([0x11; 32]));
+        let recovery = RecoveryKey(Seed::new(&[0x11; 32]));
         assert_eq!(
             recovery.expose_text().as_str(),
             "claviger1zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zygs2mmdje"
@@ -323,7 +348,8 @@ mod tests {
         );
         assert_eq!(
             cheap()
-                .derive(b"passphrase")
+                .seed(b"passphrase")
+                .derive()
                 .public_key()
                 .key_id()
                 .to_string(),
