@@ -99,7 +99,7 @@ fn is_same(mountpoint: &Path, place: &Path) -> bool {
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     ["\\040", "\\011", "\\012", "\\134"]
         .into_iter()
         .zip([" ", "\t", "\n", "\\"])

@@ -219,6 +219,8 @@ pub enum ExitCode {
     Damage = 26,
     /// `claviger ecryptfs migrate` could not copy everything.
     Incomplete = 27,
+    /// `claviger doctor` found what keeps something from working.
+    Unfit = 28,
 }
 
 impl ExitCode {
@@ -244,6 +246,7 @@ impl ExitCode {
         (Self::Busy, "busy"),
         (Self::Damage, "verify found damage, or migrate a difference"),
         (Self::Incomplete, "migrate could not copy everything"),
+        (Self::Unfit, "doctor found something bad"),
     ];
 }
 

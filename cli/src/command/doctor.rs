@@ -1,8 +1,11 @@
 //! `claviger doctor`: looks for what would keep Claviger from working here. Changes nothing.
 
+mod configured;
+mod swap;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use claviger_pki::p11_modules;
@@ -15,6 +18,7 @@ use serde::Serialize;
 use crate::args::Output;
 use crate::print::outln;
 use crate::{Failed, print};
+use configured::Configured;
 
 /// What one check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,15 +39,18 @@ struct Finding {
 }
 
 pub(super) fn run(output: &Output) -> Result<ExitCode, Failed> {
+    let configured = Configured::read();
+    let tokens = configured.as_ref().ok();
     let findings = [
+        configuration(&configured),
         fuse(),
         fusermount(),
         runtime(),
         memlock(),
         programs(),
-        swap(),
-        tpm(),
-        pkcs11_libraries(),
+        swap::swap(),
+        tpm(tokens.and_then(|it| it.tpm.tcti.as_deref())),
+        pkcs11_libraries(tokens.and_then(|it| it.pkcs11.libraries.as_deref())),
     ];
     if output.json {
         print::json(&findings)?;
@@ -60,11 +67,7 @@ pub(super) fn run(output: &Output) -> Result<ExitCode, Failed> {
     let bad = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Bad);
-    Ok(if bad {
-        ExitCode::Internal
-    } else {
-        ExitCode::Ok
-    })
+    Ok(if bad { ExitCode::Unfit } else { ExitCode::Ok })
 }
 
 fn finding(check: &'static str, verdict: Verdict, says: impl Into<String>) -> Finding {
@@ -169,48 +172,69 @@ fn programs() -> Finding {
     }
 }
 
-/// Keys are in locked memory, but what programs do with plaintext may be swapped out.
-fn swap() -> Finding {
-    let text = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let plain: Vec<&str> = text
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|device| !device.starts_with("/dev/dm-") && !device.starts_with("/dev/zram"))
-        .collect();
-    if plain.is_empty() {
-        finding("swap", Verdict::Good, "none that is not encrypted")
-    } else {
-        finding(
-            "swap",
-            Verdict::Weak,
-            format!(
-                "{}: plaintext of open files may reach it; encrypt it",
-                plain.join(", ")
-            ),
-        )
+/// With a file that cannot be used no daemon starts.
+fn configuration(configured: &Result<Configured, String>) -> Finding {
+    match configured {
+        Ok(_) => finding("configuration", Verdict::Good, "can be read"),
+        Err(why) => finding("configuration", Verdict::Bad, why),
     }
 }
 
-fn tpm() -> Finding {
-    let device = Path::new("/dev/tpmrm0");
+/// The TPM that `tcti` names, else the one that its module takes.
+fn tpm(tcti: Option<&str>) -> Finding {
+    let device = match tcti {
+        None | Some("device") => DEFAULT_TPM,
+        Some(tcti) => match tcti.strip_prefix("device:") {
+            Some(device) => device,
+            None => {
+                let says = format!("config.toml names '{tcti}': 'claviger token list' asks it");
+                return finding("TPM", Verdict::Good, says);
+            }
+        },
+    };
     match fs::OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => finding("TPM", Verdict::Good, "/dev/tpmrm0 opens"),
+        Ok(_) => finding("TPM", Verdict::Good, format!("{device} opens")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => finding(
             "TPM",
             Verdict::Weak,
-            "no /dev/tpmrm0: no TPM, or its driver is not loaded",
+            format!("no {device}: no TPM, or its driver is not loaded"),
         ),
         Err(error) => finding(
             "TPM",
             Verdict::Weak,
-            format!("/dev/tpmrm0: {error}; join the group 'tss'"),
+            format!("{device}: {error}; join the group 'tss'"),
         ),
     }
 }
 
-/// Those that the daemon takes if its configuration names none.
-fn pkcs11_libraries() -> Finding {
+const DEFAULT_TPM: &str = "/dev/tpmrm0";
+
+/// Those that config.toml names, else those that the daemon takes by itself.
+fn pkcs11_libraries(named: Option<&[PathBuf]>) -> Finding {
+    match named {
+        Some(named) => named_libraries(named),
+        None => installed_libraries(),
+    }
+}
+
+fn named_libraries(named: &[PathBuf]) -> Finding {
+    let listed = |libraries: &[&PathBuf]| {
+        let names: Vec<_> = libraries
+            .iter()
+            .map(|it| it.display().to_string())
+            .collect();
+        names.join("; ")
+    };
+    let missing: Vec<&PathBuf> = named.iter().filter(|library| !library.is_file()).collect();
+    if missing.is_empty() {
+        let all: Vec<&PathBuf> = named.iter().collect();
+        return finding("PKCS#11", Verdict::Good, listed(&all));
+    }
+    let says = format!("named in config.toml and missing: {}", listed(&missing));
+    finding("PKCS#11", Verdict::Bad, says)
+}
+
+fn installed_libraries() -> Finding {
     let (libraries, skipped) = p11_modules::installed();
     let named = libraries
         .iter()

@@ -36,10 +36,27 @@ story! {
         assert!(findings.as_array().unwrap().iter().all(|finding| finding["verdict"] != "bad"), "{findings}");
         fs::set_permissions(alice.runtime(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let worse = alice.claviger(["doctor"]).finish();
-        assert_eq!(worse.code, 1, "{worse}");
+        assert_eq!(worse.code, 28, "{worse}");
         says(&worse.stdout, &["BAD", "closed to others"]);
         // It changes nothing and starts nothing.
         alice.sh("test ! -e .config && test ! -e .local").ok();
+    }
+}
+
+story! {
+    /// What the daemon is told to use is what is looked for.
+    fn doctor_looks_for_the_tokens_that_the_configuration_names(world) {
+        let alice = world.user("alice");
+        alice.sh("mkdir -p .config/claviger").ok();
+        let config = "[pkcs11]\nlibraries = ['/opt/missing.so']\n[tpm]\ntcti = 'device:/dev/tpm-elsewhere'\n";
+        alice.write(".config/claviger/config.toml", config);
+        let said = alice.claviger(["doctor"]).finish();
+        assert_eq!(said.code, 28, "{said}");
+        says(&said.stdout, &["missing: /opt/missing.so", "no /dev/tpm-elsewhere"]);
+        alice.write(".config/claviger/config.toml", "[tpm\n");
+        let said = alice.claviger(["doctor"]).finish();
+        assert_eq!(said.code, 28, "{said}");
+        says(&said.stdout, &["BAD   configuration", "config.toml: "]);
     }
 }
 
