@@ -18,9 +18,10 @@ use claviger_protocol::{Failure, encode};
 use nix::unistd::Uid;
 
 use crate::daemon::Said;
+use crate::print::errln;
 use crate::prompter::{Prompter, prompt_place};
 use crate::terminal::HeldSignals;
-use crate::{Failed, daemon, print};
+use crate::{Failed, daemon};
 
 /// How long the daemon may take to greet a new requester.
 const GREETING: Duration = Duration::from_secs(5);
@@ -129,6 +130,6 @@ impl Drop for Asking {
 fn answer(mut conversation: Conversation, mut prompter: Prompter) {
     // That it ends is not worth a word: whoever asks for keys hears of it.
     if let Ok(Said::Done(Err(failure))) = daemon::listen(&mut conversation, &mut prompter) {
-        eprintln!("claviger: {}", print::plain(&failure.to_string()));
+        errln!("claviger: {failure}");
     }
 }

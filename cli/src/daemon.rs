@@ -89,7 +89,7 @@ pub(crate) fn listen(
 ) -> Result<Said, ConversationError> {
     loop {
         match conversation.receive()? {
-            FromDaemon::Notice(text) => eprintln!("{}", print::plain(&text)),
+            FromDaemon::Notice(text) => print::error_lines(&text),
             FromDaemon::Prompt(prompt) => {
                 let answer = answer(prompter.put(&prompt), conversation)?;
                 // A daemon that has gone said so before: that is what is read next.
@@ -114,7 +114,7 @@ fn answer(
             Waited::DaemonSpeaks => {}
         }
         match conversation.receive()? {
-            FromDaemon::Notice(text) => asked.tell(&print::plain(&text)),
+            FromDaemon::Notice(text) => asked.tell(&text),
             FromDaemon::Withdrawn => return Ok(None),
             FromDaemon::Prompt(_) | FromDaemon::Done(_) | FromDaemon::Attached => {
                 return Err(ConversationError::Malformed);

@@ -15,6 +15,7 @@ use claviger_protocol::failure::ExitCode;
 use claviger_vault::ecryptfs::EcryptfsError;
 
 use crate::Failed;
+use crate::print::errln;
 
 pub(crate) use folder::LowerFolder;
 pub(crate) use keys::Keys;
@@ -28,7 +29,7 @@ pub(crate) const WARNING: &str = "eCryptfs authenticates nothing: who can write 
 pub(crate) fn tell_unlocked(dir: &Path, by: &[RecipientInfo]) {
     for by in by {
         let dir = dir.display();
-        eprintln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
+        errln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
     }
 }
 

@@ -50,6 +50,11 @@ impl Failed {
         self
     }
 
+    /// Says it on standard error.
+    pub fn tell(&self) {
+        print::error_lines(&self.to_string());
+    }
+
     /// What the process exits with.
     pub fn code(&self) -> ExitCode {
         self.code
@@ -58,7 +63,7 @@ impl Failed {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "claviger: {}", print::plain(&self.what))?;
+        write!(f, "claviger: {}", self.what)?;
         match &self.advice {
             Some(advice) => write!(f, "\n  {advice}"),
             None => Ok(()),

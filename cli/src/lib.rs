@@ -1,5 +1,8 @@
 //! `claviger`: what people type. It asks, shows and starts; what it asks for is done elsewhere.
 
+// `outln!` and `errln!` escape what others chose.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod args;
 mod asking;
 mod command;
@@ -13,6 +16,8 @@ mod migrate;
 mod place;
 mod print;
 mod prompter;
+mod secret_file;
+mod shell_word;
 mod sys;
 mod terminal;
 mod volume;

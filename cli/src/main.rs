@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     match claviger_cli::run(Cli::parse()) {
         Ok(code) => ExitCode::from(code as u8),
         Err(failed) => {
-            eprintln!("{failed}");
+            failed.tell();
             ExitCode::from(failed.code() as u8)
         }
     }

@@ -1,22 +1,18 @@
-//! Shared ways of reading secrets from files and of printing replies.
+//! Printing for people, and for programs.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::Path;
+use std::io::{self, Write};
 
-use claviger_protocol::Secret;
 use claviger_protocol::control::RecipientInfo;
 use claviger_protocol::failure::ExitCode;
 use serde::Serialize;
 use serde_json::Value;
-use zeroize::Zeroizing;
 
 use crate::Failed;
 use crate::args::Output;
 
-/// `println!` for a reader who may leave, as `head` does, or a disk that may be full: neither is a reason
-/// to panic.
+/// `println!`, of one line in which nothing steers the terminal: names and labels in it are chosen by
+/// others. For a reader who may leave, as `head` does, or a disk that may be full: neither is a reason to panic.
 macro_rules! outln {
     ($($text:tt)*) => {
         $crate::print::line(format_args!($($text)*))
@@ -24,55 +20,41 @@ macro_rules! outln {
 }
 pub(crate) use outln;
 
+/// The same on standard error; if nobody takes it, nobody is told.
+macro_rules! errln {
+    ($($text:tt)*) => {
+        $crate::print::error_line(format_args!($($text)*))
+    };
+}
+pub(crate) use errln;
+
 /// Writes a line to standard output; ends the process if nobody takes it any more.
 pub(crate) fn line(text: fmt::Arguments<'_>) {
+    as_it_is(&plain_line(&text.to_string()));
+}
+
+/// Writes a line to standard error.
+pub(crate) fn error_line(text: fmt::Arguments<'_>) {
+    let line = plain_line(&text.to_string()) + "\n";
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Writes a text that has lines of its own to standard error.
+pub fn error_lines(text: &str) {
+    text.split('\n').for_each(|line| errln!("{line}"));
+}
+
+fn as_it_is(text: &str) {
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             std::process::exit(ExitCode::Internal as i32);
         }
         Err(error) => {
-            eprintln!("claviger: standard output: {error}");
+            errln!("claviger: standard output: {error}");
             std::process::exit(ExitCode::Internal as i32);
         }
     }
-}
-
-/// A file with a secret is one line; anything longer is the wrong file.
-const SECRET_MAX: u64 = 4096;
-
-/// Reads the first line of `path`, `-` being standard input.
-///
-/// # Errors
-/// [`Failed`] if it cannot be read, is empty or too long.
-pub fn read_secret(path: &Path) -> Result<Secret, Failed> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
-    let source: &mut dyn Read = if path == Path::new("-") {
-        &mut io::stdin()
-    } else {
-        &mut File::open(path).map_err(|error| Failed::file(path, &error))?
-    };
-    source
-        .take(SECRET_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failed::file(path, &error))?;
-    let line = bytes
-        .split(|byte| *byte == b'\n')
-        .next()
-        .unwrap_or_default();
-    if line.is_empty() {
-        return Err(Failed::usage(format!(
-            "{} has an empty first line",
-            path.display()
-        )));
-    }
-    if line.len() as u64 > SECRET_MAX {
-        return Err(Failed::usage(format!(
-            "the first line of {} is too long",
-            path.display()
-        )));
-    }
-    Ok(Secret::new(line.to_vec()))
 }
 
 /// Prints a reply as JSON.
@@ -82,7 +64,8 @@ pub fn read_secret(path: &Path) -> Result<Secret, Failed> {
 pub fn json(reply: &impl Serialize) -> Result<(), Failed> {
     let text = serde_json::to_string_pretty(reply)
         .map_err(|error| Failed::new(ExitCode::Internal, error.to_string()))?;
-    outln!("{text}");
+    // Escapes are JSON's own.
+    as_it_is(&text);
     Ok(())
 }
 
@@ -99,18 +82,17 @@ pub fn facts(facts: &Value, output: &Output) -> Result<(), Failed> {
             Value::Array(rows) => {
                 outln!("{name}:");
                 for row in rows {
-                    outln!("  {}", plain_line(&row.to_string()));
+                    outln!("  {row}");
                 }
             }
-            Value::String(text) => outln!("{name}: {}", plain_line(text)),
+            Value::String(text) => outln!("{name}: {text}"),
             other => outln!("{name}: {other}"),
         }
     }
     Ok(())
 }
 
-/// `text` with escapes for what could steer a terminal or turn its writing around: names and labels
-/// in it are chosen by others. Lines stay lines.
+/// `text` with escapes for what [`steers`]. Lines stay lines.
 pub fn plain(text: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(plain_line).collect();
     lines.join("\n")
@@ -120,19 +102,21 @@ pub fn plain(text: &str) -> String {
 pub fn plain_line(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        match c {
-            // Marks, embeddings, overrides and isolates of right-to-left text.
-            '\u{61c}'
-            | '\u{200e}'..='\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                plain.extend(c.escape_unicode());
-            }
-            c if c.is_control() => plain.extend(c.escape_default()),
-            c => plain.push(c),
+        match steers(c) {
+            true => plain.extend(c.escape_default()),
+            false => plain.push(c),
         }
     }
     plain
+}
+
+/// Whether `c` could steer a terminal, or turn its writing around: marks, embeddings, overrides and isolates
+/// of right-to-left text.
+pub fn steers(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    ) || c.is_control()
 }
 
 /// A line a recipient.
@@ -143,7 +127,7 @@ pub fn recipients(recipients: &[RecipientInfo]) {
             recipient.kind,
             recipient.key_type,
             short(&recipient.key_id),
-            plain_line(&recipient.label)
+            recipient.label
         );
     }
 }

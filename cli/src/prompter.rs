@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ttyname;
 use zeroize::Zeroizing;
 
+use crate::print::errln;
 use crate::terminal::{self, Echo, Event, Question};
 use crate::{Failed, print, sys};
 
@@ -139,8 +140,8 @@ impl Asked<'_> {
     pub fn tell(&self, notice: &str) {
         match self {
             // If its terminal is gone, the prompt finds out.
-            Self::Terminal(question, _) => drop(question.say(notice)),
-            Self::Line(_) | Self::Answered(_) => eprintln!("{notice}"),
+            Self::Terminal(question, _) => drop(question.say(&print::plain(notice))),
+            Self::Line(_) | Self::Answered(_) => print::error_lines(notice),
         }
     }
 }
@@ -223,8 +224,10 @@ fn on_terminal(text: &str, kind: PromptKind) -> Asked<'static> {
 }
 
 fn nobody(error: &io::Error, text: &str) -> Asked<'static> {
-    eprintln!("claviger: no terminal to ask on ({error}): {text}");
-    eprintln!("  Run 'claviger unlock' on one, or give the answer by --pin-fd");
+    print::error_lines(&format!(
+        "claviger: no terminal to ask on ({error}): {text}"
+    ));
+    errln!("  Run 'claviger unlock' on one, or give the answer by --pin-fd");
     Asked::Answered(None)
 }
 

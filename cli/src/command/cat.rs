@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::lock;
 use crate::args::{Cat, Format};
 use crate::ecryptfs::{self, Keys, LowerFolder};
+use crate::print::errln;
 use crate::prompter::Prompter;
 use crate::volume::{self, Volume};
 use crate::{Failed, place};
@@ -49,7 +50,7 @@ fn of_ecryptfs(cat: &Cat, prompter: Prompter) -> Result<ExitCode, Failed> {
     let folder = LowerFolder::open(&cat.dir)?;
     let keys = Keys::gather(&cat.keys, &cat.dir, prompter)?;
     let file = folder.open_file(&cat.path, &keys)?;
-    eprintln!("claviger: {}", ecryptfs::WARNING);
+    errln!("claviger: {}", ecryptfs::WARNING);
     let Some(file) = file else {
         // Made and never written: empty, as the kernel has it.
         return Ok(ExitCode::Ok);

@@ -9,7 +9,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::Ecryptfs;
-use crate::print::outln;
+use crate::print::{errln, outln};
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref};
 
@@ -28,9 +28,10 @@ fn add_key(key: &str, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let Reply::EcryptfsKey { key, sig } = reply else {
         return Err(unexpected());
     };
-    eprintln!(
+    errln!(
         "The kernel's eCryptfs can use '{}' ({}) as {sig}:",
-        key.label, key.module
+        key.label,
+        key.module
     );
     outln!(
         "mount -i -t ecryptfs -o ecryptfs_sig={sig},ecryptfs_cipher=aes,ecryptfs_key_bytes=32 LOWER MNT"

@@ -12,9 +12,9 @@ use claviger_vault::ids;
 
 use super::{key, unexpected};
 use crate::args::{Init, Module, Scope};
-use crate::print::outln;
+use crate::print::{errln, outln};
 use crate::prompter::Prompter;
-use crate::{Failed, daemon, key_ref, place, print};
+use crate::{Failed, daemon, key_ref, place, print, secret_file};
 
 pub(super) fn run(init: Init, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let mut recipients = init
@@ -25,7 +25,7 @@ pub(super) fn run(init: Init, prompter: &mut Prompter) -> Result<ExitCode, Faile
     let mut passphrase = init
         .passphrase_file
         .as_deref()
-        .map(print::read_secret)
+        .map(secret_file::read)
         .transpose()?;
     if recipients.is_empty() && passphrase.is_none() {
         match choose(&init.dir, prompter)? {
@@ -80,7 +80,7 @@ pub(super) fn run(init: Init, prompter: &mut Prompter) -> Result<ExitCode, Faile
         }
     }
     if recipients.len() < 2 {
-        eprintln!("Only one key opens this volume: if it is lost, so is every file in it.");
+        errln!("Only one key opens this volume: if it is lost, so is every file in it.");
     }
     Ok(ExitCode::Ok)
 }
@@ -128,11 +128,9 @@ fn choose(dir: &Path, prompter: &mut Prompter) -> Result<Choice, Failed> {
                 .advise("Name one with --recipient or --passphrase-file"),
         );
     }
-    eprintln!(
-        "Without a token, a key in a file or a passphrase can open the volume. Both are weaker:\n\
-         whoever copies the key file, or with a passphrase the folder, can try passphrases for\n\
-         as long as they like."
-    );
+    errln!("Without a token, a key in a file or a passphrase can open the volume. Both are weaker:");
+    errln!("whoever copies the key file, or with a passphrase the folder, can try passphrases for");
+    errln!("as long as they like.");
     if prompter.agrees("Make a key in a file, with a passphrase?".into()) {
         return make_key_file(dir, prompter).map(|key| Choice::Keys(vec![key]));
     }

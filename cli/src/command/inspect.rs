@@ -81,7 +81,7 @@ fn show_volume(facts: &VolumeFacts) {
             "  {:<10}  {}  {}",
             recipient.kind,
             print::short(&recipient.key_id),
-            print::plain_line(&recipient.label)
+            recipient.label
         );
     }
 }

@@ -5,7 +5,7 @@ use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
 use crate::args::{Generate, Key, Module, Output};
-use crate::print::outln;
+use crate::print::{errln, outln};
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print};
 
@@ -39,7 +39,7 @@ fn generate(order: Generate, prompter: &mut Prompter) -> Result<ExitCode, Failed
         );
     }
     if order.module == Module::Openssl {
-        eprintln!("A key in a file is weaker than a token: whoever copies the file has the key.");
+        errln!("A key in a file is weaker than a token: whoever copies the file has the key.");
     }
     let pin = if order.pin {
         Some(prompter.ask_new(PromptKind::Pin, "PIN")?)

@@ -10,9 +10,9 @@ use claviger_protocol::failure::ExitCode;
 use super::unexpected;
 use crate::args::{EcryptfsKeys, Format, Unlock};
 use crate::ecryptfs::{Mounting, Options, Purpose, advise_format, tell_unlocked};
-use crate::print::outln;
+use crate::print::{errln, outln};
 use crate::prompter::Prompter;
-use crate::{Failed, daemon, key_ref, place, print};
+use crate::{Failed, daemon, key_ref, place, secret_file};
 
 pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let target = match place {
@@ -29,7 +29,7 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
         (volumes, None) => volumes.iter().for_each(|volume| outln!("Locked {volume}")),
     }
     for path in &lost {
-        eprintln!(
+        errln!(
             "claviger: the last writes to lower file {path} could not be written out and are lost"
         );
     }
@@ -58,7 +58,7 @@ pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode
         }
     };
     if found == Found::Unlocked {
-        eprintln!("{} was unlocked already", dir.display());
+        errln!("{} was unlocked already", dir.display());
     }
     Ok(ExitCode::Ok)
 }
@@ -116,8 +116,8 @@ fn with(unlock: &Unlock) -> Result<UnlockWith, Failed> {
         (_, Some(_), Some(_)) => Err(Failed::usage(
             "a volume is opened by a passphrase or by a key",
         )),
-        (Some(file), _, _) => Ok(UnlockWith::RecoveryKey(print::read_secret(file)?)),
-        (None, Some(file), None) => Ok(UnlockWith::Passphrase(print::read_secret(file)?)),
+        (Some(file), _, _) => Ok(UnlockWith::RecoveryKey(secret_file::read(file)?)),
+        (None, Some(file), None) => Ok(UnlockWith::Passphrase(secret_file::read(file)?)),
         (None, None, Some(key)) => Ok(UnlockWith::Key(key_ref::parse(key)?)),
         (None, None, None) => Ok(UnlockWith::AnyKey),
     }
@@ -168,13 +168,13 @@ pub(super) fn open(dir: &Path, with: UnlockWith, prompter: &mut Prompter) -> Res
     let found = match by {
         Some(by) => {
             let dir = dir.display();
-            eprintln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
+            errln!("Unlocked {dir} with {} '{}'", by.kind, by.label);
             Found::Locked
         }
         None => Found::Unlocked,
     };
     for change in changes {
-        eprintln!("  {change}");
+        errln!("  {change}");
     }
     Ok(found)
 }

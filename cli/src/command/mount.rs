@@ -16,6 +16,7 @@ use nix::unistd::Uid;
 use super::lock;
 use crate::args::{EcryptfsKeys, Format, Mount};
 use crate::ecryptfs::{self, Mounting, Options, Purpose};
+use crate::print::errln;
 use crate::prompter::Prompter;
 use crate::{Failed, place};
 
@@ -91,7 +92,7 @@ fn of_ecryptfs(
         ))
         .advise("Name a key by '-o ecryptfs_sig=SIG'")
     })?;
-    eprintln!("claviger: {}", ecryptfs::WARNING);
+    errln!("claviger: {}", ecryptfs::WARNING);
     filesystem(dir, mount, &options, mount.foreground.then_some("-f"))
 }
 
@@ -227,7 +228,7 @@ fn wait_for_last_writes(lower: &Path) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    eprintln!(
+    errln!(
         "claviger: the filesystem is still writing to {}",
         lower.display()
     );

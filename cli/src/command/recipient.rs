@@ -10,7 +10,7 @@ use super::{init, unexpected};
 use crate::args::Recipient;
 use crate::print::outln;
 use crate::prompter::Prompter;
-use crate::{Failed, daemon, key_ref, place, print};
+use crate::{Failed, daemon, key_ref, place, print, secret_file};
 
 pub(super) fn run(recipient: Recipient, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     match recipient {
@@ -41,7 +41,7 @@ pub(super) fn run(recipient: Recipient, prompter: &mut Prompter) -> Result<ExitC
         } => {
             let recipient = match (key, passphrase_file) {
                 (Some(key), _) => NewRecipient::Key(key_ref::parse(&key)?),
-                (None, Some(file)) => NewRecipient::Passphrase(print::read_secret(&file)?),
+                (None, Some(file)) => NewRecipient::Passphrase(secret_file::read(&file)?),
                 (None, None) if recovery => NewRecipient::Recovery,
                 (None, None) => return Err(Failed::usage("which key shall be added?")),
             };

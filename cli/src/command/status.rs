@@ -50,7 +50,8 @@ fn show_volume(volume: &VolumeStatus) {
     } else {
         "locked"
     };
-    outln!("\n{}  {state}", volume.dir);
+    outln!("");
+    outln!("{}  {state}", volume.dir);
     outln!("  volume   {}", volume.volume);
     outln!("  format   {}", volume.format.word());
     if let Some(epoch) = volume.epoch {

@@ -23,12 +23,12 @@ pub(super) fn run(token: Token, prompter: &mut Prompter) -> Result<ExitCode, Fai
         outln!("No token is present. 'claviger doctor' says what was looked for.");
     }
     for token in &tokens {
-        outln!("{}", print::plain_line(&token.uri));
+        outln!("{}", token.uri);
         let said = format!(
             "{} ({}, serial {}), PIN: {}",
             token.label, token.model, token.serial, token.pin_state
         );
-        outln!("  {}", print::plain_line(&said));
+        outln!("  {said}");
     }
     Ok(ExitCode::Ok)
 }

@@ -73,7 +73,7 @@ fn show(dir: &Path, report: &Report) {
             .unwrap_or_default();
         let lower = dir.join(&damage.lower);
         let said = format!("{}{block}: {}", lower.display(), damage.what);
-        outln!("{}", print::plain_line(&said));
+        outln!("{said}");
     }
     outln!(
         "{} directories, {} files, {} blocks verified; {} damaged",

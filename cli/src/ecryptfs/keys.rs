@@ -14,7 +14,7 @@ use super::failed;
 use super::rsa::RsaKey;
 use crate::args::EcryptfsKeys;
 use crate::prompter::Prompter;
-use crate::{Failed, print};
+use crate::{Failed, secret_file};
 
 /// The keys of an eCryptfs folder.
 pub(crate) struct Keys {
@@ -101,7 +101,7 @@ impl Passwords {
             None => None,
         };
         let of_names = match &given.fnek_passphrase_file {
-            Some(path) => Some(Zeroizing::new(print::read_secret(path)?.expose().to_vec())),
+            Some(path) => Some(Zeroizing::new(secret_file::read(path)?.expose().to_vec())),
             None => passphrase,
         };
         // `ecryptfs-add-passphrase --fnek`, as in an encrypted home, has a salt for names; mount(8) by
@@ -126,7 +126,7 @@ fn mount_passphrase(
         None => format!("Mount passphrase of {}", dir.display()),
     };
     let passphrase = match (&given.passphrase_file, &given.wrapped_passphrase) {
-        (Some(path), _) => print::read_secret(path)?,
+        (Some(path), _) => secret_file::read(path)?,
         (None, None) if given.key.is_some() => return Ok(None),
         (None, _) => ask(prompter, wanted)?,
     };

@@ -61,6 +61,35 @@ story! {
 }
 
 story! {
+    /// Labels are chosen by others, and so are the names of folders on their disks: an escape sequence or a change
+    /// of the direction of writing is shown, not obeyed. Programs get them as they are.
+    fn no_label_and_no_name_steers_the_terminal_that_it_is_shown_on(world) {
+        let alice = world.user("alice");
+        let (label, dir) = ("k\u{202e}gpj", "Pri\u{1b}[2Jvate\nmoved");
+        alice.claviger(["key", "generate", "--module", "openssl", "--label", label, "--out", "k.pem"]).ok();
+        alice.claviger(["init", "--no-recovery", "--recipient", "k.pem", dir]).ok();
+        let commands: [&[&str]; 6] = [
+            &["unlock", dir],
+            &["unlock", dir],
+            &["status"],
+            &["key", "list"],
+            &["recipient", "list", dir],
+            &["lock", dir],
+        ];
+        for command in commands {
+            let Finished { stdout, stderr, .. } = alice.claviger(command).finish();
+            let steers = |c: char| c == '\u{202e}' || (c.is_control() && c != '\n');
+            let said = stdout + &stderr;
+            assert!(!said.contains(steers), "{command:?}: {said:?}");
+            let shown = [r"k\u{202e}gpj", r"Pri\u{1b}[2Jvate\nmoved"];
+            assert!(shown.iter().any(|shown| said.contains(shown)), "{command:?}: {said}");
+        }
+        let keys = json(&alice.claviger(["key", "list", "--json"]).ok());
+        assert_eq!(keys[0]["label"], label);
+    }
+}
+
+story! {
     /// "`inspect FILE`: needs no key."
     fn inspect_tells_what_a_lower_file_and_a_manifest_say_without_a_key(world) {
         let alice = alice_with_an_open_folder(world);

@@ -5,7 +5,6 @@ mod mounts;
 mod told;
 mod trees;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use claviger_protocol::failure::ExitCode;
@@ -76,9 +75,4 @@ fn raise_descriptor_limit() {
         // With fewer a tree deeper than that is refused, with a reason.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-}
-
-/// A path for people, and for the shell where it can be.
-fn shown(path: &Path) -> String {
-    super::recover::quoted(path).unwrap_or_else(|| format!("{path:?}"))
 }

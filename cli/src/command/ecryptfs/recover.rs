@@ -13,7 +13,8 @@ use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
 use crate::args::Output;
-use crate::print::outln;
+use crate::print::{errln, outln};
+use crate::shell_word::quoted;
 use crate::{Failed, print};
 
 /// The name of a lower folder of ecryptfs-setup-private.
@@ -47,7 +48,7 @@ pub(super) fn run(place: &Path, output: &Output) -> Result<ExitCode, Failed> {
         found.iter().for_each(Found::print);
     }
     if search.unreadable > 0 {
-        eprintln!(
+        errln!(
             "claviger: {} folders could not be read; root sees all",
             search.unreadable
         );
@@ -187,10 +188,13 @@ impl Found {
         // Quoted, since names on a disk of another machine may be made for this terminal.
         outln!("{:?}", self.lower);
         match &self.wrapped {
-            Some((path, wrapped)) => outln!(
-                "  wrapped passphrase   {path:?} (version {})\n  opened by            the login passphrase of the time",
-                version(wrapped)
-            ),
+            Some((path, wrapped)) => {
+                outln!(
+                    "  wrapped passphrase   {path:?} (version {})",
+                    version(wrapped)
+                );
+                outln!("  opened by            the login passphrase of the time");
+            }
             None => {
                 outln!("  opened by            its mount passphrase: no wrapped one is beside it")
             }
@@ -239,32 +243,4 @@ fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let mut options = File::options();
     options.read(true).custom_flags(flags.bits()).open(path)
-}
-
-/// A path as a word of the shell; `None` unless it is text that a terminal shows as it is.
-pub(super) fn quoted(path: &Path) -> Option<String> {
-    let text = path
-        .to_str()
-        .filter(|text| !text.chars().any(char::is_control))?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
-    match text.chars().all(plain) {
-        true => Some(text.into()),
-        false => Some(format!("'{}'", text.replace('\'', r"'\''"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_one_word_of_the_shell_or_none() {
-        let quoted = |text: &str| quoted(Path::new(text));
-        assert_eq!(quoted("/mnt/home"), Some("/mnt/home".into()));
-        assert_eq!(
-            quoted("/mnt/it's $(x)"),
-            Some(r"'/mnt/it'\''s $(x)'".into())
-        );
-        assert_eq!(quoted("/mnt/\u{1b}[2J"), None);
-    }
 }

@@ -44,7 +44,7 @@ impl PrivateMount {
 impl Drop for PrivateMount {
     fn drop(&mut self) {
         if let Err(failed) = mount::unmount(&self.0) {
-            eprintln!("{failed}");
+            failed.tell();
             return;
         }
         // A mountpoint that stays is empty, and gone with the session.

@@ -6,11 +6,11 @@ use claviger_protocol::failure::ExitCode;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use super::shown;
 use super::trees::Tree;
 use crate::args::Migrate;
 use crate::migrate::{Aspect, Remark, Stopped, Summary, Verdict};
 use crate::print::outln;
+use crate::shell_word::shown;
 use crate::{Failed, print};
 
 /// What can be done after any stop.
@@ -41,10 +41,7 @@ fn as_text(summary: &Summary, old: &Tree, new: &Tree) {
     list("copied, but not kept", &summary.losses);
     if !summary.only_in_new.is_empty() {
         outln!("in NEW only, and left there:");
-        let lines = summary
-            .only_in_new
-            .iter()
-            .map(|path| print::plain_line(&text(path)));
+        let lines = summary.only_in_new.iter().map(|path| text(path));
         lines.for_each(|path| outln!("  {path}"));
     }
     let (from, to) = (shown(&old.given), shown(&new.given));
@@ -86,7 +83,7 @@ fn list(heading: &str, remarks: &[Remark]) {
             Aspect::Presence => format!("{}: {why}", text(path)),
             of => format!("{}: {of}: {why}", text(path)),
         };
-        outln!("  {}", print::plain_line(&said));
+        outln!("  {said}");
     }
 }
 
