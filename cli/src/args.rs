@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use claviger_protocol::control::FolderFormat;
 use claviger_vault::ecryptfs::Salt;
 
 use crate::help;
@@ -160,9 +161,9 @@ pub struct Mount {
     /// What the folder holds.
     #[arg(long, value_enum, default_value_t = Format::Native)]
     pub format: Format,
-    /// What opens an eCryptfs folder.
+    /// What opens it.
     #[command(flatten)]
-    pub keys: EcryptfsKeys,
+    pub keys: GivenKeys,
     /// The volume's folder, or the lower folder of eCryptfs.
     #[arg(value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
@@ -186,7 +187,7 @@ pub struct Unlock {
     pub options: Vec<String>,
     /// What opens it.
     #[command(flatten)]
-    pub keys: EcryptfsKeys,
+    pub keys: GivenKeys,
     /// The volume's folder or a mount point of it.
     #[arg(value_name = "DIR|MNT", required_unless_present = "all", value_hint = ValueHint::DirPath)]
     pub place: Option<PathBuf>,
@@ -321,9 +322,9 @@ pub struct Cat {
     /// What the folder holds.
     #[arg(long, value_enum, default_value_t = Format::Native)]
     pub format: Format,
-    /// What opens an eCryptfs folder.
+    /// What opens it.
     #[command(flatten)]
-    pub keys: EcryptfsKeys,
+    pub keys: GivenKeys,
     /// The volume's folder, or the lower folder of eCryptfs.
     #[arg(value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
@@ -340,9 +341,18 @@ pub enum Format {
     Ecryptfs,
 }
 
-/// What opens an eCryptfs folder; passphrase and key open a volume too.
+impl From<FolderFormat> for Format {
+    fn from(format: FolderFormat) -> Self {
+        match format {
+            FolderFormat::Native => Self::Native,
+            FolderFormat::Ecryptfs => Self::Ecryptfs,
+        }
+    }
+}
+
+/// What opens a folder: a passphrase or a key, and what else there is of eCryptfs.
 #[derive(Clone, Debug, Default, Args)]
-pub struct EcryptfsKeys {
+pub struct GivenKeys {
     /// The passphrase is the first line of this file; with --wrapped-passphrase, the login passphrase
     /// is. `-` is standard input.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -364,7 +374,7 @@ pub struct EcryptfsKeys {
     pub wrapped_passphrase: Option<PathBuf>,
 }
 
-impl EcryptfsKeys {
+impl GivenKeys {
     /// Whether any is given.
     pub fn are_given(&self) -> bool {
         self.passphrase_file.is_some() || self.key.is_some() || self.are_of_ecryptfs_only()
@@ -420,7 +430,7 @@ pub struct Migrate {
     pub options: Vec<String>,
     /// What opens OLD, if it is a lower folder that is not mounted.
     #[command(flatten)]
-    pub keys: EcryptfsKeys,
+    pub keys: GivenKeys,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

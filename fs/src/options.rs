@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use claviger_callout::Transport;
-use claviger_protocol::control::FolderFormat;
+use claviger_protocol::control::{FolderFormat, UnknownFormat};
 use claviger_vault::ecryptfs::{MountOptionError, MountOptions, View};
 use nix::mount::MsFlags;
 
@@ -83,6 +83,9 @@ pub enum OptionError {
         /// What may stand there.
         expected: &'static str,
     },
+    /// `format=` does not take this value.
+    #[error(transparent)]
+    Format(#[from] UnknownFormat),
     /// One of eCryptfs' options is refused.
     #[error(transparent)]
     Ecryptfs(#[from] MountOptionError),
@@ -117,8 +120,8 @@ impl Options {
         let mut options = Self::default();
         let all = || text.split(',').filter(|option| !option.is_empty());
         // First: it says what the others may be.
-        for format in all().filter_map(|option| option.strip_prefix("format=")) {
-            options.set_format(format)?;
+        if FolderFormat::of_options(all())? == Some(FolderFormat::Ecryptfs) {
+            options.format = FormatOption::Ecryptfs(MountOptions::default());
         }
         for option in all() {
             options.set(option)?;
@@ -144,21 +147,6 @@ impl Options {
                 return Err(OptionError::OnlyRoot(option));
             }
         }
-        Ok(())
-    }
-
-    fn set_format(&mut self, format: &str) -> Result<(), OptionError> {
-        self.format = match format {
-            "native" => FormatOption::Native,
-            "ecryptfs" => FormatOption::Ecryptfs(MountOptions::default()),
-            _ => {
-                return Err(OptionError::Value {
-                    option: "format",
-                    value: format.into(),
-                    expected: "native or ecryptfs",
-                });
-            }
-        };
         Ok(())
     }
 
@@ -281,6 +269,7 @@ mod tests {
                 with(|_| ()),
             ),
             ("format=native", with(|_| ())),
+            ("format=ecryptfs,format=native", with(|_| ())),
             (
                 "ecryptfs_passthrough,format=ecryptfs,ecryptfs_unlink_sigs,ro",
                 with(|o| {

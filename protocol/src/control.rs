@@ -26,5 +26,5 @@ pub use conversation::{
 pub use ecryptfs::{Needed, OtherKeys, PasswordKey, UnlockEcryptfs};
 pub use reply::{
     FolderFormat, KeyInfo, ModuleStatus, MountStatus, RecipientInfo, Reply, Status, TokenInfo,
-    VolumeStatus,
+    UnknownFormat, VolumeStatus,
 };

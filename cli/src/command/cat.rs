@@ -4,13 +4,12 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use claviger_protocol::control::UnlockWith;
 use claviger_protocol::failure::ExitCode;
 use zeroize::Zeroizing;
 
 use super::lock;
 use crate::args::{Cat, Format};
-use crate::ecryptfs::{self, Keys, LowerFolder};
+use crate::ecryptfs::{self, Keys, LowerFolder, advise_format};
 use crate::print::errln;
 use crate::prompter::Prompter;
 use crate::volume::{self, Volume};
@@ -20,16 +19,16 @@ const CHUNK: usize = 1 << 20;
 
 pub(super) fn run(cat: &Cat, prompter: Prompter) -> Result<ExitCode, Failed> {
     match cat.format {
-        Format::Native if cat.keys.are_given() => Err(lock::of_ecryptfs()
-            .advise("Add '--format ecryptfs', or open the volume with 'claviger unlock' first")),
-        Format::Native => native(&cat.dir, &cat.path, prompter),
+        Format::Native => native(cat, prompter),
         Format::Ecryptfs => of_ecryptfs(cat, prompter),
     }
 }
 
-fn native(dir: &Path, path: &Path, mut prompter: Prompter) -> Result<ExitCode, Failed> {
-    let dir = place::lower_folder(dir)?;
-    lock::open(&dir, UnlockWith::AnyKey, &mut prompter)?;
+fn native(cat: &Cat, mut prompter: Prompter) -> Result<ExitCode, Failed> {
+    let path: &Path = &cat.path;
+    let dir = place::lower_folder(&cat.dir)?;
+    lock::open(&dir, lock::with(&cat.keys)?, &mut prompter)
+        .map_err(|failed| advise_format(failed, &dir))?;
     let volume = Volume::open(&dir, prompter)?;
     let refused = |error| volume::tree_failed(path, &error);
     let root = volume.root().map_err(refused)?;

@@ -8,7 +8,7 @@ use claviger_protocol::control::{
 use claviger_protocol::failure::ExitCode;
 
 use super::unexpected;
-use crate::args::{EcryptfsKeys, Format, Unlock};
+use crate::args::{Format, GivenKeys, Unlock};
 use crate::ecryptfs::{Mounting, Options, Purpose, advise_format, tell_unlocked};
 use crate::print::{errln, outln};
 use crate::prompter::Prompter;
@@ -46,9 +46,8 @@ pub(super) fn unlock(unlock: Unlock, prompter: &mut Prompter) -> Result<ExitCode
     };
     let dir = place::lower_folder(place)?;
     let found = match unlock.format {
-        Format::Native => {
-            open(&dir, with(&unlock)?, prompter).map_err(|failed| advise_format(failed, &dir))?
-        }
+        Format::Native => open(&dir, with_any(&unlock)?, prompter)
+            .map_err(|failed| advise_format(failed, &dir))?,
         Format::Ecryptfs if unlock.recovery_file.is_some() => {
             return Err(Failed::usage("a folder of eCryptfs has no recovery key"));
         }
@@ -81,8 +80,8 @@ fn unlock_all(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let mut code = ExitCode::Ok;
     for volume in locked {
         if let Err(failed) = open_as_it_is(volume, prompter) {
-            eprintln!("{failed}");
-            eprintln!("{} stays locked", volume.dir);
+            failed.tell();
+            errln!("{} stays locked", volume.dir);
             code = failed.code();
         }
     }
@@ -96,43 +95,53 @@ fn open_as_it_is(volume: &VolumeStatus, prompter: &mut Prompter) -> Result<Found
         FolderFormat::Native => open(dir, UnlockWith::AnyKey, prompter),
         FolderFormat::Ecryptfs => {
             let mut folder = Mounting::plan(dir, Options::parse(&[])?)?;
-            let keys = EcryptfsKeys::default();
+            let keys = GivenKeys::default();
             open_folder(&mut folder, dir, (&keys, Purpose::Unlock), prompter)
         }
     }
 }
 
-/// What opens a volume.
-fn with(unlock: &Unlock) -> Result<UnlockWith, Failed> {
-    let EcryptfsKeys {
-        passphrase_file,
-        key,
-        ..
-    } = &unlock.keys;
-    if unlock.keys.are_of_ecryptfs_only() || !unlock.options.is_empty() {
-        return Err(of_ecryptfs().advise("Add '--format ecryptfs'"));
+fn with_any(unlock: &Unlock) -> Result<UnlockWith, Failed> {
+    if !unlock.options.is_empty() {
+        return Err(of_ecryptfs());
     }
-    match (&unlock.recovery_file, passphrase_file, key) {
-        (_, Some(_), Some(_)) => Err(Failed::usage(
+    match &unlock.recovery_file {
+        Some(file) if !unlock.keys.are_given() => {
+            Ok(UnlockWith::RecoveryKey(secret_file::read(file)?))
+        }
+        Some(_) => Err(of_ecryptfs()),
+        None => with(&unlock.keys),
+    }
+}
+
+/// What opens a volume.
+///
+/// # Errors
+/// [`Failed`] for what only a folder of eCryptfs is opened by, or a file that cannot be read.
+pub(super) fn with(keys: &GivenKeys) -> Result<UnlockWith, Failed> {
+    if keys.are_of_ecryptfs_only() {
+        return Err(of_ecryptfs());
+    }
+    match (&keys.passphrase_file, &keys.key) {
+        (Some(_), Some(_)) => Err(Failed::usage(
             "a volume is opened by a passphrase or by a key",
         )),
-        (Some(file), _, _) => Ok(UnlockWith::RecoveryKey(secret_file::read(file)?)),
-        (None, Some(file), None) => Ok(UnlockWith::Passphrase(secret_file::read(file)?)),
-        (None, None, Some(key)) => Ok(UnlockWith::Key(key_ref::parse(key)?)),
-        (None, None, None) => Ok(UnlockWith::AnyKey),
+        (Some(file), None) => Ok(UnlockWith::Passphrase(secret_file::read(file)?)),
+        (None, Some(key)) => Ok(UnlockWith::Key(key_ref::parse(key)?)),
+        (None, None) => Ok(UnlockWith::AnyKey),
     }
 }
 
 /// Options of eCryptfs, given for a volume.
-pub(super) fn of_ecryptfs() -> Failed {
-    Failed::usage("these options belong to eCryptfs folders")
+fn of_ecryptfs() -> Failed {
+    Failed::usage("these options belong to eCryptfs folders").advise("Add '--format ecryptfs'")
 }
 
 /// Unlocks a folder of eCryptfs, and says by what.
 pub(super) fn open_folder(
     folder: &mut Mounting,
     dir: &Path,
-    (keys, purpose): (&EcryptfsKeys, Purpose),
+    (keys, purpose): (&GivenKeys, Purpose),
     prompter: &mut Prompter,
 ) -> Result<Found, Failed> {
     let by = folder.unlock(keys, purpose, prompter)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use claviger_protocol::control::UnlockWith;
+use claviger_protocol::control::FolderFormat;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
 
 use super::lock;
-use crate::args::{EcryptfsKeys, Format, Mount};
+use crate::args::{Format, GivenKeys, Mount};
 use crate::ecryptfs::{self, Mounting, Options, Purpose};
 use crate::print::errln;
 use crate::prompter::Prompter;
@@ -31,9 +31,13 @@ const LAST_WRITES: Duration = Duration::from_secs(30);
 
 pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(&mount.dir)?;
-    match format(&mount)? {
-        Format::Native if mount.keys.are_given() => Err(lock::of_ecryptfs()
-            .advise("Add '--format ecryptfs', or open the volume with 'claviger unlock' first")),
+    let format = format(&mount)?;
+    if mount.keys.are_given() && (mount.locked || is_for_several_users(&mount)) {
+        return Err(Failed::usage(
+            "this mount is not unlocked by who makes it, and needs no key",
+        ));
+    }
+    match format {
         Format::Native => native(&dir, &mount, prompter),
         Format::Ecryptfs => of_ecryptfs(&dir, &mount, Options::parse(&mount.options)?, prompter),
     }
@@ -41,22 +45,18 @@ pub(super) fn run(mount: Mount, prompter: &mut Prompter) -> Result<ExitCode, Fai
 
 /// As the command line says, or as fstab(5) does.
 fn format(mount: &Mount) -> Result<Format, Failed> {
-    let mut options = mount.options.iter();
-    match options.find_map(|option| option.strip_prefix("format=")) {
-        None => Ok(mount.format),
-        Some("ecryptfs") => Ok(Format::Ecryptfs),
-        Some(other) => Err(Failed::usage(format!(
-            "mount option 'format={other}': expected 'ecryptfs'"
-        ))),
-    }
+    let said = FolderFormat::of_options(mount.options.iter().map(String::as_str))
+        .map_err(|unknown| Failed::usage(unknown.to_string()))?;
+    Ok(said.map_or(mount.format, Format::from))
 }
 
 fn native(dir: &Path, mount: &Mount, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
     let options = &mount.options;
     if !mount.locked && !is_for_several_users(mount) {
+        let with = lock::with(&mount.keys)?;
         // What it would refuse, it refuses before anybody is asked for a PIN.
         match filesystem(dir, mount, options, Some("--check"))? {
-            ExitCode::Ok => lock::open(dir, UnlockWith::AnyKey, prompter)?,
+            ExitCode::Ok => lock::open(dir, with, prompter)?,
             refused => return Ok(refused),
         };
     }
@@ -70,11 +70,6 @@ fn of_ecryptfs(
     prompter: &mut Prompter,
 ) -> Result<ExitCode, Failed> {
     let mut folder = Mounting::plan(dir, options)?;
-    if mount.keys.are_given() && (mount.locked || is_for_several_users(mount)) {
-        return Err(Failed::usage(
-            "this mount is not unlocked by who makes it, and needs no key",
-        ));
-    }
     let opens = !mount.locked && !is_for_several_users(mount) && !folder.shows_lower_files();
     if opens {
         if let Some(options) = folder.filesystem_options() {
@@ -98,7 +93,7 @@ fn of_ecryptfs(
 
 /// Mounts the volume in `dir`, which has been unlocked, for this user alone.
 pub(super) fn volume_privately(dir: &Path, mountpoint: &Path) -> Result<(), Failed> {
-    let mount = private(dir, mountpoint, Format::Native, EcryptfsKeys::default());
+    let mount = private(dir, mountpoint, Format::Native, GivenKeys::default());
     mounted(dir, filesystem(dir, &mount, &mount.options, None)?)
 }
 
@@ -106,7 +101,7 @@ pub(super) fn volume_privately(dir: &Path, mountpoint: &Path) -> Result<(), Fail
 pub(super) fn ecryptfs_privately(
     dir: &Path,
     mountpoint: &Path,
-    (keys, options): (&EcryptfsKeys, Options),
+    (keys, options): (&GivenKeys, Options),
     prompter: &mut Prompter,
 ) -> Result<(), Failed> {
     let mount = private(dir, mountpoint, Format::Ecryptfs, keys.clone());
@@ -114,7 +109,7 @@ pub(super) fn ecryptfs_privately(
     mounted(dir, of_ecryptfs(dir, &mount, options, prompter)?)
 }
 
-fn private(dir: &Path, mountpoint: &Path, format: Format, keys: EcryptfsKeys) -> Mount {
+fn private(dir: &Path, mountpoint: &Path, format: Format, keys: GivenKeys) -> Mount {
     Mount {
         options: Vec::new(),
         foreground: false,

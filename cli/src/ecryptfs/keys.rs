@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::failed;
 use super::rsa::RsaKey;
-use crate::args::EcryptfsKeys;
+use crate::args::GivenKeys;
 use crate::prompter::Prompter;
 use crate::{Failed, secret_file};
 
@@ -32,7 +32,7 @@ impl Keys {
     /// # Errors
     /// [`Failed`].
     pub(crate) fn gather(
-        given: &EcryptfsKeys,
+        given: &GivenKeys,
         dir: &Path,
         mut prompter: Prompter,
     ) -> Result<Self, Failed> {
@@ -87,7 +87,7 @@ pub(super) struct Passwords {
 impl Passwords {
     /// Reads those that the options name; asks for the mount passphrase unless a key is given instead.
     pub(super) fn gather(
-        given: &EcryptfsKeys,
+        given: &GivenKeys,
         dir: &Path,
         prompter: &mut Prompter,
     ) -> Result<Self, Failed> {
@@ -116,7 +116,7 @@ impl Passwords {
 
 /// The mount passphrase, or none if a key was given and no passphrase.
 fn mount_passphrase(
-    given: &EcryptfsKeys,
+    given: &GivenKeys,
     dir: &Path,
     salt: Salt,
     prompter: &mut Prompter,

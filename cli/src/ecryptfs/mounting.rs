@@ -14,7 +14,7 @@ use claviger_vault::ecryptfs::{
 use super::keys::Passwords;
 use super::options::{self, Access, NamesOption, Options};
 use super::survey::{Names, Survey};
-use crate::args::EcryptfsKeys;
+use crate::args::GivenKeys;
 use crate::command::unexpected;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref};
@@ -116,7 +116,7 @@ impl Mounting {
     /// [`Failed`].
     pub(crate) fn unlock(
         &mut self,
-        given: &EcryptfsKeys,
+        given: &GivenKeys,
         purpose: Purpose,
         prompter: &mut Prompter,
     ) -> Result<Vec<RecipientInfo>, Failed> {
@@ -145,7 +145,7 @@ impl Mounting {
     fn order(
         &mut self,
         passwords: Vec<PasswordKey>,
-        given: &EcryptfsKeys,
+        given: &GivenKeys,
         purpose: Purpose,
         prompter: &mut Prompter,
     ) -> Result<Vec<RecipientInfo>, Failed> {
@@ -186,7 +186,7 @@ impl Mounting {
     fn choose(
         &mut self,
         passwords: Passwords,
-        given: &EcryptfsKeys,
+        given: &GivenKeys,
         purpose: Purpose,
     ) -> Result<Vec<PasswordKey>, Failed> {
         let Passwords { content, names } = passwords;

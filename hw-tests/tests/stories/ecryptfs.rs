@@ -290,6 +290,6 @@ story! {
         let salted = [&plain[..5], &["--salt", "0123456789abcdef", "plain", "size1"]].concat();
         says(&alice.claviger(salted).fails(4), &["opens with key f2291ce4c3069633 only"]);
         says(&alice.claviger([&plain[..5], &["--salt", "xyz", "plain", "size1"]].concat()).fails(2), &["16 hexadecimal digits"]);
-        says(&alice.claviger(["cat", "--passphrase-file", "pass", "plain", "size1"]).fails(2), &["--format ecryptfs"]);
+        says(&alice.claviger(["cat", "--passphrase-file", "pass", "plain", "size1"]).fails(3), &["--format ecryptfs"]);
     }
 }

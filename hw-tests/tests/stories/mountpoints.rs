@@ -28,6 +28,34 @@ story! {
 }
 
 story! {
+    /// `mount` and `cat` take what `unlock` takes, and `format=` means the same before and behind them.
+    fn what_opens_a_volume_can_be_named_where_it_is_mounted_or_read(world) {
+        let alice = world.user("alice");
+        software_key(&alice, "k");
+        alice.write("pass", "correct horse\n");
+        folder(&alice, &["--recipient", "k", "--passphrase-file", "pass"]);
+        let by = |kind: &str| format!("Unlocked {} with {kind}", alice.home().join("Private").display());
+        for (opener, kind) in [(["--key", "k"], "file"), (["--passphrase-file", "pass"], "passphrase")] {
+            let mount = [&["mount", "-o", "format=ecryptfs,format=native"][..], &opener, &["Private", "private"]].concat();
+            says(&alice.claviger(mount).finish().stderr, &[&by(kind)]);
+            alice.sh("echo text >private/letter; sync private/letter").ok();
+            alice.claviger(["umount", "private"]).ok();
+            alice.claviger(["lock", "Private"]).ok();
+            let cat = alice.claviger([&["cat"][..], &opener, &["Private", "letter"]].concat()).finish();
+            assert_eq!(cat.stdout, "text\n", "{cat}");
+            says(&cat.stderr, &[&by(kind)]);
+            alice.claviger(["lock", "Private"]).ok();
+        }
+        let locked = ["mount", "--locked", "--key", "k", "Private", "private"];
+        says(&alice.claviger(locked).fails(2), &["needs no key"]);
+        let salted = ["mount", "--salt", "0011223344556677", "Private", "private"];
+        says(&alice.claviger(salted).fails(2), &["belong to eCryptfs folders", "--format ecryptfs"]);
+        let unknown = ["mount", "-o", "format=zip", "Private", "private"];
+        says(&alice.claviger(unknown).fails(2), &["format=zip", "native or ecryptfs"]);
+    }
+}
+
+story! {
     /// "Already mounted", and "a second mount of the same folder": 10 and 18.
     fn a_folder_is_mounted_once_and_a_mountpoint_used_once(world) {
         let alice = alice_with_an_open_folder(world);

@@ -176,7 +176,27 @@ impl FolderFormat {
         let mut all = [Self::Native, Self::Ecryptfs].into_iter();
         all.find(|format| format.word() == word)
     }
+
+    /// What mount options say by `format=`, the last of them counting; `None` if nothing.
+    ///
+    /// # Errors
+    /// [`UnknownFormat`].
+    pub fn of_options<'a>(
+        options: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Option<Self>, UnknownFormat> {
+        let mut said = None;
+        let words = options.into_iter();
+        for word in words.filter_map(|option| option.strip_prefix("format=")) {
+            said = Some(Self::of_word(word).ok_or_else(|| UnknownFormat(word.into()))?);
+        }
+        Ok(said)
+    }
 }
+
+/// The mount option `format=` has a value that is no format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("mount option 'format={0}': expected native or ecryptfs")]
+pub struct UnknownFormat(String);
 
 /// One mount that has registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

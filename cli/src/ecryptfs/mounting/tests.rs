@@ -49,11 +49,7 @@ fn passwords(passphrase: &str) -> Passwords {
     }
 }
 
-fn choose(
-    mounting: &mut Mounting,
-    passphrase: &str,
-    given: &EcryptfsKeys,
-) -> Result<usize, String> {
+fn choose(mounting: &mut Mounting, passphrase: &str, given: &GivenKeys) -> Result<usize, String> {
     let chosen = mounting.choose(passwords(passphrase), given, Purpose::Mount);
     chosen
         .map(|chosen| chosen.len())
@@ -141,7 +137,7 @@ fn an_empty_folder_becomes_what_the_mount_program_would_make_of_it() {
         choose(
             &mut mounting,
             "golden passphrase one",
-            &EcryptfsKeys::default()
+            &GivenKeys::default()
         ),
         Ok(1)
     );
@@ -155,9 +151,9 @@ fn an_empty_folder_becomes_what_the_mount_program_would_make_of_it() {
 fn an_empty_encrypted_home_has_encrypted_names() {
     let lower = tempfile::tempdir().unwrap();
     let mut mounting = Mounting::plan(lower.path(), options("")).unwrap();
-    let home = EcryptfsKeys {
+    let home = GivenKeys {
         wrapped_passphrase: Some("wrapped-passphrase".into()),
-        ..EcryptfsKeys::default()
+        ..GivenKeys::default()
     };
     assert_eq!(choose(&mut mounting, "golden passphrase one", &home), Ok(2));
     let NamesPlan::Encrypted(sig, KeyLen::Aes128) = mounting.names else {
@@ -186,7 +182,7 @@ fn an_empty_private_folder_is_what_ecryptfs_setup_private_put_on_record() {
 fn a_passphrase_that_the_folder_has_no_use_for_is_refused() {
     let lower = unpacked("aes24-fnek");
     let plan = || Mounting::plan(lower.path(), options("")).unwrap();
-    let given = EcryptfsKeys::default();
+    let given = GivenKeys::default();
     assert_eq!(choose(&mut plan(), "golden passphrase one", &given), Ok(2));
     let wrong = choose(&mut plan(), "wrong", &given).unwrap_err();
     assert!(
@@ -194,9 +190,9 @@ fn a_passphrase_that_the_folder_has_no_use_for_is_refused() {
         "{wrong}"
     );
     // With a passphrase for names that is none.
-    let given = EcryptfsKeys {
+    let given = GivenKeys {
         fnek_passphrase_file: Some("names".into()),
-        ..EcryptfsKeys::default()
+        ..GivenKeys::default()
     };
     let mixed = Passwords {
         content: passwords("golden passphrase one").content,
@@ -217,7 +213,7 @@ fn a_passphrase_that_the_folder_has_no_use_for_is_refused() {
 fn where_an_rsa_key_opens_the_files_a_passphrase_may_be_for_the_names() {
     let lower = unpacked("rsa2048-aes32-fnek");
     let mut mounting = Mounting::plan(lower.path(), options("")).unwrap();
-    let given = EcryptfsKeys::default();
+    let given = GivenKeys::default();
     assert_eq!(
         choose(&mut mounting, "golden passphrase one", &given),
         Ok(1)

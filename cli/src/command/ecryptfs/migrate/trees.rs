@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 
 use super::mounts::PrivateMount;
 use crate::Failed;
-use crate::args::{EcryptfsKeys, Migrate};
+use crate::args::{GivenKeys, Migrate};
 use crate::command::{lock, mount};
 use crate::ecryptfs::Options;
 use crate::place::{self, Mounted};
@@ -144,7 +144,7 @@ impl Found {
     /// The tree, of eCryptfs if it is a lower folder.
     pub(super) fn mount_ecryptfs(
         self,
-        keys: &EcryptfsKeys,
+        keys: &GivenKeys,
         options: Options,
         prompter: &mut Prompter,
     ) -> Result<Tree, Failed> {
