@@ -1,5 +1,7 @@
 //! Which failure each error of the crates below is: one table an enum, without a catch-all.
 
+use std::io;
+
 use claviger_pki::auth_tok::AuthTokError;
 use claviger_pki::auth_tok::enrolled::EnrolledError;
 use claviger_pki::module::{ModuleError, PinState};
@@ -102,7 +104,7 @@ pub fn of_pin(error: PinError) -> Failure {
     match error {
         PinError::Malformed { .. } => Failure::Usage(error.to_string()),
         PinError::Overtaken(_) => Failure::Busy(error.to_string()),
-        PinError::Io { .. } => Failure::Permission(error.to_string()),
+        PinError::Io { ref source, .. } => of_file(source, error.to_string()),
     }
 }
 
@@ -120,7 +122,18 @@ pub fn of_auth_tok(error: AuthTokError) -> Failure {
 pub fn of_enrolled(error: EnrolledError) -> Failure {
     match error {
         EnrolledError::Malformed { .. } => Failure::Usage(error.to_string()),
-        EnrolledError::Io { .. } => Failure::Permission(error.to_string()),
+        EnrolledError::Io { ref source, .. } => of_file(source, error.to_string()),
+    }
+}
+
+/// What the system refused to do with a file of this user's, told as `text`: a full or failing disk is
+/// nobody's permission.
+fn of_file(error: &io::Error, text: String) -> Failure {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Failure::Permission(text)
+        }
+        _ => Failure::Internal(text),
     }
 }
 
@@ -147,5 +160,36 @@ pub fn pin_state_text(state: PinState) -> String {
         PinState::TriesLeft(1) | PinState::FinalTry => "final try".into(),
         PinState::TriesLeft(tries) => format!("{tries} tries left"),
         PinState::Blocked => "blocked".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use claviger_protocol::failure::ExitCode;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_lack_of_permission() {
+        let table = [
+            (libc::EACCES, ExitCode::Permission),
+            (libc::EROFS, ExitCode::Permission),
+            (libc::ENOSPC, ExitCode::Internal),
+            (libc::EIO, ExitCode::Internal),
+        ];
+        for (errno, code) in table {
+            let source = || io::Error::from_raw_os_error(errno);
+            let path = || "/state/known_volumes".into();
+            let of_pin = of_pin(PinError::Io {
+                path: path(),
+                source: source(),
+            });
+            let of_enrolled = of_enrolled(EnrolledError::Io {
+                path: path(),
+                source: source(),
+            });
+            assert_eq!(of_pin.exit_code(), code, "{of_pin}");
+            assert_eq!(of_enrolled.exit_code(), code, "{of_enrolled}");
+        }
     }
 }
