@@ -43,6 +43,11 @@ impl Failed {
         Self::new(code, format!("{}: {}", path.display(), plain(error)))
     }
 
+    /// Something of a volume that does not verify.
+    pub(crate) fn damaged(what: impl Into<String>) -> Self {
+        Self::new(ExitCode::Integrity, what).advise(DAMAGED)
+    }
+
     /// Adds what to do.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
@@ -90,6 +95,9 @@ fn plain(error: &io::Error) -> String {
     }
 }
 
+const DAMAGED: &str =
+    "Do not write to it; 'claviger verify DIR' lists what is damaged: restore that from a backup";
+
 /// What to do about a failure, where there is one thing to do.
 fn advice(failure: &Failure) -> Option<&'static str> {
     match failure {
@@ -110,6 +118,8 @@ fn advice(failure: &Failure) -> Option<&'static str> {
             Some("Start one by any claviger command of that user, such as 'claviger status'")
         }
         Failure::Identity(_) => Some("Do not enter a PIN or write to it unless you know why"),
+        Failure::Integrity(_) => Some(DAMAGED),
+        Failure::Busy(_) => Some("Somebody else is at it: try again in a moment"),
         Failure::TpmLockout(_) => Some("Wait as said, or open with another recipient"),
         Failure::Module { .. } => {
             Some("The next request starts the module anew; see the daemon's log")
@@ -123,9 +133,7 @@ fn advice(failure: &Failure) -> Option<&'static str> {
         | Failure::Cancelled
         | Failure::BadMountpoint(_)
         | Failure::Permission(_)
-        | Failure::Integrity(_)
         | Failure::Policy(_)
-        | Failure::Unsupported(_)
-        | Failure::Busy(_) => None,
+        | Failure::Unsupported(_) => None,
     }
 }

@@ -1,5 +1,6 @@
 //! A volume read without mounting it: keys from the daemon over callout, files from the lower folder.
 
+use core::fmt;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -151,12 +152,12 @@ pub(crate) fn file_failed(path: &Path, error: &FileError) -> Failed {
         FileError::NeverReachedDisk
         | FileError::Integrity(_)
         | FileError::Misplaced
-        | FileError::NoNamesKey(_) => ExitCode::Integrity,
+        | FileError::NoNamesKey(_) => return Failed::damaged(told(path, error)),
         FileError::Unsupported(_) => ExitCode::Unsupported,
         FileError::TooLarge | FileError::ReadOnly | FileError::Poisoned => ExitCode::Internal,
         FileError::Io(error) => return Failed::file(path, error),
     };
-    Failed::new(code, format!("{}: {error}", path.display()))
+    Failed::new(code, told(path, error))
 }
 
 /// What a path that leads nowhere is reported as.
@@ -164,10 +165,14 @@ pub(crate) fn tree_failed(path: &Path, error: &TreeError) -> Failed {
     let code = match error {
         TreeError::NotFound | TreeError::NotADirectory => ExitCode::NotFound,
         TreeError::Name(_) => ExitCode::Usage,
-        TreeError::Directory(_) => ExitCode::Integrity,
+        TreeError::Directory(_) => return Failed::damaged(told(path, error)),
         TreeError::Io(error) => return Failed::file(path, error),
     };
-    Failed::new(code, format!("{}: {error}", path.display()))
+    Failed::new(code, told(path, error))
+}
+
+fn told(path: &Path, error: &impl fmt::Display) -> String {
+    format!("{}: {error}", path.display())
 }
 
 /// What a folder without a readable manifest is reported as.

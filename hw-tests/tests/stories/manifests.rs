@@ -184,7 +184,7 @@ story! {
         edit(&alice, |text| text.replacen("generation = 1", "generation = 9", 1));
         assert_eq!(alice.sh("cat private/letter").ok(), "text\n");
         alice.claviger(["lock", "private"]).ok();
-        alice.claviger(["unlock", "private"]).fails(12);
+        says(&alice.claviger(["unlock", "private"]).fails(12), &["Do not write to it", "claviger verify DIR"]);
         alice.sh("cat private/letter").fails(1);
     }
 }

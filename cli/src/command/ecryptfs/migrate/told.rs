@@ -149,6 +149,35 @@ pub(super) fn stopped(stopped: Stopped, order: &Migrate) -> Failed {
         Stopped::Running => Failed::new(ExitCode::Busy, what),
         Stopped::OldIsUnfinished => Failed::usage(what).advise("Complete that one first"),
         Stopped::OldIsEmpty => Failed::usage(what),
-        Stopped::NoRoom { .. } => Failed::new(ExitCode::Internal, what),
+        Stopped::NoRoom { needed, free } => {
+            let lacking = needed.saturating_sub(free);
+            let advice = format!("Free {lacking} bytes there: the same command goes on then");
+            Failed::new(ExitCode::Internal, what).advise(advice)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command, Ecryptfs};
+
+    #[test]
+    fn who_has_no_room_is_told_how_much_to_free() {
+        let cli = Cli::parse_from(["claviger", "ecryptfs", "migrate", "old", "new"]);
+        let Command::Ecryptfs(Ecryptfs::Migrate(order)) = cli.command else {
+            panic!("it is one");
+        };
+        let no_room = Stopped::NoRoom {
+            needed: 100,
+            free: 60,
+        };
+        assert_eq!(
+            stopped(no_room, &order).to_string(),
+            "claviger: 100 bytes are to be copied, and NEW has room for 60\n  \
+             Free 40 bytes there: the same command goes on then"
+        );
     }
 }
