@@ -3,14 +3,13 @@
 //! One JSON object a line, appended in one write(2), mode 0600. It tells who asked, for what, by which
 //! key, and how it ended; never a secret, and names only as they are in the lower folder.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use claviger_protocol::Failure;
+use claviger_protocol::{Failure, log_file};
 use nix::unistd::Uid;
 use serde::Serialize;
 
@@ -125,7 +124,7 @@ impl Audit {
         text.push(b'\n');
         let mut log = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if log.size > FULL {
-            fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            log_file::put_aside(&self.path)?;
             *log = Log::open(&self.path)?;
         }
         log.file.write_all(&text)?;
@@ -136,11 +135,7 @@ impl Audit {
 
 impl Log {
     fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)?;
+        let file = log_file::append(path)?;
         let size = file.metadata()?.len();
         Ok(Self { file, size })
     }
@@ -148,6 +143,7 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -1,9 +1,8 @@
 //! Starting on demand: a daemon of its own session, with nothing of its starter but a stated part of
 //! the environment.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use claviger_protocol::paths;
+use claviger_protocol::{log_file, paths};
 
 use crate::instance::{InstanceError, private_folder};
 
@@ -86,7 +85,7 @@ pub fn start() -> Result<(), BackgroundError> {
     private_folder(&state)?;
     private_folder(&runtime)?;
     let log_path = state.join("daemon.log");
-    let log = open_log(&log_path)?;
+    let log = log_file::begin(&log_path)?;
     let said_before = log.metadata()?.len();
 
     // The same handshake that systemd uses. The name is ours alone: the folder is.
@@ -161,20 +160,6 @@ fn wait_for_socket() -> io::Result<()> {
             Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    /// Begun anew above this size.
-    const FULL: u64 = 4 << 20;
-
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    let log = options.open(path)?;
-    if log.metadata()?.len() <= FULL {
-        return Ok(log);
-    }
-    fs::rename(path, path.with_extension("log.1"))?;
-    options.open(path)
 }
 
 fn said_since(path: &Path, offset: u64) -> io::Result<String> {

@@ -14,14 +14,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use claviger_protocol::failure::ExitCode;
-use claviger_protocol::paths;
+use claviger_protocol::{log_file, paths};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, User, dup2_stdout, setsid};
 
@@ -103,38 +103,37 @@ pub fn report(report: &Report) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the log of mounts in the background: `chosen`, else `fs.log` in the state folder.
+/// Opens the log of mounts in the background: `chosen`, else `fs.log` in the state folder, begun anew when it
+/// is full. What was chosen is for whoever chose it to keep small.
 ///
 /// # Errors
 /// If it can be neither opened nor made, with its path.
 pub fn open_log(chosen: Option<&Path>) -> Result<File, (PathBuf, io::Error)> {
-    let path = match (chosen, paths::state_dir()) {
-        (Some(path), _) => path.to_path_buf(),
+    if let Some(path) = chosen {
+        return in_its_folder(path, log_file::append).map_err(|error| (path.into(), error));
+    }
+    let path = match paths::state_dir() {
         // Root's mounts are the machine's, and mount(8) under systemd has no HOME.
-        (None, _) if Uid::effective().is_root() => PathBuf::from("/var/log/claviger-fs.log"),
-        (None, Some(state)) => state.join("fs.log"),
+        _ if Uid::effective().is_root() => PathBuf::from("/var/log/claviger-fs.log"),
+        Some(state) => state.join("fs.log"),
         // mount(8) takes HOME from what it starts for a user. Not the standard error of whoever runs
         // it: a shell that reads it to its end would wait for the mount's.
-        (None, None) => match User::from_uid(Uid::effective()) {
+        None => match User::from_uid(Uid::effective()) {
             Ok(Some(user)) => user.dir.join(".local/state/claviger/fs.log"),
             Ok(None) | Err(_) => PathBuf::from("/dev/null"),
         },
     };
-    open_append(&path).map_err(|error| (path, error))
+    in_its_folder(&path, log_file::begin).map_err(|error| (path, error))
 }
 
-fn open_append(path: &Path) -> io::Result<File> {
+fn in_its_folder(path: &Path, open: impl FnOnce(&Path) -> io::Result<File>) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(folder)?;
     }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    open(path)
 }
 
 /// `None` at an end without a report.

@@ -2,7 +2,7 @@
 //!
 //! [`keys`] is the body of callout frames: a filesystem, or `claviger cat`, asking for keys.
 //! [`control`] is the conversation of the CLI with its own user's daemon: volumes, tokens, prompts.
-//! [`paths`] and [`inherited`] are what the programs that speak it have in common otherwise.
+//! [`paths`], [`log_file`] and [`inherited`] are what the programs that speak it have in common otherwise.
 //! Every failure either of them can end in is a [`Failure`], with one errno and one exit code.
 
 pub mod control;
@@ -12,6 +12,7 @@ mod encoding;
 pub mod failure;
 pub mod inherited;
 pub mod keys;
+pub mod log_file;
 pub mod paths;
 pub mod secret;
 
