@@ -128,7 +128,9 @@ fn choose(dir: &Path, prompter: &mut Prompter) -> Result<Choice, Failed> {
                 .advise("Name one with --recipient or --passphrase-file"),
         );
     }
-    errln!("Without a token, a key in a file or a passphrase can open the volume. Both are weaker:");
+    errln!(
+        "Without a token, a key in a file or a passphrase can open the volume. Both are weaker:"
+    );
     errln!("whoever copies the key file, or with a passphrase the folder, can try passphrases for");
     errln!("as long as they like.");
     if prompter.agrees("Make a key in a file, with a passphrase?".into()) {
