@@ -192,7 +192,7 @@ pub struct Unlock {
     #[arg(value_name = "DIR|MNT", required_unless_present = "all", value_hint = ValueHint::DirPath)]
     pub place: Option<PathBuf>,
     /// Unlock all that is mounted and locked, by the keys in tokens and files; passphrases are asked for.
-    #[arg(long, conflicts_with_all = ["place", "recovery_file", "format", "options", "EcryptfsKeys"])]
+    #[arg(long, conflicts_with_all = ["place", "recovery_file", "format", "options", "GivenKeys"])]
     pub all: bool,
 }
 
