@@ -85,6 +85,13 @@ story! {
         let given = ["--passphrase-file", "pass"];
         let names = [&mount[..3], &given, &["-o", "ecryptfs_fnek_sig=1000100010001000"], &mount[3..]].concat();
         says(&alice.claviger(names).fails(17), &[&["key 1000100010001000"], &way_out[..]].concat());
+        // One of two keys keeps nobody from being asked for the other.
+        let to_both = ["-o", "ro,ecryptfs_sig=1000100010001000,ecryptfs_sig=f2291ce4c3069633"];
+        alice.run("keyctl", ["purge", "encrypted", "f2291ce4c3069633"]).finish();
+        alice.claviger([&mount[..3], &to_both, &mount[3..]].concat()).answers(&[PASSPHRASE]).ok();
+        alice.claviger(["umount", "mnt"]).ok();
+        alice.claviger(["lock", "--all"]).ok();
+
         // The passphrase, where somebody has it, opens the folder all the same.
         alice.claviger([&mount[..3], &given, &mount[3..]].concat()).ok();
         assert_eq!(alice.sh("cat mnt/size1").ok(), "1");
