@@ -82,8 +82,7 @@ impl Linger {
             }
             return;
         }
-        let all = state.closed.len();
-        drop(self.settle(state, all));
+        drop(self.settle(state, waiting));
     }
 
     /// Settles all files that wait, and waits for those that others settle. Returns those of its own whose
