@@ -14,7 +14,7 @@ use super::state::{Run, Shared, outcome};
 use super::turn::EarIs;
 use crate::carrier::Inbox;
 use crate::congestion::Congestion;
-use crate::ear::Heard;
+use crate::ear::{Heard, Left, drain};
 use crate::frame::{Flags, Kind};
 use crate::link::LinkId;
 use crate::peer::Uids;
@@ -25,7 +25,7 @@ use crate::{Instance, Pending, Serves, Ticket, foreign};
 /// Time from the first HELO, or from connecting, to the registration.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(2);
 
-/// Frames taken from one connection before the others have their turn.
+/// Newcomers taken from one door before the others have their turn.
 const BURST: usize = 32;
 
 pub(super) struct IoThread {
@@ -87,7 +87,9 @@ impl IoThread {
                     Source::Bell => self.shared.bell.silence(),
                     Source::NetlinkPort => self.take_netlink_helos(),
                     Source::UnixListener => self.accept(),
-                    Source::Frames(id) => self.hear(id),
+                    Source::Frames(id) => {
+                        self.hear(id);
+                    }
                     Source::Process(id) => self.process_ended(id),
                     Source::Folders | Source::Device => {}
                 }
@@ -113,7 +115,9 @@ impl IoThread {
         expired
             .iter()
             .for_each(|abandoned| shared.tell_abandoned(abandoned));
-        unheard.into_iter().for_each(|id| self.hear(id));
+        unheard.into_iter().for_each(|id| {
+            self.hear(id);
+        });
         lost.into_iter().for_each(|id| self.end(id));
         self.congestion.add(congested, now);
         self.congestion
@@ -145,60 +149,61 @@ impl IoThread {
         match uid.map(|uid| self.shared.recall(uid, id)) {
             Some(EarIs::Lent) => {}
             Some(EarIs::Here) | None => {
-                self.hear(id);
+                drain(|| self.hear(id));
                 self.end(id);
             }
         }
     }
 
-    fn hear(&mut self, id: LinkId) {
+    /// Takes one frame. What else there is epoll reports again, when the others have had their turn.
+    fn hear(&mut self, id: LinkId) -> Left {
         match self.registered.get(&id).map(|registered| registered.uid) {
             Some(uid) => self.hear_registered(id, uid),
             None => self.hear_newcomer(id),
         }
     }
 
-    /// What this leaves, of a newcomer that registers as of any other, is still readable.
-    fn hear_newcomer(&mut self, id: LinkId) {
-        for _ in 0..BURST {
-            let Some(newcomer) = self.newcomers.get_mut(&id) else {
-                return;
-            };
-            match newcomer.hear(&mut self.inbox) {
-                Said::Helo(helo) => self.greeted(id, &helo),
-                Said::Heard(Heard::Nothing) => return,
-                Said::Heard(Heard::Dropped) => {}
-                Said::Heard(Heard::Closed) => return self.end(id),
-                Said::Heard(Heard::Sealed(subject, _, pid)) => match &newcomer.phase {
-                    Phase::Answered(_) if subject.kind == Kind::Helo => self.register(id, pid),
-                    Phase::Answered(_) | Phase::Accepted(_) => {}
-                },
-            }
+    fn hear_newcomer(&mut self, id: LinkId) -> Left {
+        let Some(newcomer) = self.newcomers.get_mut(&id) else {
+            return Left::Nothing;
+        };
+        match newcomer.hear(&mut self.inbox) {
+            Said::Heard(Heard::Nothing) => return Left::Nothing,
+            Said::Heard(Heard::Dropped) => {}
+            Said::Heard(Heard::Closed) => self.end(id),
+            Said::Helo(helo) => self.greeted(id, &helo),
+            Said::Heard(Heard::Sealed(subject, _, pid)) => match &newcomer.phase {
+                Phase::Answered(_) if subject.kind == Kind::Helo => self.register(id, pid),
+                Phase::Answered(_) | Phase::Accepted(_) => {}
+            },
         }
+        Left::Perhaps
     }
 
-    fn hear_registered(&mut self, id: LinkId, uid: u32) {
-        for _ in 0..BURST {
-            // None: a caller listens, or the frame before this was the last.
-            let Some(mut ear) = self.shared.take_ear(uid, id) else {
-                return;
-            };
-            match ear.hear(&mut self.inbox) {
-                Heard::Nothing => return self.shared.keep_ear(uid, ear),
-                Heard::Dropped => self.shared.keep_ear(uid, ear),
-                Heard::Closed => return self.end(id),
-                // The ear first: who is woken by this may call again before this thread goes on.
-                Heard::Sealed(subject, body, _) if subject.kind == Kind::Response => {
-                    self.shared.keep_ear(uid, ear);
-                    self.take(id, uid, subject, body);
-                }
-                // The ear last: no caller has an answer before the observer has what came before it.
-                Heard::Sealed(subject, body, _) => {
-                    self.take(id, uid, subject, body);
-                    self.shared.keep_ear(uid, ear);
-                }
+    fn hear_registered(&mut self, id: LinkId, uid: u32) -> Left {
+        // None: a caller listens.
+        let Some(mut ear) = self.shared.take_ear(uid, id) else {
+            return Left::Nothing;
+        };
+        match ear.hear(&mut self.inbox) {
+            Heard::Nothing => {
+                self.shared.keep_ear(uid, ear);
+                return Left::Nothing;
+            }
+            Heard::Dropped => self.shared.keep_ear(uid, ear),
+            Heard::Closed => self.end(id),
+            // The ear first: who is woken by this may call again before this thread goes on.
+            Heard::Sealed(subject, body, _) if subject.kind == Kind::Response => {
+                self.shared.keep_ear(uid, ear);
+                self.take(id, uid, subject, body);
+            }
+            // The ear last: no caller has an answer before the observer has what came before it.
+            Heard::Sealed(subject, body, _) => {
+                self.take(id, uid, subject, body);
+                self.shared.keep_ear(uid, ear);
             }
         }
+        Left::Perhaps
     }
 
     /// A frame of a registered responder.

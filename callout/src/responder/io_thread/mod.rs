@@ -16,7 +16,7 @@ use super::call::Calls;
 use super::peer::{Peer, Run, Shared};
 use crate::carrier::{Inbox, Transport};
 use crate::congestion::Congestion;
-use crate::ear::{Ear, Heard};
+use crate::ear::{Ear, Heard, Left, drain};
 use crate::frame::{Flags, Kind};
 use crate::link::LinkId;
 use crate::peer::Uids;
@@ -25,9 +25,6 @@ use crate::rendezvous::{Namespaces, Watch};
 use crate::session::Subject;
 use crate::{Instance, Ticket, foreign};
 use greeting::{Known, Standing};
-
-/// Frames taken from one connection before the others have their turn.
-const BURST: usize = 32;
 
 pub(super) struct IoThread {
     shared: Arc<Shared>,
@@ -108,10 +105,12 @@ impl IoThread {
                 match source {
                     Source::Bell => self.shared.bell.silence(),
                     Source::Folders => self.look_around(),
-                    Source::Frames(id) => self.hear(id),
+                    Source::Frames(id) => {
+                        self.hear(id);
+                    }
                     Source::Process(id) => {
                         // What it sent before it ended is taken first.
-                        self.hear(id);
+                        drain(|| self.hear(id));
                         self.end(id);
                     }
                     Source::NetlinkPort | Source::UnixListener | Source::Device => {}
@@ -158,24 +157,25 @@ impl IoThread {
             .min()
     }
 
-    fn hear(&mut self, id: LinkId) {
-        for _ in 0..BURST {
-            let Some(conn) = self.conns.get_mut(&id) else {
-                return;
-            };
-            match &mut conn.phase {
-                Phase::Greeting(_) => return self.hear_answer(id),
-                Phase::Up { peer, ear, .. } => {
-                    let peer = Arc::clone(peer);
-                    match ear.hear(&mut self.inbox) {
-                        Heard::Nothing => return,
-                        Heard::Dropped => {}
-                        Heard::Sealed(subject, body, _) => self.take(id, &peer, subject, body),
-                        Heard::Closed => return self.end(id),
-                    }
-                }
+    /// Takes one frame. What else there is epoll reports again, when the others have had their turn.
+    fn hear(&mut self, id: LinkId) -> Left {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return Left::Nothing;
+        };
+        let (peer, ear) = match &mut conn.phase {
+            Phase::Greeting(_) => {
+                self.hear_answer(id);
+                return Left::Nothing;
             }
+            Phase::Up { peer, ear, .. } => (Arc::clone(peer), ear),
+        };
+        match ear.hear(&mut self.inbox) {
+            Heard::Nothing => return Left::Nothing,
+            Heard::Dropped => {}
+            Heard::Sealed(subject, body, _) => self.take(id, &peer, subject, body),
+            Heard::Closed => self.end(id),
         }
+        Left::Perhaps
     }
 
     fn take(&mut self, id: LinkId, peer: &Arc<Peer>, subject: Subject, body: Zeroizing<Vec<u8>>) {
