@@ -8,7 +8,7 @@ use claviger_hw_tests::{User, World};
 use crate::folders::{Who, alternated, drop_caches, mount, text, unmount, work};
 use crate::table::Table;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 const FILES: usize = 5000;
 
 /// One round's figures, in files/s.

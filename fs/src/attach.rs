@@ -26,6 +26,13 @@ const DEVICE: &str = "/dev/fuse";
 /// Event loops at most: each serves inline, so more than there are processors only take turns.
 const LOOPS_MAX: usize = 8;
 
+/// How many event loops a mount has.
+pub(crate) fn loops() -> usize {
+    thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(LOOPS_MAX)
+}
+
 /// Mounts, and answers the kernel's first request.
 pub(crate) fn attach(
     engine: Engine,
@@ -40,11 +47,7 @@ pub(crate) fn attach(
         Audience::Owner => SessionACL::Owner,
         Audience::Everyone => SessionACL::All,
     };
-    config.n_threads = Some(
-        thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(LOOPS_MAX),
-    );
+    config.n_threads = Some(loops());
     config.clone_fd = true;
     match mount_as_root(&source, mountpoint, options) {
         Ok(device) => {

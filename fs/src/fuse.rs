@@ -19,6 +19,7 @@ use crate::attributes::{Change, NewTime};
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
+use crate::lookout::Lookout;
 use crate::open::Access;
 use crate::opening::open_flags;
 use crate::readdir::Room;
@@ -49,7 +50,12 @@ const CAPABILITIES: &[InitFlags] = &[
 ];
 
 /// A volume as `fuser` serves it.
-pub struct Engine(Arc<VolumeFs>, InitFlags);
+pub struct Engine {
+    volume: Arc<VolumeFs>,
+    /// Of no use even where the kernel offers them.
+    without: InitFlags,
+    lookout: Arc<Lookout>,
+}
 
 impl Engine {
     /// Serves `volume`, with all that this kernel offers.
@@ -59,7 +65,16 @@ impl Engine {
 
     /// The same, as on a kernel that does not offer `capabilities`.
     pub fn without(capabilities: InitFlags, volume: Arc<VolumeFs>) -> Self {
-        Self(volume, capabilities)
+        Self {
+            volume,
+            without: capabilities,
+            lookout: Arc::default(),
+        }
+    }
+
+    /// What looks out for requests, once it is told where.
+    pub(crate) fn lookout(&self) -> Arc<Lookout> {
+        Arc::clone(&self.lookout)
     }
 }
 
@@ -87,7 +102,7 @@ macro_rules! empty {
     ($self:ident, $op:literal, $ino:expr, $reply:ident, $result:expr) => {
         match $result {
             Ok(()) => $reply.ok(),
-            Err(error) => $reply.error($self.0.report($op, $ino.0, &error)),
+            Err(error) => $reply.error($self.volume.report($op, $ino.0, &error)),
         }
     };
 }
@@ -99,16 +114,15 @@ macro_rules! entry {
             Ok(Entry { attr, generation }) => {
                 $reply.entry(&ttl(&attr), &attr, Generation(generation));
             }
-            Err(error) => $reply.error($self.0.report($op, $parent.0, &error)),
+            Err(error) => $reply.error($self.volume.report($op, $parent.0, &error)),
         }
     };
 }
 
 impl fuser::Filesystem for Engine {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let Self(_, without) = self;
         for capability in CAPABILITIES {
-            if without.contains(*capability) || config.add_capabilities(*capability).is_err() {
+            if self.without.contains(*capability) || config.add_capabilities(*capability).is_err() {
                 tracing::debug!(?capability, "not offered by this kernel");
             }
         }
@@ -122,7 +136,8 @@ impl fuser::Filesystem for Engine {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.0.lookup(parent.0, name.as_bytes()) {
+        let _afterwards = self.lookout.afterwards();
+        match self.volume.lookup(parent.0, name.as_bytes()) {
             Ok(Entry { attr, generation }) => {
                 reply.entry(&ttl(&attr), &attr, Generation(generation));
             }
@@ -130,18 +145,20 @@ impl fuser::Filesystem for Engine {
             Err(OpError::Errno(nix::errno::Errno::ENOENT)) => {
                 reply.entry(&TTL, &absent(), Generation(0));
             }
-            Err(error) => reply.error(self.0.report("lookup", parent.0, &error)),
+            Err(error) => reply.error(self.volume.report("lookup", parent.0, &error)),
         }
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.0.forget(ino.0, lookups);
+        let _afterwards = self.lookout.afterwards();
+        self.volume.forget(ino.0, lookups);
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.0.getattr(ino.0, fh) {
+        let _afterwards = self.lookout.afterwards();
+        match self.volume.getattr(ino.0, fh) {
             Ok(attr) => reply.attr(&ttl(&attr), &attr),
-            Err(error) => reply.error(self.0.report("getattr", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("getattr", ino.0, &error)),
         }
     }
 
@@ -163,6 +180,7 @@ impl fuser::Filesystem for Engine {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _afterwards = self.lookout.afterwards();
         let new_time = |time| match time {
             None => NewTime::Unchanged,
             Some(TimeOrNow::Now) => NewTime::Now,
@@ -177,9 +195,9 @@ impl fuser::Filesystem for Engine {
             atime,
             mtime,
         };
-        let fs = Arc::clone(&self.0);
+        let fs = Arc::clone(&self.volume);
         // A truncation by path may have to wait for a key: then this is answered from elsewhere.
-        self.0.setattr(
+        self.volume.setattr(
             request.into(),
             ino.0,
             fh,
@@ -192,9 +210,10 @@ impl fuser::Filesystem for Engine {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.0.readlink(ino.0) {
+        let _afterwards = self.lookout.afterwards();
+        match self.volume.readlink(ino.0) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.0.report("readlink", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("readlink", ino.0, &error)),
         }
     }
 
@@ -208,8 +227,9 @@ impl fuser::Filesystem for Engine {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _afterwards = self.lookout.afterwards();
         let made = self
-            .0
+            .volume
             .mknod(request.into(), parent.0, name.as_bytes(), mode, umask, rdev);
         entry!(self, "mknod", parent, reply, made);
     }
@@ -223,29 +243,32 @@ impl fuser::Filesystem for Engine {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _afterwards = self.lookout.afterwards();
         let made = self
-            .0
+            .volume
             .mkdir(request.into(), parent.0, name.as_bytes(), mode, umask);
         entry!(self, "mkdir", parent, reply, made);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _afterwards = self.lookout.afterwards();
         empty!(
             self,
             "unlink",
             parent,
             reply,
-            self.0.unlink(parent.0, name.as_bytes())
+            self.volume.unlink(parent.0, name.as_bytes())
         );
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _afterwards = self.lookout.afterwards();
         empty!(
             self,
             "rmdir",
             parent,
             reply,
-            self.0.rmdir(parent.0, name.as_bytes())
+            self.volume.rmdir(parent.0, name.as_bytes())
         );
     }
 
@@ -257,9 +280,10 @@ impl fuser::Filesystem for Engine {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _afterwards = self.lookout.afterwards();
         let target = target.as_os_str().as_bytes();
         let made = self
-            .0
+            .volume
             .symlink(request.into(), parent.0, name.as_bytes(), target);
         entry!(self, "symlink", parent, reply, made);
     }
@@ -274,6 +298,7 @@ impl fuser::Filesystem for Engine {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _afterwards = self.lookout.afterwards();
         let from = (parent.0, name.as_bytes());
         let to = (new_parent.0, new_name.as_bytes());
         empty!(
@@ -281,7 +306,7 @@ impl fuser::Filesystem for Engine {
             "rename",
             parent,
             reply,
-            self.0.rename(from, to, flags)
+            self.volume.rename(from, to, flags)
         );
     }
 
@@ -293,13 +318,15 @@ impl fuser::Filesystem for Engine {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let made = self.0.link(ino.0, new_parent.0, new_name.as_bytes());
+        let _afterwards = self.lookout.afterwards();
+        let made = self.volume.link(ino.0, new_parent.0, new_name.as_bytes());
         entry!(self, "link", ino, reply, made);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let fs = Arc::clone(&self.0);
-        self.0
+        let _afterwards = self.lookout.afterwards();
+        let fs = Arc::clone(&self.volume);
+        self.volume
             .open(request.into(), ino.0, flags, move |opened| match opened {
                 Ok((handle, flags)) => reply.opened(handle, flags),
                 Err(error) => reply.error(fs.report("open", ino.0, &error)),
@@ -316,8 +343,9 @@ impl fuser::Filesystem for Engine {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _afterwards = self.lookout.afterwards();
         let name = name.as_bytes();
-        match self.0.create(
+        match self.volume.create(
             request.into(),
             parent.0,
             name,
@@ -326,10 +354,10 @@ impl fuser::Filesystem for Engine {
             OpenFlags(flags),
         ) {
             Ok((Entry { attr, generation }, handle)) => {
-                let flags = open_flags(self.0.caching, Access::Write);
+                let flags = open_flags(self.volume.caching, Access::Write);
                 reply.created(&ttl(&attr), &attr, Generation(generation), handle, flags);
             }
-            Err(error) => reply.error(self.0.report("create", parent.0, &error)),
+            Err(error) => reply.error(self.volume.report("create", parent.0, &error)),
         }
     }
 
@@ -344,10 +372,12 @@ impl fuser::Filesystem for Engine {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.0.read(fh, offset, size as usize, |read| match read {
-            Ok(data) => reply.data(data),
-            Err(error) => reply.error(self.0.report("read", ino.0, &error)),
-        });
+        let _afterwards = self.lookout.afterwards();
+        self.volume
+            .read(fh, offset, size as usize, |read| match read {
+                Ok(data) => reply.data(data),
+                Err(error) => reply.error(self.volume.report("read", ino.0, &error)),
+            });
     }
 
     fn write(
@@ -362,15 +392,16 @@ impl fuser::Filesystem for Engine {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _afterwards = self.lookout.afterwards();
         let suid = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             SuidOnChange::Clear
         } else {
             SuidOnChange::Keep
         };
-        match self.0.write(fh, offset, data, suid) {
+        match self.volume.write(fh, offset, data, suid) {
             // A WRITE is at most MAX_WRITE long.
             Ok(()) => reply.written(data.len() as u32),
-            Err(error) => reply.error(self.0.report("write", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("write", ino.0, &error)),
         }
     }
 
@@ -397,7 +428,8 @@ impl fuser::Filesystem for Engine {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.release(fh);
+        let _afterwards = self.lookout.afterwards();
+        self.volume.release(fh);
         reply.ok();
     }
 
@@ -409,13 +441,14 @@ impl fuser::Filesystem for Engine {
         _data: bool,
         reply: ReplyEmpty,
     ) {
-        empty!(self, "fsync", ino, reply, self.0.fsync(fh));
+        empty!(self, "fsync", ino, reply, self.volume.fsync(fh));
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.opendir(ino.0) {
+        let _afterwards = self.lookout.afterwards();
+        match self.volume.opendir(ino.0) {
             Ok(handle) => reply.opened(handle, FopenFlags::empty()),
-            Err(error) => reply.error(self.0.report("opendir", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("opendir", ino.0, &error)),
         }
     }
 
@@ -427,14 +460,15 @@ impl fuser::Filesystem for Engine {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let read = self.0.readdir(fh, offset, |entry| {
+        let _afterwards = self.lookout.afterwards();
+        let read = self.volume.readdir(fh, offset, |entry| {
             let name = OsStr::from_bytes(entry.name);
             let kind = entry.kind.file_type();
             Room::of_added(reply.add(INodeNo(entry.ino), entry.next, kind, name))
         });
         match read {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.0.report("readdir", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("readdir", ino.0, &error)),
         }
     }
 
@@ -446,7 +480,8 @@ impl fuser::Filesystem for Engine {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let read = self.0.readdirplus(fh, offset, |name, next, entry| {
+        let _afterwards = self.lookout.afterwards();
+        let read = self.volume.readdirplus(fh, offset, |name, next, entry| {
             let Entry { attr, generation } = entry;
             let name = OsStr::from_bytes(name);
             let generation = Generation(*generation);
@@ -454,7 +489,7 @@ impl fuser::Filesystem for Engine {
         });
         match read {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.0.report("readdirplus", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("readdirplus", ino.0, &error)),
         }
     }
 
@@ -466,7 +501,8 @@ impl fuser::Filesystem for Engine {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.releasedir(fh);
+        let _afterwards = self.lookout.afterwards();
+        self.volume.releasedir(fh);
         reply.ok();
     }
 
@@ -478,11 +514,11 @@ impl fuser::Filesystem for Engine {
         _data: bool,
         reply: ReplyEmpty,
     ) {
-        empty!(self, "fsyncdir", ino, reply, self.0.fsyncdir(ino.0));
+        empty!(self, "fsyncdir", ino, reply, self.volume.fsyncdir(ino.0));
     }
 
     fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.0.statfs() {
+        match self.volume.statfs() {
             Ok(lower) => reply.statfs(
                 lower.blocks(),
                 lower.blocks_free(),
@@ -490,10 +526,10 @@ impl fuser::Filesystem for Engine {
                 lower.files(),
                 lower.files_free(),
                 u32::try_from(lower.block_size()).unwrap_or(4096),
-                self.0.format.name_max(),
+                self.volume.format.name_max(),
                 u32::try_from(lower.fragment_size()).unwrap_or(4096),
             ),
-            Err(error) => reply.error(self.0.report("statfs", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("statfs", ino.0, &error)),
         }
     }
 
@@ -507,7 +543,8 @@ impl fuser::Filesystem for Engine {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let set = self.0.setxattr(ino.0, name.as_bytes(), value, flags);
+        let _afterwards = self.lookout.afterwards();
+        let set = self.volume.setxattr(ino.0, name.as_bytes(), value, flags);
         empty!(self, "setxattr", ino, reply, set);
     }
 
@@ -519,22 +556,25 @@ impl fuser::Filesystem for Engine {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let value = self.0.getxattr(ino.0, name.as_bytes());
+        let _afterwards = self.lookout.afterwards();
+        let value = self.volume.getxattr(ino.0, name.as_bytes());
         self.reply_xattr("getxattr", ino, value, size, reply);
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.0.listxattr(ino.0);
+        let _afterwards = self.lookout.afterwards();
+        let names = self.volume.listxattr(ino.0);
         self.reply_xattr("listxattr", ino, names, size, reply);
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _afterwards = self.lookout.afterwards();
         empty!(
             self,
             "removexattr",
             ino,
             reply,
-            self.0.removexattr(ino.0, name.as_bytes())
+            self.volume.removexattr(ino.0, name.as_bytes())
         );
     }
 
@@ -548,7 +588,9 @@ impl fuser::Filesystem for Engine {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = self.0.fallocate(request.into(), fh, offset, length, mode);
+        let done = self
+            .volume
+            .fallocate(request.into(), fh, offset, length, mode);
         empty!(self, "fallocate", ino, reply, done);
     }
 
@@ -561,9 +603,9 @@ impl fuser::Filesystem for Engine {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.0.lseek(fh, offset, whence) {
+        match self.volume.lseek(fh, offset, whence) {
             Ok(offset) => reply.offset(offset),
-            Err(error) => reply.error(self.0.report("lseek", ino.0, &error)),
+            Err(error) => reply.error(self.volume.report("lseek", ino.0, &error)),
         }
     }
 
@@ -600,7 +642,7 @@ impl fuser::Filesystem for Engine {
     }
 
     fn destroy(&mut self) {
-        for lost in self.0.sync_all() {
+        for lost in self.volume.sync_all() {
             tracing::error!(lower = %lost.escape_ascii(), "last writes could not be written out");
         }
     }
@@ -619,7 +661,7 @@ impl Engine {
             Ok(XattrReply::Length(length)) => reply.size(length),
             Ok(XattrReply::Value(value)) => reply.data(&value),
             Ok(XattrReply::TooSmall) => reply.error(Errno::ERANGE),
-            Err(error) => reply.error(self.0.report(op, ino.0, &error)),
+            Err(error) => reply.error(self.volume.report(op, ino.0, &error)),
         }
     }
 }

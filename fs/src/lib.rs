@@ -31,6 +31,7 @@ pub mod keys;
 mod kin;
 mod linger;
 pub mod lock;
+mod lookout;
 mod lower;
 pub mod mount;
 mod mount_table;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Uid;
 
-use crate::attach::{Busy, attach, unmount};
+use crate::attach::{Busy, attach, loops, unmount};
 use crate::callout_keys::CalloutKeys;
 use crate::filesystem::VolumeFs;
 use crate::fuse::Engine;
@@ -82,13 +83,14 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
             None
         }
     };
-    let session = attach(
-        Engine::new(Arc::clone(&volume)),
-        &lower,
-        &mountpoint,
-        &options,
-    )?;
+    let engine = Engine::new(Arc::clone(&volume));
+    let lookout = engine.lookout();
+    let session = attach(engine, &lower, &mountpoint, &options)?;
     let attached = Attached(Some(&mountpoint));
+    // On one processor, whoever looked would keep the program from asking.
+    if loops() > 1 {
+        lookout.over(session.as_fd()).map_err(system("/dev/fuse"))?;
+    }
     let mounted = Lockable {
         volume,
         keys: keys.clone(),
