@@ -18,7 +18,7 @@ use crate::open::Access;
 /// One parked caller, as the watcher sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Caller {
-    /// Names it to [`Park::interrupt`]; never re-used.
+    /// Names it to [`Park::interrupt`]; never re-used, and greater than those of all who came before.
     pub id: u64,
     /// Its thread id; 0 cannot be watched.
     pub pid: u32,
@@ -93,14 +93,21 @@ impl Park {
             .collect()
     }
 
-    /// Blocks until somebody waits, at most `timeout`, and returns [`Park::callers`].
-    pub fn wait(&self, timeout: Duration) -> Vec<Caller> {
+    /// Those who still wait of whoever waited when [`Park::wait`] gave `newest`.
+    pub fn callers_up_to(&self, newest: u64) -> Vec<Caller> {
+        let mut callers = self.callers();
+        callers.retain(|caller| caller.id <= newest);
+        callers
+    }
+
+    /// Blocks until somebody waits, at most `timeout`, and gives the id of the newest of all callers.
+    pub fn wait(&self, timeout: Duration) -> u64 {
         let state = self.state();
-        drop(
-            self.arrived
-                .wait_timeout_while(state, timeout, |state| state.flights.is_empty()),
-        );
-        self.callers()
+        let waited = self
+            .arrived
+            .wait_timeout_while(state, timeout, |state| state.flights.is_empty());
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.last
     }
 
     /// Answers caller `id` with `EINTR`. Returns the ticket to cancel if nobody else waits for it.
@@ -245,6 +252,18 @@ mod tests {
         assert_eq!(first.recv(), Ok(libc::EINTR));
         assert_eq!(park.interrupt(id_of(2).expect("it waits")), Some(Ticket(9)));
         assert_eq!(second.recv(), Ok(libc::EINTR));
+    }
+
+    #[test]
+    fn who_came_later_is_not_among_those_who_have_waited() {
+        let park = Park::new();
+        assert_eq!(park.wait(Duration::ZERO), 0);
+        let (_, _first) = parked(&park, 1);
+        let newest = park.wait(Duration::from_secs(60));
+        let (_, _second) = parked(&park, 2);
+        let pids = |callers: Vec<Caller>| callers.iter().map(|c| c.pid).collect::<Vec<_>>();
+        assert_eq!(pids(park.callers_up_to(newest)), [1]);
+        assert_eq!(pids(park.callers()), [1, 2]);
     }
 
     #[test]

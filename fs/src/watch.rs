@@ -15,12 +15,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::keys::KeySource;
-use crate::park::Park;
+use crate::park::{Caller, Park};
 
 /// Time between two looks: a signal is answered within twice that.
 ///
 /// Nobody is looked at before he has waited as long, so that opens which the daemon answers at once,
-/// nearly all of them, cost the watcher no more than one look in this time.
+/// nearly all of them, cost the watcher nothing.
 pub const PACE: Duration = Duration::from_millis(50);
 
 /// How long the watcher sleeps at most while nobody is parked.
@@ -42,10 +42,9 @@ impl Watch {
         let seen = Arc::clone(&ended);
         thread::Builder::new().name("watch".into()).spawn(move || {
             while !seen.load(Ordering::Relaxed) {
-                if !park.wait(IDLE).is_empty() {
-                    thread::sleep(PACE);
-                    interrupt_signalled(&park, keys.as_ref());
-                }
+                let newest = park.wait(IDLE);
+                thread::sleep(PACE);
+                interrupt_signalled(&park.callers_up_to(newest), &park, keys.as_ref());
             }
         })?;
         Ok(Self { ended })
@@ -58,8 +57,8 @@ impl Drop for Watch {
     }
 }
 
-fn interrupt_signalled(park: &Park, keys: &dyn KeySource) {
-    for caller in park.callers() {
+fn interrupt_signalled(callers: &[Caller], park: &Park, keys: &dyn KeySource) {
+    for caller in callers {
         if is_signalled(caller.pid)
             && let Some(ticket) = park.interrupt(caller.id)
         {
