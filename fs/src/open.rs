@@ -143,7 +143,9 @@ impl Drop for OpenUse {
         if opened.uses > 0 {
             return;
         }
-        if self.file.is_settled() || self.inode.is_gone() {
+        // What was only read has nothing to settle, though its permissions may have changed meanwhile.
+        let settled = opened.access == Access::Read || self.file.is_settled();
+        if settled || self.inode.is_gone() {
             *slot = None;
             return;
         }

@@ -1,8 +1,8 @@
 //! Locked, waiting for a key, granted to one and not to another.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -49,6 +49,17 @@ isolated_test! {
         drop(dir);
         mounted.keys.unlock();
         assert_eq!(fs::read_to_string(mounted.path("file")).unwrap(), "content");
+    }
+}
+
+isolated_test! {
+    fn of_a_file_that_was_only_read_nothing_is_lost_though_its_mode_was_changed_meanwhile() {
+        let mounted = with_file();
+        let file = File::open(mounted.path("file")).unwrap();
+        fs::set_permissions(mounted.path("file"), Permissions::from_mode(0o640)).unwrap();
+        drop(file);
+        wait_until("it is closed", || mounted.fs.open_paths().is_empty());
+        assert_eq!(mounted.fs.sync_all(), Vec::<Vec<u8>>::new());
     }
 }
 
