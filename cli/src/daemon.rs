@@ -39,13 +39,19 @@ pub fn run(command: Command, prompter: &mut Prompter) -> Result<Reply, Failed> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn stop(prompter: &mut Prompter) -> Result<(), Failed> {
+pub fn stop() -> Result<(), Failed> {
     let mut conversation = connect(OnDemand::Refuse)?;
-    converse(&mut conversation, Command::Stop, prompter)?;
-    // It keeps its end open as long as it lives, and says nothing more.
-    match conversation.receive::<FromDaemon>() {
-        Ok(_) => Err(broken(ConversationError::Malformed)),
-        Err(_its_end) => Ok(()),
+    conversation.send(&ToDaemon::Stop).map_err(broken)?;
+    let mut outcome = Ok(());
+    // It keeps its end open as long as it lives. A daemon of another version may say what is not
+    // understood here: what counts is its end.
+    loop {
+        match conversation.receive() {
+            Ok(FromDaemon::Notice(text)) => print::error_lines(&text),
+            Ok(FromDaemon::Done(Err(failure))) => outcome = Err(Failed::from(failure)),
+            Ok(_) | Err(ConversationError::Malformed) => {}
+            Err(_its_end) => return outcome,
+        }
     }
 }
 

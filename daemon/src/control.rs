@@ -20,7 +20,7 @@ use crate::errand::Program;
 use crate::process;
 use crate::prompt::{Asker, Terminal};
 use crate::residue::wipe_stack;
-use crate::volumes::NewVolume;
+use crate::volumes::{NewVolume, ending};
 use crate::wait::Wait;
 
 /// Connections at a time: many times what one person has terminals.
@@ -101,7 +101,8 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
     conversation.stream().set_read_timeout(Some(COMMAND_TIME))?;
     let peer = getsockopt(conversation.stream(), PeerCredentials).map_err(io::Error::from)?;
     let socket = conversation.stream().try_clone()?;
-    let (version, place, answers, command) = match conversation.receive()? {
+    let message = conversation.receive()?;
+    let (version, place, answers, command) = match message {
         ToDaemon::Command {
             version,
             prompt_place,
@@ -109,8 +110,13 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
             command,
         } => (version, prompt_place, answers, command),
         ToDaemon::Answer(_) => return Err(ConversationError::Malformed),
+        ToDaemon::Stop => return stop(daemon, conversation),
     };
     let terminal = Arc::new(Terminal::new(conversation)?);
+    if daemon.volumes.are_closed() {
+        terminal.done(Err(ending()));
+        return Ok(());
+    }
     if version != VERSION {
         let text =
             "claviger and clavigerd are of different versions: 'claviger stop' ends this one";
@@ -126,23 +132,34 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
             terminal.wait_closed()?;
         }
         command => {
-            let ends = matches!(command, Command::Stop);
             let asker = match answers {
                 Answers::Cli => Asker::Terminal(terminal.clone()),
                 Answers::Pinentry => daemon.prompts.pinentry(),
             };
             let result = run_while_wanted(daemon, &terminal, (program, asker), command);
             terminal.done(result);
-            if ends {
-                process::end()?;
-                // The CLI takes the end of the connection for the end of this process.
-                terminal.wait_closed()?;
-            }
         }
     }
     // Wakes the thread that watches for the other side to go.
     let _ = socket.shutdown(Shutdown::Both);
     Ok(())
+}
+
+/// Ends this process.
+fn stop(daemon: &Daemon, conversation: Conversation) -> Result<(), ConversationError> {
+    let terminal = Terminal::new(conversation)?;
+    // Before the answer: whoever has it may start the next daemon.
+    let faults = daemon.shut_down().faults();
+    faults.iter().for_each(|fault| terminal.tell(fault));
+    terminal.done(match faults.is_empty() {
+        true => Ok(Reply::Done),
+        false => Err(Failure::Internal(
+            "not everything is locked as it should be".into(),
+        )),
+    });
+    process::end()?;
+    // The CLI takes the end of the connection for the end of this process.
+    Ok(terminal.wait_closed()?)
 }
 
 /// Runs a command; a CLI that goes away calls it off.
@@ -196,7 +213,7 @@ fn run(daemon: &Arc<Daemon>, command: Command, caller: &Caller) -> Result<Reply,
                 changes: unlocked.changes,
             })
         }
-        Command::Lock(target) => daemon.lock(&target, caller),
+        Command::Lock(target) => daemon.lock(&target, caller).map(Reply::Locked),
         Command::Status => Ok(Reply::Status(daemon.status())),
         Command::TokenList => Ok(Reply::Tokens(daemon.token_list(caller))),
         Command::KeyGenerate(order) => daemon.key_generate(&order, caller).map(Reply::Key),
@@ -213,11 +230,6 @@ fn run(daemon: &Arc<Daemon>, command: Command, caller: &Caller) -> Result<Reply,
         Command::RecipientAdd { dir, recipient } => daemon.recipient_add(&dir, &recipient, caller),
         Command::RecipientRemove { dir, recipient } => {
             daemon.recipient_remove(&dir, &recipient, caller)
-        }
-        Command::Stop => {
-            // Before the answer: whoever has it may start the next daemon.
-            daemon.shut_down();
-            Ok(Reply::Done)
         }
         Command::Attach => Err(Failure::Internal("an attached CLI runs no command".into())),
     }

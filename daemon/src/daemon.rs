@@ -7,7 +7,9 @@ use std::time::Duration;
 use claviger_callout::{Responder, ResponderConfig, StartError};
 use claviger_pki::auth_tok::enrolled::KeyFolder;
 use claviger_pki::auth_tok::{AuthToks, Place};
-use claviger_protocol::control::{FolderFormat, LockTarget, MountStatus, Status, VolumeStatus};
+use claviger_protocol::control::{
+    FolderFormat, LockTarget, Locked, MountStatus, Status, VolumeStatus,
+};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::paths;
 use claviger_vault::ids::{Epoch, VolumeId};
@@ -133,11 +135,18 @@ impl Daemon {
     }
 
     /// Locks everything, leaves all mounts, ends all modules; then another daemon may take its place.
-    /// Once more, it does nothing.
-    pub fn shut_down(&self) {
+    /// Once more, it does nothing. What the lock came to.
+    pub fn shut_down(&self) -> Locked {
+        // First: what is unlocked while mounts are waited for, nobody would lock.
+        self.volumes.close();
         let caller = Caller::nobody(Wait::at_most(Duration::from_secs(20)));
-        if let Err(failure) = self.lock(&LockTarget::All, &caller) {
+        let locked = self.lock(&LockTarget::All, &caller);
+        let locked = locked.unwrap_or_else(|failure| {
             tracing::error!(%failure, "not everything could be locked");
+            Locked::default()
+        });
+        for fault in locked.faults() {
+            tracing::error!("{fault}");
         }
         let responder = self.responder().take();
         // Outside the lock: its thread may be in the middle of an event of ours.
@@ -150,6 +159,7 @@ impl Daemon {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         drop(instance);
+        locked
     }
 
     /// Filesystems that have registered.

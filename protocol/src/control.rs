@@ -25,6 +25,6 @@ pub use conversation::{
 };
 pub use ecryptfs::{Needed, OtherKeys, PasswordKey, UnlockEcryptfs};
 pub use reply::{
-    FolderFormat, KeyInfo, ModuleStatus, MountStatus, RecipientInfo, Reply, Status, TokenInfo,
-    UnknownFormat, VolumeStatus,
+    FolderFormat, KeyInfo, Locked, ModuleStatus, MountStatus, RecipientInfo, Reply, Status,
+    TokenInfo, UnknownFormat, VolumeStatus,
 };

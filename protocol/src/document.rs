@@ -12,9 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::control::{
-    Answers, Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, Needed, NewRecipient,
-    OtherKeys, PasswordKey, Prompt, PromptKind, PromptPlace, RecipientInfo, Recovery, Reply,
-    Status, ToDaemon, UnlockEcryptfs, UnlockWith, VERSION,
+    Answers, Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, Locked, Needed,
+    NewRecipient, OtherKeys, PasswordKey, Prompt, PromptKind, PromptPlace, RecipientInfo, Recovery,
+    Reply, Status, ToDaemon, UnlockEcryptfs, UnlockWith, VERSION,
 };
 use crate::keys::{
     EcryptfsReply, EcryptfsRequest, FreshFek, FreshFile, KeyEvent, KeyReply, KeyRequest,
@@ -182,7 +182,6 @@ fn commands() -> Vec<Command> {
             recipient: "card".into(),
         },
         Command::Attach,
-        Command::Stop,
         Command::EcryptfsAddKey {
             key: KeyRef::Id("card".into()),
         },
@@ -269,10 +268,11 @@ fn control_replies() -> Vec<Reply> {
             recipients: vec![recipient()],
         },
         unlocked(),
-        Reply::Locked {
+        Reply::Locked(Locked {
             volumes: vec![VOLUME],
             lost: Vec::new(),
-        },
+            silent: Vec::new(),
+        }),
         Reply::Status(Status {
             daemon_pid: 4711,
             auth_toks: "keyring".into(),
@@ -449,7 +449,7 @@ fn the_tables_in_the_protocol_s_description_number_every_message() {
     numbered(&ecryptfs_replies());
     numbered(&events());
     numbered(&commands());
-    numbered(&[command(), answer()]);
+    numbered(&[command(), answer(), ToDaemon::Stop]);
     numbered(&from_daemon());
     numbered(&control_replies());
     numbered(&failures());

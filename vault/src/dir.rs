@@ -254,6 +254,11 @@ impl Record {
         self.names_epoch
     }
 
+    /// The epoch under whose key it is bound to its place.
+    pub fn place_epoch(&self) -> Epoch {
+        self.place.names_epoch
+    }
+
     /// The names in it.
     ///
     /// # Errors

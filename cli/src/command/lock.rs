@@ -20,20 +20,19 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
         None => LockTarget::All,
     };
     let reply = daemon::run(Command::Lock(target), prompter)?;
-    let Reply::Locked { volumes, lost } = reply else {
+    let Reply::Locked(locked) = reply else {
         return Err(unexpected());
     };
-    match (volumes.as_slice(), place) {
+    match (locked.volumes.as_slice(), place) {
         ([], _) => outln!("Nothing was unlocked"),
         (_, Some(place)) => outln!("Locked {}", place.display()),
         (volumes, None) => volumes.iter().for_each(|volume| outln!("Locked {volume}")),
     }
-    for path in &lost {
-        errln!(
-            "claviger: the last writes to lower file {path} could not be written out and are lost"
-        );
+    let faults = locked.faults();
+    for fault in &faults {
+        errln!("claviger: {fault}");
     }
-    Ok(if lost.is_empty() {
+    Ok(if faults.is_empty() {
         ExitCode::Ok
     } else {
         ExitCode::Internal

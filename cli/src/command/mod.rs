@@ -39,7 +39,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::Key(key) => key::run(key, &mut prompter),
         Command::Recipient(recipient) => recipient::run(recipient, &mut prompter),
         Command::Doctor { output } => doctor::run(&output),
-        Command::Stop => stop(&mut prompter),
+        Command::Stop => stop(),
         Command::Inspect { file, output } => inspect::run(&file, &output),
         Command::Verify { dir, output } => verify::run(&dir, &output, prompter),
         Command::Cat(cat) => cat::run(&cat, prompter),
@@ -49,12 +49,12 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failed> {
     }
 }
 
-fn stop(prompter: &mut Prompter) -> Result<ExitCode, Failed> {
+fn stop() -> Result<ExitCode, Failed> {
     if daemon::connect(daemon::OnDemand::Refuse).is_err() {
         outln!("clavigerd does not run");
         return Ok(ExitCode::Ok);
     }
-    daemon::stop(prompter)?;
+    daemon::stop()?;
     Ok(ExitCode::Ok)
 }
 

@@ -61,8 +61,7 @@ impl Daemon {
                 Some(open) => open.change_keys(|held| held.extend(keys)),
                 None => {
                     let folder = Folder::new(id, &dir, opened_by.clone(), keys);
-                    self.volumes.insert_folder(folder);
-                    Ok(())
+                    self.volumes.insert_folder(folder)
                 }
             };
             keys?;

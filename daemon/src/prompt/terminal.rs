@@ -156,7 +156,7 @@ impl Answers {
                 self.abandoned -= 1;
                 Ok(answer.map(|secret| Zeroizing::new(secret.expose().to_vec())))
             }
-            Ok(ToDaemon::Command { .. }) => {
+            Ok(ToDaemon::Command { .. } | ToDaemon::Stop) => {
                 Err(Failure::Usage("a second command on one connection".into()))
             }
             Err(_) => Err(nobody(question)),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use claviger_protocol::Failure;
-use claviger_protocol::control::{LockTarget, Reply};
+use claviger_protocol::control::{LockTarget, Locked};
 use claviger_protocol::keys::KeyEvent;
 use claviger_vault::ids::VolumeId;
 use claviger_vault::manifest;
@@ -25,9 +25,8 @@ impl Daemon {
     /// Locks what `target` names, and waits for its mounts.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] if there is no such volume. A mount that does not answer is no error: it
-    /// is named in what was lost.
-    pub fn lock(&self, target: &LockTarget, caller: &Caller) -> Result<Reply, Failure> {
+    /// [`Failure::NotFound`] if there is no such volume. A mount that does not answer is no error.
+    pub fn lock(&self, target: &LockTarget, caller: &Caller) -> Result<Locked, Failure> {
         let volumes = match target {
             LockTarget::All => self.known_here(),
             LockTarget::Volume(dir) => BTreeSet::from([self.volume_in(dir)?]),
@@ -60,24 +59,23 @@ impl Daemon {
             self.tokens.modules.log_out(&Wait::at_most(LOCK_TIME));
         }
         let end = begun + LOCK_TIME;
-        let mut lost = Vec::new();
+        let mut locked = Locked {
+            volumes: was_open.into_iter().collect(),
+            ..Locked::default()
+        };
         for &volume in &volumes {
             let (files, silent) = self
                 .volumes
                 .acknowledgements
                 .wait(KeyEvent::Lock { volume }, end);
-            lost.extend(files);
+            locked.lost.extend(files);
             let silent = mounts
                 .iter()
                 .filter(|mount| silent.contains(&mount.instance));
-            lost.extend(
-                silent.map(|mount| format!("{}: did not say that it is locked", mount.mountpoint)),
-            );
+            let mountpoints = silent.map(|mount| mount.mountpoint.clone());
+            locked.silent.extend(mountpoints);
         }
-        Ok(Reply::Locked {
-            volumes: was_open.into_iter().collect(),
-            lost,
-        })
+        Ok(locked)
     }
 
     /// Unlocked ones, and those of mounts: a mount may still hold what this daemon has forgotten.

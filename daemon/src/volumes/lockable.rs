@@ -86,42 +86,84 @@ impl<K> Lockable<K> {
 }
 
 /// All that are unlocked, of one kind.
-pub(crate) struct Lockables<K>(RwLock<HashMap<VolumeId, Arc<Lockable<K>>>>);
+pub(crate) struct Lockables<K>(RwLock<Held<K>>);
+
+struct Held<K> {
+    all: HashMap<VolumeId, Arc<Lockable<K>>>,
+    admission: Admission,
+}
+
+/// Whether another one may be unlocked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    Open,
+    /// The daemon ends: nobody would ever lock it.
+    Closed,
+}
 
 impl<K> Lockables<K> {
     pub(crate) fn get(&self, id: VolumeId) -> Result<Arc<Lockable<K>>, Failure> {
-        self.read().get(&id).cloned().ok_or(Failure::Locked)
+        self.read().all.get(&id).cloned().ok_or(Failure::Locked)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Lockable<K>>> {
-        self.read().values().cloned().collect()
+        self.read().all.values().cloned().collect()
     }
 
-    pub(crate) fn insert(&self, lockable: Lockable<K>) {
-        let replaced = self.write().insert(lockable.id, Arc::new(lockable));
+    /// Takes one in.
+    ///
+    /// # Errors
+    /// [`Failure::Busy`] once the daemon ends.
+    pub(crate) fn insert(&self, lockable: Lockable<K>) -> Result<(), Failure> {
+        let replaced = {
+            let mut held = self.write();
+            if held.admission == Admission::Closed {
+                return Err(ending());
+            }
+            held.all.insert(lockable.id, Arc::new(lockable))
+        };
         if let Some(old) = replaced {
             old.forget();
         }
+        Ok(())
+    }
+
+    /// Takes no more in.
+    pub(crate) fn close(&self) {
+        self.write().admission = Admission::Closed;
+    }
+
+    /// Whether [`Self::close`] was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.read().admission == Admission::Closed
     }
 
     /// Takes one out and wipes its keys; the folder it was in, if it was there.
     pub(crate) fn remove(&self, id: VolumeId) -> Option<PathBuf> {
-        let lockable = self.write().remove(&id)?;
+        let lockable = self.write().all.remove(&id)?;
         lockable.forget();
         Some(lockable.dir.clone())
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<VolumeId, Arc<Lockable<K>>>> {
+    fn read(&self) -> RwLockReadGuard<'_, Held<K>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<VolumeId, Arc<Lockable<K>>>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Held<K>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<K> Default for Lockables<K> {
     fn default() -> Self {
-        Self(RwLock::default())
+        Self(RwLock::new(Held {
+            all: HashMap::new(),
+            admission: Admission::Open,
+        }))
     }
+}
+
+/// Why nothing is unlocked any more.
+pub(crate) fn ending() -> Failure {
+    Failure::Busy("clavigerd is ending: give the command again in a moment".into())
 }

@@ -28,10 +28,12 @@ mod lockable;
 mod open;
 pub(crate) mod recipient;
 mod recipients;
+mod root;
 mod unlock;
 
 pub use init::NewVolume;
 pub(crate) use kept_seed::KeptSeed;
+pub(crate) use lockable::ending;
 pub use lockable::{Lockable, Occupied};
 pub use unlock::Unlocked;
 
@@ -98,12 +100,23 @@ impl Volumes {
         volumes.chain(folders).collect()
     }
 
-    fn insert(&self, volume: Volume) {
-        self.native.insert(volume);
+    fn insert(&self, volume: Volume) -> Result<(), Failure> {
+        self.native.insert(volume)
     }
 
-    pub(crate) fn insert_folder(&self, folder: Folder) {
-        self.folders.insert(folder);
+    pub(crate) fn insert_folder(&self, folder: Folder) -> Result<(), Failure> {
+        self.folders.insert(folder)
+    }
+
+    /// Nothing is unlocked from now on: the daemon ends.
+    pub(crate) fn close(&self) {
+        self.native.close();
+        self.folders.close();
+    }
+
+    /// Whether the daemon ends.
+    pub(crate) fn are_closed(&self) -> bool {
+        self.folders.is_closed()
     }
 
     /// Takes it out and wipes its keys; the lower folder it was unlocked in, if it was.

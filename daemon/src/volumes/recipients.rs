@@ -9,13 +9,12 @@ use claviger_pki::seed::RecoveryKey;
 use claviger_protocol::control::{KeyRef, NewRecipient, Reply};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::{Failure, Secret};
-use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::epoch::{EpochKey, EpochKeys};
 use claviger_vault::manifest::{ChangeError, KeyId, Manifest, Recipient, RecipientKind, ToWrap};
-use claviger_vault::names::NamesKeys;
 
 use super::recipient::{Newcomer, kem_of, recipient_infos, wrap_epoch_key};
-use super::{Keys, Volume, open_lower};
+use super::root::bind_root;
+use super::{Volume, open_lower};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::{Caller, Daemon};
 use crate::enrol::Named;
@@ -61,7 +60,7 @@ impl Daemon {
                 newcomer
             }
         };
-        self.change(dir, caller, |manifest, epochs| {
+        let changed = self.change(dir, caller, |manifest, epochs| {
             let Newcomer { recipient, kem } = newcomer;
             let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {
                 wrap_epoch_key(recipient, kem, &to_wrap)
@@ -70,8 +69,13 @@ impl Daemon {
                 .add_recipient(epochs.current(), recipient, wrap)
                 .map_err(of_change)?;
             Ok(None)
-        })?
-        .with_keys(|keys| recipients(&keys.manifest, told))
+        })?;
+        // Told, and no more than that: the newcomer is in, and a recovery key is shown only now.
+        if let Err(failure) = changed.remembered {
+            caller.asker.tell(&unremembered(&failure));
+        }
+        let volume = changed.volume;
+        volume.with_keys(|keys| recipients(&keys.manifest, told))
     }
 
     /// Removes a recipient of the volume in `dir`: what is written from now on, he cannot read.
@@ -85,7 +89,7 @@ impl Daemon {
         caller: &Caller,
     ) -> Result<Reply, Failure> {
         let named = self.named_key(who, caller)?;
-        let volume = self.change(dir, caller, |manifest, epochs| {
+        let Changed { volume, remembered } = self.change(dir, caller, |manifest, epochs| {
             let key_id = named.map_or_else(|| find(manifest, who), Ok)?;
             let before = manifest.clone();
             let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {
@@ -95,7 +99,8 @@ impl Daemon {
             let removed = manifest.remove_recipient(epochs.current(), key_id, wrap);
             Ok(Some(removed.map_err(of_change)?))
         })?;
-        volume.with_keys(|keys| renew_root(dir, keys))??;
+        // The manifest is written. Whatever fails from here on, mounts must leave the old epoch.
+        let bound = volume.with_keys(|keys| bind_root(dir, keys))?;
         let epoch = volume.with_keys(|keys| keys.epochs.current_epoch())?;
         let event = KeyEvent::NewEpoch {
             volume: volume.id(),
@@ -111,6 +116,17 @@ impl Daemon {
                  seconds may still be of the old one.",
             );
         }
+        if let Err(failure) = &bound {
+            caller.asker.tell(&format!(
+                "The recipient is removed, and the root directory is still bound under the old epoch \
+                 ({failure}): on a mount of several users he could pass for one of them. The next \
+                 unlock tries again."
+            ));
+        }
+        if let Err(failure) = &remembered {
+            caller.asker.tell(&unremembered(failure));
+        }
+        bound.and(remembered)?;
         volume.with_keys(|keys| recipients(&keys.manifest, None))
     }
 
@@ -152,12 +168,15 @@ impl Daemon {
     }
 
     /// Changes the manifest of an unlocked volume: on disk first, then here, then the pin.
+    ///
+    /// # Errors
+    /// [`Failure`] if nothing is changed.
     fn change(
         &self,
         dir: &Path,
         caller: &Caller,
         change: impl FnOnce(&mut Manifest, &EpochKeys) -> Result<Option<EpochKey>, Failure>,
-    ) -> Result<Arc<Volume>, Failure> {
+    ) -> Result<Changed, Failure> {
         let begun = Instant::now();
         let (lower, dir) = open_lower(dir)?;
         let manifest = self.load_manifest(&lower, caller)?;
@@ -177,7 +196,7 @@ impl Daemon {
             if let Some(key) = next {
                 keys.epochs.insert(keys.manifest.epoch(), key);
             }
-            self.pin(&dir, keys).map(drop)
+            Ok(self.pin(&dir, &keys.manifest, &keys.epochs).map(drop))
         });
         let result = result.and_then(|result| result);
         let errand = Errand {
@@ -192,8 +211,22 @@ impl Daemon {
         let key = UsedKey::default();
         self.audit
             .record(Event::Recipients, &errand, &key, &result, begun.elapsed());
-        result.map(|()| volume)
+        result.map(|remembered| Changed { volume, remembered })
     }
+}
+
+/// A change that is written.
+struct Changed {
+    volume: Arc<Volume>,
+    /// Whether this machine would know an older manifest for what it is.
+    remembered: Result<(), Failure>,
+}
+
+fn unremembered(failure: &Failure) -> String {
+    format!(
+        "The change is made, but this machine cannot remember it ({failure}): until the volume has been \
+         locked and unlocked here, an older list of recipients would pass for the current one."
+    )
 }
 
 /// A fresh recovery key as a recipient, and the text to be told once.
@@ -222,24 +255,6 @@ fn recipients(manifest: &Manifest, recovery: Option<Secret>) -> Reply {
         recipients: recipient_infos(manifest),
         recovery,
     }
-}
-
-/// Binds the root directory under the new epoch's key, and wipes what the removed recipient could have
-/// made: mounts check the names keys they are given against this record.
-fn renew_root(dir: &Path, keys: &Keys) -> Result<(), Failure> {
-    let manifest = &keys.manifest;
-    let names_keys = keys
-        .epochs
-        .names_keys(manifest.volume(), manifest.minimum());
-    let names = NamesKeys::new(manifest.epoch(), manifest.minimum(), names_keys)
-        .map_err(|error| Failure::Internal(error.to_string()))?;
-    let (root, dir) = open_lower(dir)?;
-    let renewed = Record::open(&root, &names, Location::ROOT)
-        .and_then(|mut record| record.renew(&root, &names, Location::ROOT));
-    renewed.map_err(|error| match error {
-        DirError::Io(error) => Failure::Internal(format!("{}: {error}", dir.display())),
-        other => Failure::Integrity(format!("{}: {other}", dir.display())),
-    })
 }
 
 /// The recipient that a person means: by id, its beginning, or label.

@@ -9,12 +9,14 @@ use claviger_pki::seed::Seed;
 use claviger_protocol::Failure;
 use claviger_protocol::control::{RecipientInfo, UnlockWith};
 use claviger_protocol::keys::KeyEvent;
+use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::{Scope, VolumeId};
 use claviger_vault::manifest::{self, Copy, Manifest, Unverified};
 use claviger_vault::pin::{KnownVolumes, Pin, Verdict, remember};
 
 use super::kept_seed::KeptSeed;
 use super::recipient::recipient_info;
+use super::root::bind_root;
 use super::{Keys, Volume, open, open_lower};
 use crate::audit::Event;
 use crate::daemon::{Caller, Daemon};
@@ -118,8 +120,13 @@ impl Daemon {
     /// Takes in a volume whose keys are proved, and pins what was seen.
     fn admit(&self, dir: &Path, keys: Keys, by: RecipientInfo) -> Result<Unlocked, Failure> {
         let id = keys.manifest.volume();
-        let changes = self.pin(dir, &keys)?;
-        self.volumes.insert(Volume::new(id, dir, by.clone(), keys));
+        let changes = self.pin(dir, &keys.manifest, &keys.epochs)?;
+        if let Err(failure) = bind_root(dir, &keys) {
+            // On a disk that is only read, say. Mounts judge the record for themselves.
+            tracing::warn!(volume = %id, %failure, "the root directory stays bound as it is");
+        }
+        self.volumes
+            .insert(Volume::new(id, dir, by.clone(), keys))?;
         tracing::info!(volume = %id, by = %by.label, "volume unlocked");
         self.tell_unlocked(id);
         Ok(Unlocked {
@@ -152,15 +159,20 @@ impl Daemon {
     }
 
     /// Compares with the pin what the keys prove, and moves the pin up; returns what changed.
-    pub(super) fn pin(&self, dir: &Path, keys: &Keys) -> Result<Vec<String>, Failure> {
+    pub(super) fn pin(
+        &self,
+        dir: &Path,
+        manifest: &Manifest,
+        epochs: &EpochKeys,
+    ) -> Result<Vec<String>, Failure> {
         let known = self.known_volumes()?;
-        let changes = match known.after_unlock(dir, &keys.manifest, &keys.epochs) {
+        let changes = match known.after_unlock(dir, manifest, epochs) {
             Verdict::Same => return Ok(Vec::new()),
             Verdict::Unknown => Vec::new(),
             Verdict::Advanced(changes) => changes.iter().map(ToString::to_string).collect(),
             refusal => return Err(failure::of_verdict(&refusal)),
         };
-        let pin = Pin::new(&keys.manifest, &keys.epochs, dir);
+        let pin = Pin::new(manifest, epochs, dir);
         remember(&self.places.state, pin).map_err(failure::of_pin)?;
         Ok(changes)
     }
@@ -200,10 +212,12 @@ impl Daemon {
             if manifest.claims().epoch() != keys.epochs.current_epoch() {
                 return Ok(false);
             }
-            keys.manifest = manifest
+            let manifest = manifest
                 .verify(keys.epochs.current())
                 .map_err(failure::of_manifest)?;
-            self.pin(dir, keys)?;
+            // Judged first: new files are wrapped to the recipients of what is kept.
+            self.pin(dir, &manifest, &keys.epochs)?;
+            keys.manifest = manifest;
             Ok(true)
         });
         match changed {

@@ -7,7 +7,7 @@ use std::thread;
 
 use claviger_pki::seed::RecoveryKey;
 use claviger_pki::wrap::{Context, Identity, Purpose, Wrapped};
-use claviger_protocol::control::{Command, LockTarget, Recovery, Reply, UnlockWith};
+use claviger_protocol::control::{Command, LockTarget, Locked, Recovery, Reply, UnlockWith};
 use claviger_protocol::keys::{KeyEvent, KeyReply, KeyRequest};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::Scope;
@@ -93,12 +93,46 @@ user_test! {
             said_done.store(true, Ordering::SeqCst);
             let lost = vec![b"half-written".to_vec()];
             mount.ask(&KeyRequest::Acknowledge { event: KeyEvent::Lock { volume }, lost });
-            let Reply::Locked { volumes, lost } = locked.join().unwrap().unwrap() else { panic!() };
+            let Reply::Locked(Locked { volumes, lost, .. }) = locked.join().unwrap().unwrap() else { panic!() };
             assert_eq!((volumes, lost), (vec![volume], vec!["half-written".to_owned()]));
         });
         user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
         mount.wait_event(KeyEvent::Unlocked { volume });
         mount.unwrap(&header).unwrap();
+    }
+}
+
+user_test! {
+    fn nothing_is_unlocked_while_the_daemon_ends(user) {
+        let mut daemon = user.start();
+        let key = user.software_key();
+        let (dir, volume, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let mount = user.mount(volume);
+        thread::scope(|scope| {
+            let stopped = scope.spawn(|| user.cli().stop());
+            mount.wait_event(KeyEvent::Lock { volume });
+            let refused = user.cli().unlock(&dir, UnlockWith::AnyKey);
+            assert!(matches!(refused, Err(Failure::Busy(_))), "{refused:?}");
+            // It goes, and is waited for no longer.
+            drop(mount);
+            let (told, result) = stopped.join().unwrap();
+            assert!(told.is_empty() && result.is_ok(), "{told:?} {result:?}");
+        });
+        assert!(daemon.child.wait().unwrap().success());
+    }
+}
+
+user_test! {
+    fn a_mount_that_does_not_say_that_it_is_locked_is_named_by_the_end_of_the_daemon(user) {
+        let _daemon = user.start();
+        let key = user.software_key();
+        let (dir, volume, _) = user.cli().init("Private", Scope::Volume, &[&key], Recovery::None);
+        user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
+        let _silent = user.mount(volume);
+        let (told, result) = user.cli().stop();
+        assert!(matches!(result, Err(Failure::Internal(_))), "{result:?}");
+        assert!(told[0].contains("/mnt did not say that it is locked"), "{told:?}");
     }
 }
 
@@ -115,7 +149,7 @@ user_test! {
             mount.wait_event(KeyEvent::Lock { volume });
             let event = KeyEvent::Lock { volume };
             mount.ask(&KeyRequest::Acknowledge { event, lost: Vec::new() });
-            let Reply::Locked { volumes, .. } = locked.join().unwrap().unwrap() else { panic!() };
+            let Reply::Locked(Locked { volumes, .. }) = locked.join().unwrap().unwrap() else { panic!() };
             assert_eq!(volumes, [volume]);
         });
     }

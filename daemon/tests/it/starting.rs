@@ -1,12 +1,13 @@
 //! Beginning, ending, and who may talk to the daemon.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 
-use claviger_protocol::control::{Answers, Command, Conversation, Reply, ToDaemon, VERSION};
+use claviger_protocol::control::{Command, Conversation, Reply, ToDaemon};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -67,12 +68,25 @@ user_test! {
     fn once_stop_is_answered_the_next_daemon_can_start(user) {
         let mut daemon = user.start();
         user.software_key();
-        let Reply::Done = user.cli().run(Command::Stop).unwrap() else { panic!() };
+        assert!(matches!(user.cli().stop().1, Ok(Reply::Done)));
         assert!(!user.control_socket().exists());
         let _next = user.start();
         user.cli().run(Command::Status).unwrap();
         assert!(daemon.child.wait().unwrap().success());
         user.cli().run(Command::Status).unwrap();
+    }
+}
+
+user_test! {
+    /// The octets are those of every version.
+    fn whoever_is_newer_ends_it_too(user) {
+        let mut daemon = user.start();
+        let mut newer = UnixStream::connect(user.control_socket()).unwrap();
+        newer.write_all(&[1, 0, 0, 0, 2]).unwrap();
+        let mut said = Vec::new();
+        newer.read_to_end(&mut said).unwrap();
+        assert!(!said.is_empty());
+        assert!(daemon.child.wait().unwrap().success());
     }
 }
 
@@ -91,16 +105,9 @@ user_test! {
         user.as_root(|| {
             let stream = UnixStream::connect(user.control_socket()).unwrap();
             // What this end thinks of the peer is not the point: send without asking.
-            let command = ToDaemon::Command {
-                answers: Answers::Cli,
-                version: VERSION,
-                prompt_place: Default::default(),
-                command: Command::Stop,
-            };
             let refused = Conversation::new(stream.try_clone().unwrap());
             assert!(refused.is_err(), "the CLI would not talk to it either");
-            let body = postcard::to_stdvec(&command).unwrap();
-            use std::io::{Read, Write};
+            let body = postcard::to_stdvec(&ToDaemon::Stop).unwrap();
             let mut stream = stream;
             // The daemon may have hung up already.
             let _ = stream.write_all(&u32::try_from(body.len()).unwrap().to_le_bytes());
@@ -166,7 +173,7 @@ user_test! {
         // One that runs is as good as one that was started.
         let again = user.command(CLAVIGERD).arg("--background").output().unwrap();
         assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
-        user.cli().run(Command::Stop).unwrap();
+        user.cli().stop().1.unwrap();
         wait_until("it has ended", || !user.control_socket().exists());
     }
 }

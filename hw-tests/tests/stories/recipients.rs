@@ -141,6 +141,35 @@ story! {
 }
 
 story! {
+    /// "Whatever fails besides, who was removed reads nothing written later."
+    fn a_removal_that_this_machine_cannot_remember_is_one_and_says_so(world) {
+        let (alice, bob, pem) = alice_and_bob(world);
+        alice.claviger(["mount", "Private", "private"]).ok();
+        hand_over(&alice, "Private", &bob, "Before");
+        alice.sh("chmod 500 .local/state/claviger").ok();
+        let said = alice.claviger(["recipient", "remove", "private", &pem]).fails(11);
+        says(&said, &["The change is made", "state/claviger: Permission denied"]);
+        // From its first file on: those of the old epoch that were in stock are gone.
+        alice.sh("echo new >private/new; mkdir private/dir; echo inner >private/dir/file").ok();
+        alice.sh("chmod 700 .local/state/claviger").ok();
+        assert_eq!(recipients(&alice, "private"), (2, vec!["k".into()]));
+
+        hand_over(&alice, "Private", &bob, "After");
+        let manifest = fs::read(bob.home().join("Before/.claviger/volume.toml")).unwrap();
+        for name in ["volume.toml", "volume.toml.backup"] {
+            fs::write(bob.home().join("After/.claviger").join(name), &manifest).unwrap();
+        }
+        for path in ["new", "dir/file"] {
+            let said = bob.claviger(["cat", "After", path]).answers(&[PIN]).finish();
+            assert!(said.code != 0 && said.stdout.is_empty(), "{said}");
+        }
+        alice.claviger(["lock", "private"]).ok();
+        alice.claviger(["unlock", "private"]).ok();
+        assert_eq!(alice.sh("cat private/new private/dir/file").ok(), "new\ninner\n");
+    }
+}
+
+story! {
     /// "Public keys, all of them, so that a new epoch can be wrapped to them while they are absent."
     fn those_who_stay_open_what_is_written_after_a_removal_without_having_been_there(world) {
         let (alice, bob, _) = alice_and_bob(world);

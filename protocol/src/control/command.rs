@@ -77,8 +77,6 @@ pub enum Command {
     /// Keeps the connection for prompts while the CLI asks for keys over callout; ends when the CLI
     /// closes it. Answered by [`FromDaemon::Attached`], never by [`FromDaemon::Done`] unless it fails.
     Attach,
-    /// Locks everything and ends the daemon: [`Reply::Done`].
-    Stop,
     /// Puts the auth tok of an RSA key where the kernel's eCryptfs looks for it, and logs in to its token:
     /// [`Reply::EcryptfsKey`]. Enrols the key if need be.
     EcryptfsAddKey {

@@ -38,6 +38,9 @@ pub enum ToDaemon {
     },
     /// Answers the last [`FromDaemon::Prompt`]; `None` declines, or says that it was withdrawn first.
     Answer(Option<Secret>),
+    /// Instead of a command: locks everything and ends the daemon, which says [`FromDaemon::Done`] and
+    /// closes as it ends. One octet, 2, in every version: what is newer can end what is older.
+    Stop,
 }
 
 /// What the daemon sends.

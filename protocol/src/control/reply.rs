@@ -30,12 +30,7 @@ pub enum Reply {
         changes: Vec<String>,
     },
     /// Volumes are locked.
-    Locked {
-        /// Which.
-        volumes: Vec<VolumeId>,
-        /// Lower paths whose last writes were lost.
-        lost: Vec<String>,
-    },
+    Locked(Locked),
     /// What is open.
     Status(Status),
     /// Tokens present.
@@ -118,6 +113,33 @@ pub struct TokenInfo {
     pub serial: String,
     /// State of its PIN, for people: "ok", "2 tries left", "final try", "blocked".
     pub pin_state: String,
+}
+
+/// What a lock came to.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Locked {
+    /// What was unlocked and is no longer.
+    pub volumes: Vec<VolumeId>,
+    /// Lower paths whose last writes could not be written out.
+    pub lost: Vec<String>,
+    /// Mount points that have not said in time that they are locked.
+    pub silent: Vec<String>,
+}
+
+impl Locked {
+    /// What a person should know, in sentences.
+    pub fn faults(&self) -> Vec<String> {
+        let lost = self.lost.iter().map(|path| {
+            format!("The last writes to lower file {path} could not be written out and are lost")
+        });
+        let silent = self.silent.iter().map(|mountpoint| {
+            format!(
+                "{mountpoint} did not say that it is locked and may still be open: \
+                 'claviger umount {mountpoint}' ends it"
+            )
+        });
+        lost.chain(silent).collect()
+    }
 }
 
 /// What is open.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Command, KeyRef, LockTarget, Needed, OtherKeys, Reply, UnlockEcryptfs,
+    Command, KeyRef, LockTarget, Locked, Needed, OtherKeys, Reply, UnlockEcryptfs,
 };
 use claviger_protocol::keys::KeyEvent;
 use claviger_vault::ecryptfs::{Header, MetadataPlace, NamesAre, Packet, Salt, folder_id};
@@ -243,10 +243,10 @@ user_test! {
         let daemon: Daemon = user.start();
         let lower = Lower::empty(user);
         unlock(&user.cli(), lower.by_passphrase()).unwrap();
-        let Reply::Locked { volumes, .. } = user.cli().run(Command::Lock(LockTarget::All)).unwrap() else { panic!() };
+        let Reply::Locked(Locked { volumes, .. }) = user.cli().run(Command::Lock(LockTarget::All)).unwrap() else { panic!() };
         assert_eq!(volumes, [folder_id(&lower.dir)]);
         unlock(&user.cli(), lower.by_passphrase()).unwrap();
-        user.cli().run(Command::Stop).unwrap();
+        user.cli().stop().1.unwrap();
         drop(daemon);
         assert_eq!(user.audited("lock").len(), 2);
     }

@@ -42,10 +42,14 @@ impl<'a> Cli<'a> {
         self
     }
 
-    pub fn connect(&self, command: Order) -> Conversation {
+    fn conversation(&self) -> Conversation {
         let stream = UnixStream::connect(self.user.control_socket()).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
-        let mut conversation = Conversation::new(stream).unwrap();
+        Conversation::new(stream).unwrap()
+    }
+
+    pub fn connect(&self, command: Order) -> Conversation {
+        let mut conversation = self.conversation();
         let message = ToDaemon::Command {
             answers: Answers::Cli,
             version: VERSION,
@@ -58,12 +62,24 @@ impl<'a> Cli<'a> {
 
     /// Runs a command to its end.
     pub fn run(&self, command: Order) -> Result<Reply, Failure> {
-        let mut conversation = self.connect(command);
+        self.converse(self.connect(command)).1
+    }
+
+    /// Ends the daemon; what it tells, and how it ends.
+    pub fn stop(&self) -> (Vec<String>, Result<Reply, Failure>) {
+        let mut conversation = self.conversation();
+        conversation.send(&ToDaemon::Stop).unwrap();
+        self.converse(conversation)
+    }
+
+    fn converse(&self, mut conversation: Conversation) -> (Vec<String>, Result<Reply, Failure>) {
+        let mut told = Vec::new();
         loop {
             match conversation.receive().unwrap() {
                 FromDaemon::Prompt(prompt) => self.reply(&mut conversation, &prompt),
-                FromDaemon::Notice(_) | FromDaemon::Withdrawn => {}
-                FromDaemon::Done(result) => return result,
+                FromDaemon::Notice(text) => told.push(text),
+                FromDaemon::Withdrawn => {}
+                FromDaemon::Done(result) => return (told, result),
                 FromDaemon::Attached => panic!("not asked for"),
             }
         }
