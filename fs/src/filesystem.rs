@@ -201,9 +201,8 @@ impl VolumeFs {
                 lost.push(inode);
             }
         }
-        match syncfs(&self.lower) {
+        match self.unsynced.sync_all(|| syncfs(&self.lower)) {
             Ok(()) => {
-                self.unsynced.clear();
                 self.inodes.all().iter().for_each(|inode| inode.is_synced());
                 self.settle_moved();
             }
