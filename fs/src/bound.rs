@@ -1,8 +1,8 @@
 //! Binding what is renamed or linked to its place, so that a crash at any moment leaves it openable.
 //!
 //! A place that is durable is left in three steps: announce the new one and make that durable,
-//! rename, and let the old one go once the rename is known to be durable. What never was synced needs
-//! none of that. What has several links is bound to none of its names.
+//! rename, and let the old one go once the rename is known to be durable. What is new takes the same
+//! steps at once and without syncs: only a kill can come in between. What has several links is bound to none of its names.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use claviger_vault::dir::{DirError, Location, Record};
 use claviger_vault::ids::{Epoch, FileId};
-use claviger_vault::names::{NamesKeys, RECORD};
+use claviger_vault::names::NamesKeys;
 use claviger_vault::native::{self, FileError, Links, PlaceSeal, Synced, places_of};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
-use nix::unistd::syncfs;
+use nix::unistd::fdatasync;
 
 use crate::attr::Kind;
 use crate::create::Spot;
@@ -115,6 +115,22 @@ impl Bound {
         }
     }
 
+    /// Makes durable what it says now.
+    fn harden(&mut self) -> Result<(), OpError> {
+        match self {
+            Self::Dir { fd, record, synced } => {
+                record.sync(&*fd)?;
+                *synced = Synced::Maybe;
+            }
+            Self::File(file) => {
+                fdatasync(&file.fd)?;
+                file.synced = Synced::Maybe;
+            }
+            Self::Nowhere => {}
+        }
+        Ok(())
+    }
+
     /// Lets it be at `at` only.
     fn settle(&mut self, names: &NamesKeys, at: Location<'_>) -> Result<(), OpError> {
         match self {
@@ -147,18 +163,32 @@ impl VolumeFs {
             inode.as_deref(),
         )?;
         match &mut bound {
-            Bound::Dir {
-                fd,
-                record,
-                synced: Synced::Maybe,
-            } => {
+            Bound::Dir { fd, record, synced } => {
                 let places = (from.location(), to.location());
-                record.prepare_move(&*fd, names, places, Synced::Maybe)?;
+                record.prepare_move(&*fd, names, places, *synced)?;
             }
             Bound::File(file) => file.prepare(names, to.location(), Links::One)?,
-            Bound::Dir { .. } | Bound::Nowhere => {}
+            Bound::Nowhere => {}
         }
+        self.confirm_new(&mut bound, inode.as_deref())?;
         Ok(bound)
+    }
+
+    /// What was taken for new is so no more if a sync has begun: it may have missed what was written
+    /// since, and found what was there before.
+    fn confirm_new(&self, bound: &mut Bound, inode: Option<&Inode>) -> Result<(), OpError> {
+        match (bound.synced(), self.synced(inode)) {
+            (Some(Synced::Never), Synced::Maybe) => bound.harden(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what it holds can be on the disk: of what is not known, or not new, it can.
+    pub(crate) fn synced(&self, inode: Option<&Inode>) -> Synced {
+        match inode.and_then(Inode::made) {
+            Some(made) => self.syncs.since(made),
+            None => Synced::Maybe,
+        }
     }
 
     /// The rename failed: `bound` belongs at `at` only, as before.
@@ -241,10 +271,11 @@ impl VolumeFs {
         let place = inode.place().ok_or(Errno::ESTALE)?;
         let dir = self.dir_of(&place.parent)?;
         let stat = self.stat(inode)?;
-        match self.bound(names, &dir, &place.name, &stat, Some(inode))? {
-            Bound::File(file) => file.prepare(names, location(&dir, &place.name), Links::Several),
-            Bound::Dir { .. } | Bound::Nowhere => Ok(()),
+        let mut bound = self.bound(names, &dir, &place.name, &stat, Some(inode))?;
+        if let Bound::File(file) = &bound {
+            file.prepare(names, location(&dir, &place.name), Links::Several)?;
         }
+        self.confirm_new(&mut bound, Some(inode))
     }
 
     fn settle_inode(&self, inode: &Arc<Inode>) -> Result<(), OpError> {
@@ -278,16 +309,10 @@ impl VolumeFs {
                     Err(DirError::NeverReachedDisk) => return Ok(Bound::Nowhere),
                     Err(error) => return Err(error.into()),
                 };
-                let ino = self.inodes.number(stat.st_ino);
-                let unsynced = self.unsynced.has(ino, RECORD);
-                let synced = if unsynced {
-                    Synced::Never
-                } else {
-                    Synced::Maybe
-                };
                 if record.is_moving() {
-                    syncfs(&self.lower)?;
+                    self.syncs.sync()?;
                 }
+                let synced = self.synced(inode);
                 Ok(Bound::Dir { fd, record, synced })
             }
             Kind::REGULAR => {
@@ -307,7 +332,13 @@ impl VolumeFs {
                 let epoch = place.names_epoch;
                 let places = names.places(epoch)?;
                 let here = places.binding(&file.0, &at.parent, at.lower_name);
-                let synced = inode.map_or(Synced::Maybe, Inode::synced);
+                match place.bound {
+                    native::Bound::Linked => return Ok(Bound::Nowhere),
+                    bound if !bound.allows(&here) => return Err(FileError::Misplaced.into()),
+                    native::Bound::Moving { .. } => self.syncs.sync()?,
+                    native::Bound::Here(_) => {}
+                }
+                let synced = self.synced(inode);
                 let open = inode.and_then(|inode| inode.open.file());
                 let bound = BoundFile {
                     fd,
@@ -316,14 +347,8 @@ impl VolumeFs {
                     synced,
                     open,
                 };
-                match place.bound {
-                    native::Bound::Linked => return Ok(Bound::Nowhere),
-                    bound if !bound.allows(&here) => return Err(FileError::Misplaced.into()),
-                    native::Bound::Here(_) => {}
-                    native::Bound::Moving { .. } => {
-                        syncfs(&self.lower)?;
-                        bound.finish(names, at)?;
-                    }
+                if let native::Bound::Moving { .. } = place.bound {
+                    bound.finish(names, at)?;
                 }
                 Ok(Bound::File(bound))
             }

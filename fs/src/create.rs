@@ -165,7 +165,8 @@ impl VolumeFs {
         names: &NamesKeys,
         make: impl Fn(&[u8]) -> Result<(), OpError>,
     ) -> Result<Entry, OpError> {
-        let (pinned, made) = self.make(spot, |lower| {
+        let now = self.syncs.now();
+        let (pinned, record) = self.make(spot, |lower| {
             let temporary = temporary_name();
             make(&temporary)?;
             let made = self.fill_dir(caller, spot, names, &temporary);
@@ -182,8 +183,9 @@ impl VolumeFs {
         let stat = fstat(&pinned.fd)?;
         let entry = self.known(&spot.parent, spot.name.as_bytes(), &stat)?;
         if let Some(inode) = self.inodes.find(entry.attr.ino.0) {
+            inode.is_made(now);
             self.unsynced.wrote(inode.ino, RECORD);
-            let names = Box::new(made.names(names)?);
+            let names = Box::new(record.names(names)?);
             let fd = pinned.fd;
             self.dirs.keep(&inode, Dir { fd, names });
         }
@@ -266,6 +268,7 @@ impl VolumeFs {
         let tree = self.tree()?;
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let now = self.syncs.now();
         self.make(spot, |lower| {
             let create = || openat(&spot.dir.fd, lower, flags, mode);
             let fd: OwnedFd = self.ownership.create(caller, umask, create)?;
@@ -273,7 +276,7 @@ impl VolumeFs {
             let made = made.map_err(OpError::from).and_then(|content| {
                 let stat = fstat(content.as_fd())?;
                 let inode = self.known_inode(&spot.parent, lower, &stat)?;
-                inode.is_made();
+                inode.is_made(now);
                 let linger = &self.linger;
                 let open = inode
                     .open

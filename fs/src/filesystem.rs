@@ -13,7 +13,6 @@ use fuser::FileAttr;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::{Statvfs, fstatvfs};
-use nix::unistd::syncfs;
 
 use crate::bound::Moved;
 use crate::caller::Ownership;
@@ -27,6 +26,7 @@ use crate::open::Handle;
 use crate::options::Caching;
 use crate::park::Park;
 use crate::readdir::Listing;
+use crate::syncs::Syncs;
 use crate::unsynced::Unsynced;
 
 /// One mounted volume.
@@ -46,6 +46,7 @@ pub struct VolumeFs {
     pub(crate) files: Handles<Handle>,
     pub(crate) listings: Handles<Listing>,
     pub(crate) park: Arc<Park>,
+    pub(crate) syncs: Arc<Syncs>,
     pub(crate) unsynced: Unsynced,
     pub(crate) moved: Moved,
     pub(crate) linger: Arc<Linger>,
@@ -90,10 +91,8 @@ impl VolumeFs {
         caching: Caching,
     ) -> Result<Arc<Self>, Errno> {
         let stat = fstat(&lower)?;
-        let linger = lower
-            .try_clone()
-            .and_then(Linger::start)
-            .map_err(io_errno)?;
+        let syncs = Syncs::new(lower.try_clone().map_err(io_errno)?);
+        let linger = Linger::start(Arc::clone(&syncs)).map_err(io_errno)?;
         Ok(Arc::new(Self {
             lower,
             lower_device: stat.st_dev,
@@ -106,6 +105,7 @@ impl VolumeFs {
             files: Handles::default(),
             listings: Handles::default(),
             park: Park::new(),
+            syncs,
             unsynced: Unsynced::default(),
             moved: Moved::default(),
             linger,
@@ -201,11 +201,8 @@ impl VolumeFs {
                 lost.push(inode);
             }
         }
-        match self.unsynced.sync_all(|| syncfs(&self.lower)) {
-            Ok(()) => {
-                self.inodes.all().iter().for_each(|inode| inode.is_synced());
-                self.settle_moved();
-            }
+        match self.unsynced.sync_all(|| self.syncs.sync()) {
+            Ok(()) => self.settle_moved(),
             Err(errno) => tracing::error!(%errno, "the lower filesystem does not sync"),
         }
         lost.iter().map(|inode| inode.lower_path()).collect()

@@ -8,20 +8,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
-
-use claviger_vault::native::Synced;
 
 use crate::attr::Kind;
 use crate::dircache::DirSlot;
 use crate::open::OpenSlot;
+use crate::syncs::Made;
 
 /// The kernel's number of the root.
 pub(crate) const ROOT: u64 = 1;
-
-/// How long what is new counts as never synced. What is older Linux writes to the disk by itself
-/// (`vm.dirty_expire_centisecs`), and tells nobody.
-const YOUNG: Duration = Duration::from_secs(30);
 
 /// One lower object that the kernel holds a reference to, or that something else here needs.
 pub(crate) struct Inode {
@@ -40,7 +34,7 @@ pub(crate) struct Inode {
     /// The descriptor, of a directory worked in lately.
     pub(crate) dir: DirSlot,
     /// When it was made, until it is synced.
-    made: Mutex<Option<Instant>>,
+    made: Mutex<Option<Made>>,
 }
 
 /// Where a lower object is.
@@ -117,23 +111,19 @@ impl Inode {
         self.places.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that it has just been made.
-    pub(crate) fn is_made(&self) {
-        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// Notes that it is new.
+    pub(crate) fn is_made(&self, made: Made) {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
     }
 
-    /// Notes that it has been synced.
+    /// Notes that it is synced: before it is, for others may look meanwhile.
     pub(crate) fn is_synced(&self) {
         *self.made.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whether it can be on the disk already.
-    pub(crate) fn synced(&self) -> Synced {
-        let made = *self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        match made {
-            Some(made) if made.elapsed() < YOUNG => Synced::Never,
-            _ => Synced::Maybe,
-        }
+    /// When it was made, if it is new and nobody has asked for a sync of it.
+    pub(crate) fn made(&self) -> Option<Made> {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that its last name is about to go, before it goes: the number may be in use again as

@@ -59,8 +59,8 @@ impl VolumeFs {
 
     pub(crate) fn fsync(&self, handle: FileHandle) -> Result<(), OpError> {
         let handle = self.handle(handle)?;
-        handle.file()?.sync()?;
         handle.inode().is_synced();
+        handle.file()?.sync()?;
         match handle.inode().place() {
             Some(place) => self.sync_above(&place.parent),
             None => Ok(()),

@@ -6,6 +6,10 @@
 //! [`callout_keys::CalloutKeys`] gets the keys from the daemon of whoever asks; [`keeper`], [`lock`]
 //! and [`watch`] say when they come, go, or are waited for in vain. [`mount`] puts it all together.
 
+// What unit tests and mounted ones share names the crate as those outside do.
+#[cfg(test)]
+extern crate self as claviger_fs;
+
 pub mod args;
 mod attach;
 mod attr;
@@ -36,6 +40,9 @@ mod lower;
 pub mod mount;
 mod mount_table;
 pub mod mountpoint;
+#[cfg(test)]
+#[path = "../tests/it/namespaces.rs"]
+mod namespaces;
 mod open;
 mod openfile;
 mod opening;
@@ -46,7 +53,10 @@ pub mod prepare;
 mod readdir;
 mod remove;
 mod rename;
+mod syncs;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unsynced;
 pub mod watch;

@@ -6,16 +6,15 @@
 //! the barrier that opening it anew would owe.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::syncfs;
 
 use crate::failure::OpError;
 use crate::inode::Inode;
+use crate::syncs::Syncs;
 
 /// How long a file waits for others.
 const DELAY: Duration = Duration::from_secs(5);
@@ -25,7 +24,7 @@ const AT_MOST: u64 = 1024;
 
 /// Closed files that are not yet settled.
 pub(crate) struct Linger {
-    lower: OwnedFd,
+    syncs: Arc<Syncs>,
     at_most: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -47,10 +46,10 @@ enum Life {
 }
 
 impl Linger {
-    /// Starts the thread that settles files below `lower`, any directory of that filesystem.
-    pub(crate) fn start(lower: OwnedFd) -> std::io::Result<Arc<Self>> {
+    /// Starts the thread that settles files.
+    pub(crate) fn start(syncs: Arc<Syncs>) -> std::io::Result<Arc<Self>> {
         let linger = Arc::new(Self {
-            lower,
+            syncs,
             at_most: raise_descriptor_limit(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -159,11 +158,10 @@ impl Linger {
         if closed.is_empty() {
             return Vec::new();
         }
-        let synced = syncfs(&self.lower).map_err(OpError::from);
+        let synced = self.syncs.sync().map_err(OpError::from);
         let mut lost = Vec::new();
         for (idle, inode) in closed {
             let settled = synced.clone().and_then(|()| inode.open.settle(&idle));
-            inode.is_synced();
             if let Err(error) = settled {
                 let lower = inode.shown_path();
                 tracing::error!(lower, %error, "last writes could not be written out");

@@ -87,8 +87,8 @@ impl VolumeFs {
         let moved = self.inodes.find(self.inodes.number(stat.st_ino));
         if let (Some(moved), Some(_)) = (&moved, replaced) {
             // What replaces something must not be less durable than that was.
-            moved.open.sync()?;
             moved.is_synced();
+            moved.open.sync()?;
         }
         let recorded = self.binds()? == Binds::Yes;
         let is_dir = |replaced: &&FileStat| recorded && Kind::of(replaced) == Kind::DIRECTORY;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use claviger_vault::names::{LowerName, RECORD};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{fdatasync, fsync, syncfs};
+use nix::unistd::{fdatasync, fsync};
 
 use crate::dircache::Dir;
 use crate::failure::OpError;
@@ -71,13 +71,6 @@ impl Unsynced {
         if let LowerName::Long { sidecar, .. } = name {
             self.wrote(ino, sidecar);
         }
-    }
-
-    /// Whether `name` in directory `ino` has been written and not synced.
-    pub(crate) fn has(&self, ino: u64, name: &str) -> bool {
-        let notes = self.notes();
-        let names = notes.files.get(&ino);
-        names.is_some_and(|names| names.iter().any(|known| known.name == name))
     }
 
     /// Forgets what was in directory `ino`: it is removed.
@@ -149,7 +142,7 @@ impl VolumeFs {
         match self.unsynced.directories() {
             0 => return Ok(()),
             1..AT_MOST => {}
-            _ => return Ok(self.unsynced.sync_all(|| syncfs(&self.lower))?),
+            _ => return Ok(self.unsynced.sync_all(|| self.syncs.sync())?),
         }
         let mut at = Some(Arc::clone(inode));
         while let Some(dir) = at {
@@ -162,6 +155,8 @@ impl VolumeFs {
     fn sync_small(&self, inode: &Arc<Inode>) -> Result<(), OpError> {
         self.unsynced.sync_in(inode.ino, |names| {
             let dir = self.dir_of(inode)?;
+            // Before it is: whoever renames the directory meanwhile must not take it for new.
+            inode.is_synced();
             names.iter().try_for_each(|name| sync_file(&dir, name))?;
             Ok(sync_dir(&dir)?)
         })

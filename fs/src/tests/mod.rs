@@ -1,0 +1,89 @@
+//! What is left of a volume when its filesystem is killed or the power is cut.
+
+mod disk;
+// What only mounted tests use of it is not used here.
+#[allow(dead_code)]
+#[path = "../../tests/it/keys.rs"]
+mod keys;
+mod volume;
+
+use fuser::RenameFlags;
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::inode::ROOT;
+use crate::lower::{rename, stat_at};
+use crate::namespaces::isolated_test;
+use volume::Volume;
+
+isolated_test! {
+    fn an_old_directory_that_nobody_synced_is_renamed_and_survives_a_power_cut() {
+        let volume = Volume::new();
+        let dir = volume.make_dir("old");
+        let (_, handle) = volume.write(dir, "file");
+        volume.fs.release(handle);
+        volume.grows_old(&[dir]);
+        volume.rename("old", "new", RenameFlags::empty());
+        let volume = volume.without_power();
+        let dir = volume.find(ROOT, "new").unwrap();
+        volume.find(dir, "file").unwrap();
+    }
+}
+
+isolated_test! {
+    fn what_our_own_sync_wrote_out_is_renamed_and_survives_a_power_cut() {
+        let volume = Volume::new();
+        let dir = volume.make_dir("dir.part");
+        volume.write(dir, "file");
+        volume.write(ROOT, "file.part");
+        let (_, another) = volume.write(ROOT, "another");
+        volume.fs.release(another);
+        volume.fs.linger.settle_all();
+        volume.rename("dir.part", "dir", RenameFlags::empty());
+        volume.rename("file.part", "file", RenameFlags::empty());
+        let volume = volume.without_power();
+        let dir = volume.find(ROOT, "dir").unwrap();
+        volume.find(dir, "file").unwrap();
+        let file = volume.find(ROOT, "file").unwrap();
+        volume.open(file).unwrap();
+    }
+}
+
+isolated_test! {
+    fn a_new_directory_whose_rename_is_cut_short_by_a_kill_opens_at_either_place() {
+        let mut volume = Volume::new();
+        let dir = volume.make_dir("old");
+        volume.write(dir, "file");
+        let [old, new] = [b"old", b"new"].map(|name| volume.fs.spot(ROOT, name).unwrap());
+        let stat = stat_at(&old.dir, old.name.as_bytes()).unwrap().unwrap();
+        volume.fs.announce(&old, &new, &stat).unwrap();
+        volume = volume.killed();
+        let found = volume.find(ROOT, "old").unwrap();
+        volume.find(found, "file").unwrap();
+        let places = [&old, &new].map(|spot| (&*spot.dir, spot.name.as_bytes()));
+        rename(places[0], places[1], nix::fcntl::RenameFlags::empty()).unwrap();
+        volume = volume.killed();
+        let found = volume.find(ROOT, "new").unwrap();
+        volume.find(found, "file").unwrap();
+    }
+}
+
+isolated_test! {
+    fn an_fsync_after_one_that_failed_syncs_the_directories_above() {
+        let volume = Volume::new();
+        let dir = volume.make_dir("dir");
+        let (_, handle) = volume.write(dir, "file");
+        volume.fs.dirs.clear();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        // Those that are open stay open.
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        let failed = volume.fs.fsync(handle).unwrap_err();
+        assert_eq!(failed.errno(), Errno::EMFILE as i32);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        volume.fs.fsync(handle).unwrap();
+        let volume = volume.without_power();
+        let dir = volume.find(ROOT, "dir").unwrap();
+        let file = volume.find(dir, "file").unwrap();
+        volume.open(file).unwrap();
+    }
+}
