@@ -228,6 +228,7 @@ impl VolumeFs {
             _ => {}
         }
         self.make(&spot, |lower| {
+            self.sync_name(&spot, Some(&inode))?;
             self.at(&inode, |dir, old| {
                 Ok(linkat(dir, old, &spot.dir.fd, lower, AtFlags::empty())?)
             })
@@ -241,6 +242,7 @@ impl VolumeFs {
         let place = inode.place().ok_or(Errno::ESTALE)?;
         let old = self.dir_of(&place.parent)?;
         self.make(spot, |lower| {
+            self.sync_name(spot, Some(inode))?;
             if place.parent.ino == spot.parent.ino {
                 return Ok(linkat(
                     &old.fd,

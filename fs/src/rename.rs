@@ -58,12 +58,7 @@ impl VolumeFs {
             None => {}
         }
         tree::write_sidecar(&to.dir.fd, &to.name).map_err(DirError::Io)?;
-        let put = if self.is_resealed(from, to, &stat)? {
-            self.put_symlink(from, to, &stat, replaced.as_ref())
-        } else {
-            self.put_bound(from, to, &stat, replaced.as_ref(), flags)
-        };
-        match put {
+        match self.put_named(from, to, &stat, replaced.as_ref(), flags) {
             Ok(()) => {
                 self.unsynced.wrote_sidecar(to.parent.ino, &to.name);
                 drop_sidecar(&from.dir, &from.name);
@@ -76,7 +71,8 @@ impl VolumeFs {
         }
     }
 
-    fn put_bound(
+    /// The same, with the sidecar of the new name in its place.
+    fn put_named(
         &self,
         from: &Spot,
         to: &Spot,
@@ -90,6 +86,23 @@ impl VolumeFs {
             moved.is_synced();
             moved.open.sync()?;
         }
+        self.sync_name(to, moved.as_deref())?;
+        if self.is_resealed(from, to, stat)? {
+            self.put_symlink(from, to, stat, replaced)
+        } else {
+            self.put_bound(from, to, stat, moved, replaced, flags)
+        }
+    }
+
+    fn put_bound(
+        &self,
+        from: &Spot,
+        to: &Spot,
+        stat: &FileStat,
+        moved: Option<Arc<Inode>>,
+        replaced: Option<&FileStat>,
+        flags: RenameFlags,
+    ) -> Result<(), OpError> {
         let recorded = self.binds()? == Binds::Yes;
         let is_dir = |replaced: &&FileStat| recorded && Kind::of(replaced) == Kind::DIRECTORY;
         let empty_dir = replaced.filter(is_dir);
@@ -208,6 +221,7 @@ impl VolumeFs {
         stat: &FileStat,
     ) -> Result<Exchanged<'a>, OpError> {
         let inode = self.inodes.find(self.inodes.number(stat.st_ino));
+        self.sync_name(to, inode.as_deref())?;
         let bound = self.announce(from, to, stat)?;
         let resealed = match self.is_resealed(from, to, stat)? {
             true => Some(Resealed::new(from, to)?),

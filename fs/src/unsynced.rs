@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_vault::names::{LowerName, RECORD};
+use claviger_vault::native::Synced;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{fdatasync, fsync};
 
+use crate::create::Spot;
 use crate::dircache::Dir;
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
@@ -160,6 +162,15 @@ impl VolumeFs {
             names.iter().try_for_each(|name| sync_file(&dir, name))?;
             Ok(sync_dir(&dir)?)
         })
+    }
+
+    /// Before what may be durable gets the name at `to`, makes the sidecar durable: without it the name
+    /// cannot be told.
+    pub(crate) fn sync_name(&self, to: &Spot, inode: Option<&Inode>) -> Result<(), OpError> {
+        match (&to.name, self.synced(inode)) {
+            (LowerName::Long { sidecar, .. }, Synced::Maybe) => Ok(sync_file(&to.dir, sidecar)?),
+            (LowerName::Long { .. }, Synced::Never) | (LowerName::Short(_), _) => Ok(()),
+        }
     }
 
     /// Syncs the lower directory itself, and the records of directories in it: their names are what

@@ -69,6 +69,23 @@ isolated_test! {
 }
 
 isolated_test! {
+    fn a_long_name_that_something_durable_was_given_is_known_after_a_power_cut() {
+        let volume = Volume::new();
+        let [renamed, linked, exchanged] = ["r", "l", "x"].map(|name| name.repeat(255));
+        let [_, other, _] = ["file", "other", "third"].map(|name| volume.write_durably(name));
+        volume.write(ROOT, &exchanged);
+        // No fsync from here on: it would sync every long name there is.
+        volume.rename("file", &renamed, RenameFlags::empty());
+        volume.fs.link(other, ROOT, linked.as_bytes()).unwrap();
+        volume.rename("third", &exchanged, RenameFlags::RENAME_EXCHANGE);
+        let volume = volume.without_power();
+        assert!(volume.lists(&renamed), "renamed");
+        assert!(volume.lists(&linked), "linked");
+        assert!(volume.lists(&exchanged), "exchanged");
+    }
+}
+
+isolated_test! {
     fn an_fsync_after_one_that_failed_syncs_the_directories_above() {
         let volume = Volume::new();
         let dir = volume.make_dir("dir");

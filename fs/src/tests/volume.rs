@@ -16,6 +16,7 @@ use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
 use crate::filesystem::VolumeFs;
 use crate::inode::ROOT;
+use crate::readdir::Room;
 
 const ANN: Caller = Caller {
     uid: 0,
@@ -83,6 +84,14 @@ impl Volume {
         (entry.attr.ino.0, handle)
     }
 
+    /// The same, synced and closed.
+    pub(crate) fn write_durably(&self, name: &str) -> u64 {
+        let (ino, handle) = self.write(ROOT, name);
+        self.fs.fsync(handle).unwrap();
+        self.fs.release(handle);
+        ino
+    }
+
     pub(crate) fn rename(&self, from: &str, to: &str, flags: RenameFlags) {
         let (from, to) = ((ROOT, from.as_bytes()), (ROOT, to.as_bytes()));
         self.fs.rename(from, to, flags).unwrap();
@@ -99,6 +108,18 @@ impl Volume {
             tell.send(opened.map(drop)).unwrap();
         });
         told.recv().unwrap()
+    }
+
+    /// Whether the root shows `name`.
+    pub(crate) fn lists(&self, name: &str) -> bool {
+        let handle = self.fs.opendir(ROOT).unwrap();
+        let mut found = false;
+        let listed = self.fs.readdir(handle, 0, |shown| {
+            found |= shown.name == name.as_bytes();
+            Room::Taken
+        });
+        listed.unwrap();
+        found
     }
 }
 
