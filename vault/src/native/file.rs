@@ -2,6 +2,7 @@
 
 mod barrier;
 mod punch;
+mod put;
 mod read;
 mod resize;
 mod seek;
