@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::uio;
@@ -66,12 +65,25 @@ impl Lower {
     }
 
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        Ok(self.write(offset, bytes)?)
+    }
+
+    /// Writes all of `bytes`, or tells how much of them.
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ShortWrite> {
+        #[cfg(test)]
+        let (bytes, refused) = self.split_where_full(offset, bytes);
         #[cfg(test)]
         self.note(|| trace::Event::Write {
             offset,
             bytes: bytes.to_vec(),
         });
-        self.file.write_all_at(bytes, offset)
+        write(self.as_fd(), offset, bytes)?;
+        #[cfg(test)]
+        if !refused.is_empty() {
+            let (written, error) = (bytes.len(), io::ErrorKind::StorageFull.into());
+            return Err(ShortWrite { written, error });
+        }
+        Ok(())
     }
 
     /// A barrier: all that was written is durable when this returns without error.
@@ -132,19 +144,42 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, offset: u64, out: &mut [u8]) -> io::Re
     Ok(done)
 }
 
+/// A write that failed.
+#[derive(Debug)]
+pub(super) struct ShortWrite {
+    /// Bytes of it that were written.
+    pub(super) written: usize,
+    pub(super) error: io::Error,
+}
+
+impl From<ShortWrite> for io::Error {
+    fn from(short: ShortWrite) -> Self {
+        short.error
+    }
+}
+
 /// Writes all of `bytes`.
 pub(crate) fn write_at(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    Ok(write(fd, offset, bytes)?)
+}
+
+fn write(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> Result<(), ShortWrite> {
     let mut rest = Octets(bytes);
-    let mut offset = offset;
     while !rest.0.is_empty() {
-        match uio::pwrite(fd, rest.0, offset as i64) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                offset += written as u64;
-                let _ = rest.slice(written);
+        let written = bytes.len() - rest.0.len();
+        match uio::pwrite(fd, rest.0, (offset + written as u64) as i64) {
+            Ok(0) => {
+                let error = io::ErrorKind::WriteZero.into();
+                return Err(ShortWrite { written, error });
+            }
+            Ok(more) => {
+                let _ = rest.slice(more);
             }
             Err(nix::Error::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => {
+                let error = errno.into();
+                return Err(ShortWrite { written, error });
+            }
         }
     }
     Ok(())
@@ -169,6 +204,8 @@ pub(super) mod trace {
         pub(in super::super) events: Mutex<Vec<Event>>,
         /// Whether the next barrier fails.
         pub(in super::super) fail: AtomicBool,
+        /// The disk is full: nothing is written from this offset on.
+        pub(in super::super) full_from: Mutex<Option<u64>>,
     }
 
     impl super::Lower {
@@ -176,6 +213,20 @@ pub(super) mod trace {
             if let Some(trace) = &self.trace {
                 trace.events.lock().unwrap().push(event());
             }
+        }
+
+        /// What of `bytes` there is room for, and the rest.
+        pub(super) fn split_where_full<'a>(
+            &self,
+            offset: u64,
+            bytes: &'a [u8],
+        ) -> (&'a [u8], &'a [u8]) {
+            let full_from = |trace: &Arc<Trace>| *trace.full_from.lock().unwrap();
+            let room = match self.trace.as_ref().and_then(full_from) {
+                Some(end) => end.saturating_sub(offset) as usize,
+                None => bytes.len(),
+            };
+            bytes.split_at(room.min(bytes.len()))
         }
 
         pub(super) fn fail_if_told(&self) -> std::io::Result<()> {

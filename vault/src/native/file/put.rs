@@ -1,9 +1,12 @@
 //! Putting new versions of blocks: each goes beside the durable one's half.
 
 use std::cell::RefCell;
+use std::io;
 
+use super::super::PAGE;
 use super::super::error::FileError;
 use super::super::layout::{self, Span};
+use super::super::lower::ShortWrite;
 use super::super::slot::{HALF_LEN, SLOT_LEN, Slot};
 use super::super::unsynced::Mark;
 use super::version::{Content, Nonces, Versions};
@@ -80,9 +83,10 @@ impl NativeFile {
         sealed: &mut [u8],
     ) -> Result<(), FileError> {
         let versions = self.seal(state, span, content, nonces, sealed)?;
-        // The half first: until the block is there, the reader finds that the new half does not
-        // verify and takes the other.
-        self.write_halves(span, &versions)?;
+        if let Err(ShortWrite { written, error }) = self.write_versions(span, &versions, sealed) {
+            self.undo(state, span, &versions, written)?;
+            return Err(error.into());
+        }
         let segment = state
             .segments
             .read_mut(&self.lower, self.layout, span.segment)?;
@@ -90,14 +94,24 @@ impl NativeFile {
             segment.set_slot(layout::index_in_segment(block), *slot);
         }
         state.unsynced.set_span(span, versions.marks());
-        if sealed.is_empty() {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Writes halves and blocks; if it fails, tells how much of the blocks is there.
+    fn write_versions(
+        &self,
+        span: Span,
+        versions: &Versions,
+        sealed: &[u8],
+    ) -> Result<(), ShortWrite> {
+        // The half first: until the block is there, the reader finds that the new half does not
+        // verify and takes the other.
+        let halves = self.write_halves(span, versions);
+        halves.map_err(|error| ShortWrite { written: 0, error })?;
+        match sealed {
+            [] => Ok(()),
+            sealed => self.lower.write(self.layout.block(span.first), sealed),
         }
-        let written = self.lower.write_at(self.layout.block(span.first), sealed);
-        written.or_else(|error| {
-            self.abandon(state, span)?;
-            Err(error.into())
-        })
     }
 
     /// Writes halves, each by itself: beside it lies the half that names the durable version, and a
@@ -106,10 +120,10 @@ impl NativeFile {
     /// Slots of which nothing is durable are written whole and many at once: whatever a torn write
     /// leaves of them, nothing that was durable is lost, and the shape says that they may be torn
     /// (rules W4, W7).
-    fn write_halves(&self, span: Span, versions: &Versions) -> Result<(), FileError> {
+    fn write_halves(&self, span: Span, versions: &Versions) -> io::Result<()> {
         let first = self.layout.slots(span.segment) + (span.index() * SLOT_LEN) as u64;
         let mut index = 0;
-        while let Some((slot, side)) = versions.get(index) {
+        while let Some((slot, side, _)) = versions.get(index) {
             let offset = first + (index * SLOT_LEN) as u64;
             let run = versions.whole_slots(index);
             if run.is_empty() {
@@ -124,21 +138,40 @@ impl NativeFile {
         Ok(())
     }
 
-    /// After a failed write of blocks whose halves have been written. What was there before counts
-    /// again: over a durable version by the other half, else by an emptied slot.
-    fn abandon(&self, state: &mut State, span: Span) -> Result<(), FileError> {
-        for block in span.blocks() {
+    /// After a failed write, of which `written` bytes of the blocks are there: those have their new
+    /// version. Each of the others has what it had, synced or not, and the half that names it is put
+    /// back.
+    fn undo(
+        &self,
+        state: &mut State,
+        span: Span,
+        versions: &Versions,
+        written: usize,
+    ) -> Result<(), FileError> {
+        let whole = written / PAGE;
+        let segment = state
+            .segments
+            .read_mut(&self.lower, self.layout, span.segment)?;
+        for (nth, block) in span.blocks().enumerate() {
+            let Some((new, side, mark)) = versions.get(nth) else {
+                break;
+            };
             let index = layout::index_in_segment(block);
-            let segment = state
-                .segments
-                .read_mut(&self.lower, self.layout, span.segment)?;
-            segment.doubt(index);
-            let slot = segment.slot(index);
-            let lone = slot.newest_first().iter().flatten().count() == 1;
-            if state.unsynced.mark(block) == Mark::Fresh && lone {
-                let offset = self.layout.slots(span.segment) + (index * SLOT_LEN) as u64;
-                self.lower.write_at(offset, &[0; SLOT_LEN])?;
-                segment.set_slot(index, Slot::ZERO);
+            if nth < whole {
+                segment.set_slot(index, *new);
+                state.unsynced.set(block, mark);
+                continue;
+            }
+            let old = segment.slot(index);
+            let offset = self.layout.slots(span.segment) + (index * SLOT_LEN) as u64;
+            let half: &[u8; HALF_LEN] = side.of(&old.0);
+            // Where even that fails, the block is damaged once the file is opened anew.
+            let _ = self.lower.write_at(side.offset(offset, HALF_LEN), half);
+            if nth == whole {
+                // It may be torn.
+                segment.doubt(index);
+            }
+            if old.is_zero() {
                 state.unsynced.set(block, Mark::Emptied);
             }
         }

@@ -53,10 +53,25 @@ impl NativeFile {
             return Ok(());
         }
         self.reach(state, size)?;
-        self.fill_gap_to(state, layout::blocks(size))?;
+        let filled = self.fill_gap_to(state, layout::blocks(size));
         // stat(2) of a file that is not open goes by the lower length.
-        self.lower.set_len(self.layout.lower_len(size))?;
-        state.size = size;
+        let grown = filled.and_then(|()| Ok(self.lower.set_len(self.layout.lower_len(size))?));
+        match grown {
+            Ok(()) => state.size = size,
+            // Why the file cannot grow is what counts.
+            Err(_) => {
+                let _ = self.cut_back(state);
+            }
+        }
+        grown
+    }
+
+    /// After a failed write behind the end: takes back what was written there. A crash may leave it.
+    pub(super) fn cut_back(&self, state: &mut State) -> Result<(), FileError> {
+        self.check_health(state)?;
+        state.cut = Cut::Unchecked;
+        self.cut(state, None)?;
+        state.cut = Cut::From(layout::blocks(state.size));
         Ok(())
     }
 

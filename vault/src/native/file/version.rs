@@ -135,9 +135,10 @@ impl Versions {
         self.marks.split_at(self.count).0
     }
 
-    /// A slot, and the half of it that is new.
-    pub(super) fn get(&self, index: usize) -> Option<(&Slot, Side)> {
-        self.slots().get(index).zip(self.sides.get(index).copied())
+    /// A slot, the half of it that is new, and its mark.
+    pub(super) fn get(&self, index: usize) -> Option<(&Slot, Side, Mark)> {
+        let slot = self.slots().get(index)?;
+        Some((slot, *self.sides.get(index)?, *self.marks.get(index)?))
     }
 
     /// The slots from `index` on of which nothing is durable.

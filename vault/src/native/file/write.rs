@@ -58,6 +58,17 @@ impl NativeFile {
             self.barrier(state)?;
         }
         self.reach(state, end)?;
+        let written = self.write_reached(state, offset, data);
+        if written.is_err() && end > state.size {
+            // Why the write failed is what counts.
+            let _ = self.cut_back(state);
+        }
+        written
+    }
+
+    /// Writes data up to an end that is prepared for.
+    fn write_reached(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        let end = offset + data.len() as u64;
         let nonces = &mut Nonces::new();
         self.fill_gap(state, offset / PAGE_LEN, nonces)?;
 

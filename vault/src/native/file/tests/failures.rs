@@ -63,6 +63,139 @@ fn an_append_that_does_not_fit_leaves_the_size_as_it_was() {
     assert_eq!(contents(&fixture.open()), pattern(10 * PAGE, 1));
 }
 
+/// Runs `operation` while the disk is full: slots are written, what lies behind `from` is not.
+fn while_full<T>(
+    file: &mut NativeFile,
+    from: usize,
+    operation: impl FnOnce(&NativeFile) -> T,
+) -> T {
+    let trace = Arc::new(Trace::default());
+    *trace.full_from.lock().unwrap() = Some(file.layout.block(0) + from as u64);
+    file.lower.trace = Some(trace);
+    let done = operation(file);
+    file.lower.trace = None;
+    done
+}
+
+/// What the file holds: now, after a barrier, and opened anew.
+fn holds(fixture: &Fixture, file: NativeFile, expected: &[u8]) {
+    assert_eq!(contents(&file), expected, "before a barrier");
+    file.sync().unwrap();
+    assert_eq!(contents(&file), expected, "after a barrier");
+    drop(file);
+    let file = fixture.open();
+    assert_eq!(contents(&file), expected, "opened anew");
+    file.settle().unwrap();
+    assert_eq!(contents(&file), expected, "settled");
+}
+
+#[test]
+fn a_write_into_a_hole_that_fails_leaves_the_hole() {
+    let (fixture, mut file) = Fixture::new();
+    file.truncate(40 * PAGE as u64).unwrap();
+    file.sync().unwrap();
+    let write = |file: &NativeFile| file.write_at(28 * PAGE as u64, &[7; 4 * PAGE]);
+    assert!(while_full(&mut file, 30 * PAGE, write).is_err());
+    let mut expected = vec![0; 40 * PAGE];
+    expected[28 * PAGE..30 * PAGE].fill(7);
+    holds(&fixture, file, &expected);
+}
+
+#[test]
+fn a_rewrite_that_fails_leaves_what_was_written_before_it() {
+    for synced in [40 * PAGE, 0] {
+        let (fixture, mut file) = Fixture::new();
+        file.write_at(0, &vec![1; synced]).unwrap();
+        file.sync().unwrap();
+        file.write_at(0, &[2; 40 * PAGE]).unwrap();
+        let write = |file: &NativeFile| file.write_at(0, &[3; 40 * PAGE]);
+        assert!(while_full(&mut file, 30 * PAGE, write).is_err());
+        let mut expected = vec![2; 40 * PAGE];
+        expected[..30 * PAGE].fill(3);
+        holds(&fixture, file, &expected);
+    }
+}
+
+#[test]
+fn a_punched_block_stays_one_though_a_write_to_it_fails() {
+    let (fixture, mut file) = Fixture::new();
+    file.write_at(0, &[1; 4 * PAGE]).unwrap();
+    file.sync().unwrap();
+    file.punch(2 * PAGE as u64, PAGE as u64).unwrap();
+    let write = |file: &NativeFile| file.write_at(2 * PAGE as u64, &[3; PAGE]);
+    assert!(while_full(&mut file, 2 * PAGE, write).is_err());
+    let mut expected = vec![1; 4 * PAGE];
+    expected[2 * PAGE..3 * PAGE].fill(0);
+    holds(&fixture, file, &expected);
+}
+
+#[test]
+fn of_a_rewrite_that_is_torn_one_block_is_damaged_and_no_other() {
+    let (fixture, mut file) = Fixture::new();
+    file.write_at(0, &[1; 4 * PAGE]).unwrap();
+    let write = |file: &NativeFile| file.write_at(0, &[2; 4 * PAGE]);
+    assert!(while_full(&mut file, PAGE + 100, write).is_err());
+    let damaged = |file: &NativeFile| {
+        let mut damaged = Vec::new();
+        file.verify(|block| damaged.push(block), |_, _| {}).unwrap();
+        damaged
+    };
+    assert_eq!(damaged(&file), [1]);
+    file.sync().unwrap();
+    drop(file);
+    let file = fixture.open();
+    assert_eq!(damaged(&file), [1]);
+    file.write_at(PAGE as u64, &[3; PAGE]).unwrap();
+    let expected = [[2; PAGE], [3; PAGE], [1; PAGE], [1; PAGE]];
+    assert_eq!(contents(&file), expected.as_flattened());
+}
+
+#[test]
+fn an_append_that_fails_leaves_what_was_appended_before_it() {
+    let (fixture, mut file) = Fixture::new();
+    file.write_at(0, &[1; 3 * PAGE]).unwrap();
+    file.append(b"first line").unwrap();
+    let append = |file: &NativeFile| file.append(b"second line");
+    assert!(while_full(&mut file, 3 * PAGE, append).is_err());
+    let expected = [&[1; 3 * PAGE], b"first line".as_slice()].concat();
+    holds(&fixture, file, &expected);
+}
+
+#[test]
+fn an_append_that_fails_midway_leaves_a_lower_file_as_long_as_its_size_says() {
+    for (full_from, size) in [(0, 6), (10 * PAGE, 4096), (60 * PAGE, 48 * PAGE)] {
+        let (fixture, mut file) = Fixture::new();
+        file.append(b"line 1").unwrap();
+        let append = |file: &NativeFile| file.append(&[7; 100 * PAGE]);
+        assert!(while_full(&mut file, full_from, append).is_err());
+        let lower_len = fixture.lower.metadata().unwrap().len();
+        assert_eq!(
+            crate::native::stat_size(lower_len, crate::ids::Scope::Volume),
+            size as u64
+        );
+        let mut expected = [b"line 1".as_slice(), &[7; 48 * PAGE]].concat();
+        expected.truncate(size);
+        // Nothing of it is there, however the file grows.
+        file.truncate(1 << 30).unwrap();
+        file.truncate(100 * PAGE as u64).unwrap();
+        expected.resize(100 * PAGE, 0);
+        holds(&fixture, file, &expected);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_grow_leaves_a_lower_file_as_long_as_its_size_says() {
+    let (fixture, mut file) = Fixture::new();
+    file.append(b"line 1").unwrap();
+    file.sync().unwrap();
+    let grow = |file: &NativeFile| file.truncate(200 * PAGE as u64);
+    assert!(while_full(&mut file, 100 * PAGE, grow).is_err());
+    let lower_len = fixture.lower.metadata().unwrap().len();
+    assert_eq!(lower_len, 4096 + 6);
+    file.append(b"\nline 2").unwrap();
+    holds(&fixture, file, b"line 1\nline 2");
+}
+
 #[test]
 fn after_a_failed_barrier_every_write_fails_until_the_file_is_opened_anew() {
     let (fixture, mut file) = Fixture::new();
@@ -179,6 +312,17 @@ fn what_is_known_to_be_durable_needs_no_barrier_to_be_written_beside() {
     let mut file = fixture.open();
     file.assume_durable();
     assert_eq!(cost(&mut file, overwrite), (2, 0));
+    drop(file);
+    let append = |file: &NativeFile| {
+        file.append(&[7; PAGE]).unwrap();
+    };
+    let mut file = fixture.open();
+    assert_eq!(cost(&mut file, append), (3, 1));
+    assert_eq!(cost(&mut file, append), (3, 0));
+    drop(file);
+    let mut file = fixture.open();
+    file.assume_durable();
+    assert_eq!(cost(&mut file, append), (3, 0));
 }
 
 #[test]
