@@ -85,8 +85,8 @@ enum Earlier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Durable,
-    /// From this one on, a crash may bring them back: none may be written, nor be within the size of a
-    /// shape, before a barrier (rule W6).
+    /// From this one on, a crash may bring them back, or of the first what was behind the end: none may
+    /// get longer, nor be within a size that grows, before a barrier (rule W6).
     From(u64),
     /// The lower file may hold more than the size shows: what a crash has left of a shrink, or of an
     /// append whose size it lost. It has to go before the file grows over it.

@@ -80,9 +80,12 @@ impl NativeFile {
     fn shrink(&self, state: &mut State, size: u64) -> Result<(), FileError> {
         let keep = layout::blocks(size);
         let from = size / PAGE_LEN;
-        let durable = self.any_durable_from(state, from)?;
+        // Of what lies behind the end of a file opened anew, nobody knows.
+        let durable = state.cut == Cut::Unchecked || self.any_durable_from(state, from)?;
         // Before anything is changed: a damaged block is refused, not lost.
         let rest = self.shortened(state, from, size)?;
+        let back_from = rest.as_ref().map_or(keep, |rest| rest.block);
+        let pending = state.cut;
 
         state.size = size;
         state.solid = state.solid.min(keep);
@@ -93,10 +96,10 @@ impl NativeFile {
             self.barrier(state)?;
         }
         self.cut(state, rest)?;
-        state.cut = if durable {
-            Cut::From(keep)
-        } else {
-            Cut::Durable
+        state.cut = match pending {
+            _ if durable => Cut::From(back_from),
+            Cut::From(first) => Cut::From(first.min(back_from)),
+            pending => pending,
         };
         Ok(())
     }
@@ -129,6 +132,8 @@ impl NativeFile {
             && segment.slots().iter().skip(kept).all(Slot::is_zero)
             && self.lower.len()? <= self.layout.lower_len(state.size);
         drop(segment);
+        // Where nothing is left, that may not be durable yet. But the first shape of a file opened anew,
+        // which may tell a larger size, waits for a barrier anyway.
         if !tidy {
             // The size that shows no more than this must be durable before the rest goes.
             self.barrier(state)?;

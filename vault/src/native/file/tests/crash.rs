@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::Fixture;
 use crate::native::file::FileError;
 use crate::native::file::read::Held;
-use crate::native::layout::{Layout, SHAPES, index_in_segment, segment_of};
+use crate::native::layout::{Layout, PLACES, SHAPES, index_in_segment, segment_of};
 use crate::native::lower::trace::{Event, Trace};
 use crate::native::shape::SHAPE_LEN;
 use crate::native::slot::{HALF_LEN, SLOT_LEN};
@@ -69,14 +69,23 @@ fn beginning() -> impl Strategy<Value = Vec<Operation>> {
         2 => Just(vec![blocks(4), punch.clone(), O::Sync]),
         1 => Just(vec![blocks(4), O::Sync, punch, O::Sync]),
         1 => Just(vec![blocks(4), O::Sync, blocks(4), O::Reopen]),
+        // A block that is shortened and then shown longer.
+        2 => Just(vec![blocks(4), O::Sync, O::Truncate { size: 100 }, O::Truncate { size: 4000 }]),
     ]
 }
 
 /// Everything the file has been since it was last synced.
 struct History {
     now: Vec<u8>,
-    sizes: BTreeSet<usize>,
-    blocks: BTreeMap<usize, BTreeSet<[u8; PAGE]>>,
+    /// With the number of times the file had been cut when it first had each.
+    sizes: BTreeMap<usize, usize>,
+    /// With the number of times the file had been cut when a block had this version.
+    blocks: BTreeMap<usize, BTreeSet<(usize, [u8; PAGE])>>,
+    /// The sizes it was cut to. A version from before is shown no longer than that by a size from after.
+    cuts: Vec<usize>,
+    /// Blocks that were there when the file was synced, and not cut off since. Of any other, a crash
+    /// may leave any version it had, however it was cut (rule W6).
+    durable: BTreeSet<usize>,
     /// Blocks written over since then: their data is rewritten without a barrier in between, which
     /// the format asks for (rule W3) and this version does not do yet. A crash may leave neither.
     torn: BTreeSet<usize>,
@@ -90,8 +99,10 @@ impl History {
     fn new() -> Self {
         Self {
             now: Vec::new(),
-            sizes: BTreeSet::from([0]),
+            sizes: BTreeMap::from([(0, 0)]),
             blocks: BTreeMap::new(),
+            cuts: Vec::new(),
+            durable: BTreeSet::new(),
             torn: BTreeSet::new(),
             present: BTreeSet::new(),
             punched: BTreeSet::new(),
@@ -122,29 +133,41 @@ impl History {
     }
 
     fn note(&mut self) {
-        self.sizes.insert(self.now.len());
+        let cuts = self.cuts.len();
+        self.sizes.entry(self.now.len()).or_insert(cuts);
         for block in 0..64 {
-            let bytes = self.block(block);
-            self.blocks.entry(block).or_default().insert(bytes);
+            let version = (cuts, self.block(block));
+            self.blocks.entry(block).or_default().insert(version);
         }
     }
 
     fn synced(&mut self) {
+        let present: BTreeSet<usize> = self.present.difference(&self.punched).copied().collect();
         *self = Self {
             now: core::mem::take(&mut self.now),
-            present: self.present.difference(&self.punched).copied().collect(),
+            durable: present.clone(),
+            present,
             ..Self::new()
         };
         self.sizes.clear();
         self.note();
     }
 
+    /// Whether the file may have been of this size with this in a block.
     fn allows(&self, block: usize, size: usize, found: &[u8]) -> bool {
-        let shown = found.len();
-        self.blocks
-            .get(&block)
-            .is_some_and(|versions| versions.iter().any(|version| version[..shown] == *found))
-            && shown <= size
+        let versions = self.blocks.get(&block).into_iter().flatten();
+        let shown = |(cuts, version): &(usize, [u8; PAGE])| {
+            let mut shown = *version;
+            let since = self.cuts.get(*cuts..self.sizes[&size]).unwrap_or_default();
+            if let Some(cut) = since.iter().min().filter(|_| self.durable.contains(&block)) {
+                shown[cut.saturating_sub(block * PAGE).min(PAGE)..].fill(0);
+            }
+            shown
+        };
+        found.len() <= size
+            && versions
+                .map(shown)
+                .any(|shown| shown[..found.len()] == *found)
     }
 }
 
@@ -267,7 +290,11 @@ fn run(
         }
         Operation::Truncate { size } => {
             history.rewrite_part(size / PAGE);
+            if size < history.now.len() {
+                history.cuts.push(size);
+            }
             history.present.retain(|block| *block < size.div_ceil(PAGE));
+            history.durable.retain(|block| *block < size.div_ceil(PAGE));
             history.now.resize(size, 0);
             history.note();
             file.truncate(size as u64).unwrap();
@@ -308,11 +335,8 @@ proptest! {
         seed in 1..u64::MAX,
     ) {
         let (fixture, mut file) = Fixture::new();
-        let trace = Arc::new(Trace::default());
-        file.lower.trace = Some(Arc::clone(&trace));
-        trace.events.lock().unwrap().push(Event::Write { offset: 0, bytes: fixture.bytes() });
         file.sync().unwrap();
-        trace.events.lock().unwrap().push(Event::Barrier);
+        let trace = traced(&fixture, &mut file);
         let mut history = History::new();
         history.note();
         // xorshift64 (Marsaglia 2003): as many rolls as an image needs, all from one seed.
@@ -335,6 +359,87 @@ proptest! {
     }
 }
 
+/// A file of three blocks, synced, and then cut to 100 bytes.
+fn cut_off() -> (Fixture, NativeFile, Arc<Trace>) {
+    let (fixture, mut file) = Fixture::new();
+    file.write_at(0, &[b'a'; 3 * PAGE]).unwrap();
+    file.sync().unwrap();
+    let trace = traced(&fixture, &mut file);
+    file.truncate(100).unwrap();
+    (fixture, file, trace)
+}
+
+/// What is done to a file from now on. All that was done before is durable.
+fn traced(fixture: &Fixture, file: &mut NativeFile) -> Arc<Trace> {
+    let trace = Arc::new(Trace::default());
+    let lower = Event::Write {
+        offset: 0,
+        bytes: fixture.bytes(),
+    };
+    let mut events = trace.events.lock().unwrap();
+    events.extend([lower, Event::Barrier]);
+    drop(events);
+    file.lower.trace = Some(Arc::clone(&trace));
+    trace
+}
+
+/// Looks at what a crash leaves that keeps from the disk all since the last barrier but shapes.
+fn check_cut_off(trace: &Trace, size: usize) {
+    let disk = Disk::at(&trace.events.lock().unwrap());
+    let mut image = disk.durable;
+    for event in &disk.pending {
+        if matches!(event, Event::Write { offset, .. } if (SHAPES..PLACES).contains(offset)) {
+            apply(&mut image, event, 0..usize::MAX);
+        }
+    }
+    let (crashed, file) = Fixture::new();
+    drop(file);
+    crashed.restore(&image);
+    let file = crashed.open();
+    assert_eq!(file.size(), size as u64);
+    let mut found = vec![0xAA; size - 100];
+    if file.read_at(100, &mut found).is_ok() {
+        assert!(!found.contains(&b'a'), "it is back");
+    }
+}
+
+#[test]
+fn what_was_cut_off_stays_away_though_the_size_alone_reaches_the_disk() {
+    for size in [4000, 2 * PAGE] {
+        let (_fixture, file, trace) = cut_off();
+        file.truncate(size as u64).unwrap();
+        check_cut_off(&trace, size);
+
+        let (_fixture, file, trace) = cut_off();
+        file.write_at(size as u64 - 1, b"x").unwrap();
+        check_cut_off(&trace, size);
+    }
+}
+
+#[test]
+fn what_was_cut_off_stays_away_though_the_file_was_opened_anew() {
+    let (fixture, file, trace) = cut_off();
+    drop(file);
+    let mut file = fixture.open();
+    file.lower.trace = Some(Arc::clone(&trace));
+    file.truncate(2 * PAGE as u64).unwrap();
+    check_cut_off(&trace, 2 * PAGE);
+}
+
+#[test]
+fn what_was_cut_off_stays_away_though_a_gap_was_cut_off_since() {
+    const MEBIBYTE: u64 = 1 << 20;
+    let (fixture, mut file) = Fixture::new();
+    // A gap that is too large for hole records.
+    file.write_at(20 * MEBIBYTE, &[b'a'; PAGE]).unwrap();
+    file.sync().unwrap();
+    let trace = traced(&fixture, &mut file);
+    file.truncate(19 * MEBIBYTE).unwrap();
+    file.truncate(MEBIBYTE).unwrap();
+    file.truncate(20 * MEBIBYTE + PAGE as u64).unwrap();
+    check_cut_off(&trace, 20 * (1 << 20) + PAGE);
+}
+
 /// Opens what a crash left, and goes on with it.
 fn check(image: &[u8], history: &History) -> Result<(), TestCaseError> {
     let (crashed, file) = Fixture::new();
@@ -343,7 +448,7 @@ fn check(image: &[u8], history: &History) -> Result<(), TestCaseError> {
     let file = crashed.open();
     let size = file.size() as usize;
     prop_assert!(
-        history.sizes.contains(&size),
+        history.sizes.contains_key(&size),
         "size {} of {:?}",
         size,
         history.sizes
