@@ -116,6 +116,14 @@ impl Library {
         if soft_hsm { processors } else { 1 }
     }
 
+    /// Whether its keys can do more than it says of them.
+    ///
+    /// ykcs11 2.2.0 says CKA_DERIVE false of every EC key, and derives with it all the same (C_DeriveKey came
+    /// later than the attribute, Yubico/yubico-piv-tool#262).
+    pub(crate) fn understates_keys(&self) -> bool {
+        self.manufacturer.starts_with("Yubico ")
+    }
+
     /// Whether several threads may call it at all.
     pub(crate) fn threads(&self) -> Threads {
         self.threads
