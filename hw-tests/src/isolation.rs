@@ -5,6 +5,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio, id};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::Uid;
 
@@ -87,8 +88,11 @@ fn inside() -> Option<World> {
     Some(World::new(uids.parse().expect("set by ourselves")))
 }
 
+/// Not another's: `cargo test` tells several stories at once in one process, nextest each in its own.
 fn first_uid() -> String {
-    (FIRST_UID + (id() % 100_000) * UIDS_PER_STORY).to_string()
+    static STORIES: AtomicU32 = AtomicU32::new(0);
+    let story = STORIES.fetch_add(1, Ordering::Relaxed) * 100_000 + id() % 100_000;
+    (FIRST_UID + story * UIDS_PER_STORY).to_string()
 }
 
 /// This program in new namespaces, as root.
