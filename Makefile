@@ -1,13 +1,14 @@
 # make               the programs, in target/release
 # make install       puts them below PREFIX (docs/mounting.md); make uninstall takes them away
 # make demo          the main job, in the open
-# make test          all tests but those in an emulated machine
-# make test-kernel   those: the kernel's own eCryptfs
+# make test          all tests but those of the next two
+# make test-card     those with a PIV card behind pcscd, OpenSC and ykcs11
+# make test-kernel   those in an emulated machine: the kernel's own eCryptfs
 # make bench         the speed table
 # make lint          formatting, clippy, dependency rules
 # make docs          man pages, shell completions, in target/docs
 
-.PHONY: all install uninstall test test-programs test-kernel demo bench lint docs
+.PHONY: all install uninstall test test-programs test-card test-kernel demo bench lint docs
 
 all:
 	scripts/packages build
@@ -57,6 +58,18 @@ test-programs:
 	scripts/packages test
 	cargo build --workspace --bins --examples
 
+# The card is a crate of its own (docs/decisions/103): what is checked of it is checked here.
+CARD := --locked --manifest-path hw-tests/piv-card/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)
+test-card:
+	scripts/packages card
+	cargo build --workspace --bins
+	cargo clippy $(CARD) --all-targets -- -D warnings
+	cargo test $(CARD)
+	hw-tests/piv-card/build
+	if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run -p claviger-hw-tests --test card; \
+	else cargo test -p claviger-hw-tests --test card; fi
+
 # Boots Debian's stock kernel in QEMU.
 test-kernel:
 	scripts/packages kernel
@@ -79,13 +92,15 @@ bench:
 
 lint:
 	cargo fmt --check
+	cargo fmt --check --manifest-path hw-tests/piv-card/Cargo.toml
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
 	if cargo deny --version >/dev/null 2>&1; \
-	then cargo deny check bans licenses sources; \
+	then cargo deny check bans licenses sources && \
+	    cargo deny --config $(CURDIR)/deny.toml --manifest-path hw-tests/piv-card/Cargo.toml check -A license-not-encountered licenses sources; \
 	else echo "cargo install --locked cargo-deny: the rules of deny.toml were not checked"; fi
-# It has 'test = false', so that 'cargo test' leaves it out; --all-targets does then too.
-	cargo clippy -p claviger-hw-tests --test kernel -- -D warnings
+# They have 'test = false', so that 'cargo test' leaves them out; --all-targets does then too.
+	cargo clippy -p claviger-hw-tests --test card --test kernel -- -D warnings
 
 docs:
 	cargo run --quiet -p claviger-cli --bin claviger-gen -- target/docs

@@ -2,13 +2,15 @@
 //!
 //! A story runs as root in mount, network and pid namespaces of its own ([`story!`]), so that nothing
 //! is left behind even if it is killed. In them [`World`] makes users with homes and runtime folders;
-//! [`SoftHsm`] is a smartcard and [`Swtpm`] a TPM. The programs are those that cargo built beside the
-//! test. [`Guest`] is a machine with a kernel of its own, for what needs one.
+//! [`SoftHsm`] is a smartcard and [`Swtpm`] a TPM; [`PivCard`] is a smartcard in a reader. The programs are
+//! those that cargo built beside the test. [`Guest`] is a machine with a kernel of its own, for what needs
+//! one.
 
 mod display;
 mod guest;
 mod isolation;
 mod observed;
+mod piv;
 mod process;
 mod run;
 mod service_manager;
@@ -23,6 +25,7 @@ mod world;
 pub use display::{Display, Window};
 pub use guest::{Guest, Ran};
 pub use isolation::{Entered, enter, rerun, tell};
+pub use piv::{PIV_PIN, PivCard, PivKey};
 pub use process::{Process, Searched};
 pub use run::{Finished, Run};
 pub use service_manager::ServiceManager;

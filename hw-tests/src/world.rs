@@ -202,7 +202,7 @@ fn hide(folder: &Path) {
     bind(aside, repository);
 }
 
-fn tmpfs(at: &Path) {
+pub(crate) fn tmpfs(at: &Path) {
     let none: Option<&str> = None;
     mount(
         Some("none"),
