@@ -28,6 +28,8 @@ enum Unwraps {
     Answer,
     /// As if it waited for a person.
     Hold,
+    /// By a FEK made up on the spot.
+    Invent,
 }
 
 fn main() {
@@ -77,6 +79,10 @@ fn main() {
             }
             ("hold", _) => {
                 keys.state.lock().unwrap().unwraps = Unwraps::Hold;
+                say("ok");
+            }
+            ("invent", _) => {
+                keys.state.lock().unwrap().unwraps = Unwraps::Invent;
                 say("ok");
             }
             ("answer", _) => {
@@ -160,8 +166,17 @@ impl Keys {
                 say(&format!("fresh {count}"));
                 Ok(self.fresh(volume, current, count))
             }
+            KeyRequest::UnwrapFek { .. } if self.invents() => Ok(KeyReply::Feks {
+                feks: vec![secret(&Fek::random())],
+                newest: 0,
+                epoch: current,
+            }),
             KeyRequest::UnwrapFek { header, .. } => self.unwrap(volume, &header),
         }
+    }
+
+    fn invents(&self) -> bool {
+        self.state.lock().unwrap().unwraps == Unwraps::Invent
     }
 
     fn names(&self, volume: VolumeId, current: Epoch) -> KeyReply {

@@ -21,7 +21,7 @@ use crate::failure::OpError;
 use crate::filesystem::{Entry, VolumeFs};
 use crate::inode::Inode;
 use crate::lower::{Pinned, drop_sidecar, open_dir, remove, rename, temporary_name};
-use crate::open::{Access, OpenUse};
+use crate::open::{Access, Claim, OpenUse};
 use crate::opening::access_of;
 use crate::sys::set_times;
 use crate::tree::{Binds, location};
@@ -274,15 +274,15 @@ impl VolumeFs {
         self.make(spot, |lower| {
             let create = || openat(&spot.dir.fd, lower, flags, mode);
             let fd: OwnedFd = self.ownership.create(caller, umask, create)?;
+            let claim = Claim::NewFile(fresh.mark());
             let made = fresh.create(fd, &*tree, spot.location(), Links::One);
             let made = made.map_err(OpError::from).and_then(|content| {
                 let stat = fstat(content.as_fd())?;
                 let inode = self.known_inode(&spot.parent, lower, &stat)?;
                 inode.is_made(now);
-                let linger = &self.linger;
-                let open = inode
-                    .open
-                    .grant(&inode, caller.uid, Access::Write, linger, || Ok(content))?;
+                let open = || Ok(content);
+                let (slot, access) = (&inode.open, Access::Write);
+                let open = slot.grant(&inode, caller.uid, access, &self.linger, claim, open)?;
                 let entry = Entry {
                     attr: self.attributes_of(&inode, &stat)?,
                     generation: inode.generation,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use claviger_protocol::Failure;
-use claviger_vault::format::Content;
+use claviger_vault::format::{Content, KeysMark};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 
@@ -55,8 +55,21 @@ pub(crate) struct OpenSlot {
     has_been_open: AtomicBool,
 }
 
+/// What an opener comes with.
+#[derive(Clone, Debug)]
+pub(crate) enum Claim {
+    /// Nothing: the file needs no key.
+    NoKey,
+    /// What his daemon says are the file's keys.
+    Keys(KeysMark),
+    /// New keys: the file is made, or made anew.
+    NewFile(KeysMark),
+}
+
 struct Opened {
     file: Arc<OpenFile>,
+    /// Whose content it is: keys that opened it, so they are the file's.
+    keys: Option<KeysMark>,
     /// What the lower file is open for.
     access: Access,
     uses: usize,
@@ -155,6 +168,36 @@ impl Drop for OpenUse {
     }
 }
 
+impl Claim {
+    fn keys(self) -> Option<KeysMark> {
+        match self {
+            Self::NoKey => None,
+            Self::Keys(keys) | Self::NewFile(keys) => Some(keys),
+        }
+    }
+}
+
+impl Opened {
+    /// Refuses whoever cannot claim what is open.
+    fn check(&self, uid: u32, access: Access, claim: &Claim) -> Result<(), OpError> {
+        match (&self.keys, claim) {
+            // He has been granted it, by another open of his that was faster.
+            _ if self.granted.contains(&uid) && self.access >= access => Ok(()),
+            (Some(opened), Claim::Keys(claimed)) if opened.is(claimed) => Ok(()),
+            (Some(_), Claim::Keys(_)) => {
+                let text = "the keys that the daemon gave are not those that the file is open by";
+                Err(OpError::Damaged(text.into()))
+            }
+            (None, Claim::NoKey | Claim::NewFile(_)) => Ok(()),
+            // Since the lower file was looked at, somebody has opened it as something else. The kernel
+            // looks again.
+            (None, Claim::Keys(_)) | (Some(_), Claim::NoKey | Claim::NewFile(_)) => {
+                Err(Errno::ESTALE.into())
+            }
+        }
+    }
+}
+
 impl OpenSlot {
     /// A use of the content, if it is open and `uid` has been granted it.
     pub(crate) fn granted(&self, inode: &Arc<Inode>, uid: u32, access: Access) -> Option<OpenUse> {
@@ -170,16 +213,22 @@ impl OpenSlot {
         })
     }
 
-    /// Grants the content to `uid`, and opens it by `open` if nobody has.
+    /// Grants the content to `uid`, and opens it by `open` if nobody has. If somebody has, `open` would
+    /// prove nothing of what is served, so the claim has to be to what is open: a daemon is its user's
+    /// own, and may answer whatever he likes.
     pub(crate) fn grant(
         &self,
         inode: &Arc<Inode>,
         uid: u32,
         access: Access,
         linger: &Arc<Linger>,
+        claim: Claim,
         open: impl FnOnce() -> Result<Box<dyn Content>, OpError>,
     ) -> Result<OpenUse, OpError> {
         let mut slot = self.lock();
+        if let Some(opened) = slot.as_ref() {
+            opened.check(uid, access, &claim)?;
+        }
         self.has_been_open.store(true, Ordering::Relaxed);
         let opened = match slot.take() {
             Some(opened) if opened.access >= access => slot.insert(opened),
@@ -188,6 +237,7 @@ impl OpenSlot {
                 let content = open();
                 let opened = slot.insert(opened);
                 opened.file.replace(content?);
+                opened.keys = claim.keys();
                 opened.access = access;
                 opened
             }
@@ -199,6 +249,7 @@ impl OpenSlot {
                 let file = Arc::new(OpenFile::new(open()?, Arc::clone(linger)));
                 slot.insert(Opened {
                     file,
+                    keys: claim.keys(),
                     access,
                     uses: 0,
                     granted: HashSet::new(),

@@ -20,7 +20,7 @@ use crate::filesystem::VolumeFs;
 use crate::inode::Inode;
 use crate::keys::Unwrap;
 use crate::lower::{open_regular, open_whatever_its_mode};
-use crate::open::{Access, Handle, OpenUse, Want};
+use crate::open::{Access, Claim, Handle, OpenUse, Want};
 use crate::options::Caching;
 use crate::park::{Awaited, Flight, Parked, Wanted};
 use crate::tree::location;
@@ -157,10 +157,9 @@ impl VolumeFs {
         content: Box<dyn Content>,
     ) -> Result<OpenUse, OpError> {
         let _opening = self.opening()?;
-        let linger = &self.linger;
-        inode
-            .open
-            .grant(inode, caller.uid, access, linger, || Ok(content))
+        let open = || Ok(content);
+        let slot = &inode.open;
+        slot.grant(inode, caller.uid, access, &self.linger, Claim::NoKey, open)
     }
 
     /// Completes an unwrap: opens the content, grants it, and answers who waits.
@@ -179,9 +178,10 @@ impl VolumeFs {
         }
         let opened = keys.map_err(OpError::from).and_then(|keys| {
             let _opening = self.opening()?;
-            inode.open.grant(inode, uid, access, &self.linger, || {
-                self.open_content(inode, lower, access, keys)
-            })
+            let claim = Claim::Keys(keys.mark());
+            let open = || self.open_content(inode, lower, access, keys);
+            let slot = &inode.open;
+            slot.grant(inode, uid, access, &self.linger, claim, open)
         });
         // Held until all have a use of their own, so that the first to close does not end it.
         let result = opened.as_ref().map(drop).map_err(Clone::clone);
@@ -228,13 +228,14 @@ impl VolumeFs {
             native::Links::One
         };
         let tree = self.tree()?;
-        inode
-            .open
-            .grant(inode, caller.uid, Access::Write, &self.linger, || {
-                nix::unistd::ftruncate(&lower, 0)?;
-                let at = location(&parent, &place.name);
-                Ok(fresh.create(lower, &*tree, at, links)?)
-            })
+        let claim = Claim::NewFile(fresh.mark());
+        let create = || {
+            nix::unistd::ftruncate(&lower, 0)?;
+            let at = location(&parent, &place.name);
+            Ok(fresh.create(lower, &*tree, at, links)?)
+        };
+        let (slot, access) = (&inode.open, Access::Write);
+        slot.grant(inode, caller.uid, access, &self.linger, claim, create)
     }
 
     /// O_TRUNC: nothing is left of the content, and of what its old author was trusted with.

@@ -13,7 +13,7 @@ use claviger_vault::ids::{Epoch, FileId, Scope, VolumeId};
 use claviger_vault::names::NamesKeys;
 use claviger_vault::native::head::{self, Layer, Opened};
 use claviger_vault::native::{Feks, NativeKeys, NativeTree, NewNative, Packet};
-use claviger_vault::secret::FileKey;
+use claviger_vault::secret::{Fek, FileKey};
 
 /// Holds the epoch keys itself.
 pub(crate) struct InProcess {
@@ -37,6 +37,8 @@ pub(crate) enum Manner {
     AtOnce,
     /// When the test says so.
     Held,
+    /// With a key that is none of the file's.
+    Invented,
     /// With this failure.
     Refused(Failure),
 }
@@ -107,6 +109,11 @@ impl InProcess {
     }
 }
 
+fn invented(head: Vec<u8>) -> Box<dyn FileKeys> {
+    let (feks, epoch) = (Feks::first(Fek::random()), Epoch::FIRST);
+    Box::new(NativeKeys { head, feks, epoch })
+}
+
 impl KeySource for InProcess {
     fn tree(&self) -> Option<Arc<dyn Tree>> {
         self.tree.lock().unwrap().clone()
@@ -149,6 +156,7 @@ impl KeySource for InProcess {
         match manner {
             Manner::AtOnce => done(self.open(request.head)),
             Manner::Held => self.held.lock().unwrap().push_back((ticket, request, done)),
+            Manner::Invented => done(Ok(invented(request.head))),
             Manner::Refused(failure) => done(Err(failure)),
         }
         ticket

@@ -6,6 +6,7 @@
 mod ages;
 mod content;
 mod ecryptfs;
+mod grants;
 mod keys;
 mod locking;
 mod model;

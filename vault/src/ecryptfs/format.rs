@@ -15,8 +15,8 @@ use super::packet::Packet;
 use super::passphrase::PassphraseKey;
 use crate::dir::Location;
 use crate::format::{
-    Attributes, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, LowerObject,
-    NewFile, Ranges, Settles, Sized, Tree,
+    Attributes, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, KeysMark,
+    LowerObject, NewFile, Ranges, Settles, Sized, Tree,
 };
 use crate::ids::{DirId, Epoch};
 use crate::names::{LowerName, NAME_MAX, NameError, NamesKeys, check_upper};
@@ -203,6 +203,10 @@ impl Folder for EcryptfsTree {
 }
 
 impl FileKeys for EcryptfsKeys {
+    fn mark(&self) -> KeysMark {
+        KeysMark::of([self.0.expose()])
+    }
+
     fn open(
         self: Box<Self>,
         lower: OwnedFd,
@@ -219,6 +223,10 @@ impl FileKeys for EcryptfsKeys {
 impl NewFile for NewEcryptfs {
     fn epoch(&self) -> Option<Epoch> {
         None
+    }
+
+    fn mark(&self) -> KeysMark {
+        KeysMark::of([self.fek.expose()])
     }
 
     fn create(

@@ -12,6 +12,7 @@
 
 mod attributes;
 mod error;
+mod mark;
 
 use core::fmt;
 use std::io;
@@ -19,6 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use attributes::{Attribute, AttributeError, Attributes};
 pub use error::FormatError;
+pub use mark::KeysMark;
 
 use crate::dir::Location;
 use crate::ids::{DirId, Epoch};
@@ -226,6 +228,10 @@ pub trait Ranges {
 
 /// The keys of one existing file.
 pub trait FileKeys: Send {
+    /// Tells them from others. Keys prove nothing by being keys: only [`FileKeys::open`], or being those
+    /// that the file is open by, shows that they are the file's.
+    fn mark(&self) -> KeysMark;
+
     /// Opens the file that they are of. `at` is where it was found, if it has a name.
     ///
     /// # Errors
@@ -243,6 +249,9 @@ pub trait FileKeys: Send {
 pub trait NewFile: fmt::Debug + Send {
     /// The epoch it is made for: of no use once another has begun. `None` where the format has none.
     fn epoch(&self) -> Option<Epoch>;
+
+    /// Tells the keys of the new file from others.
+    fn mark(&self) -> KeysMark;
 
     /// Writes the header of a new file to `lower`, which is empty and open for reading and writing,
     /// without O_APPEND.

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::dir::{Location, Record};
 use crate::format::{
-    self, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, LowerObject, NewFile,
-    Ranges, Settles, Sized, Tree,
+    self, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, KeysMark, LowerObject,
+    NewFile, Ranges, Settles, Sized, Tree,
 };
 use crate::ids::{DirId, Epoch, Scope, VolumeId};
 use crate::names::{DirNames, LowerName, NAME_MAX, NamesKeys};
@@ -144,6 +144,10 @@ impl Folder for DirNames {
 }
 
 impl FileKeys for NativeKeys {
+    fn mark(&self) -> KeysMark {
+        mark(&self.feks)
+    }
+
     fn open(
         self: Box<Self>,
         lower: OwnedFd,
@@ -167,6 +171,10 @@ impl FileKeys for NativeKeys {
 impl NewFile for NewNative {
     fn epoch(&self) -> Option<Epoch> {
         Some(self.epoch)
+    }
+
+    fn mark(&self) -> KeysMark {
+        mark(&self.feks)
     }
 
     fn create(
@@ -258,6 +266,10 @@ impl Ranges for NativeFile {
 /// The keys of place records, as functions of this module ask for them.
 pub fn places_of<'a>(names: &'a NamesKeys) -> impl Fn(Epoch) -> Option<&'a PlaceKeys> {
     |epoch| names.places(epoch).ok()
+}
+
+fn mark(feks: &Feks) -> KeysMark {
+    KeysMark::of(feks.iter().map(|fek| fek.expose().as_slice()))
 }
 
 /// Length of the fixed part of a file.

@@ -1,11 +1,16 @@
-//! Lower files that somebody has changed: an error or other content, and never more than that.
+//! Lower files that somebody has changed, an error or other content and never more than that; and a user
+//! whose daemon invents FEKs.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use claviger_hw_tests::wait_until;
 use claviger_vault::ecryptfs::{Header, MountOptions};
 
-use super::folder::{Folder, Vector};
+use super::folder::{FeksAre, Folder, Vector};
+use crate::grants::is_refused;
+use crate::model::Subject;
 use crate::namespaces::isolated_test;
 
 /// All folders, those of RSA keys among them, whose files open here with no key.
@@ -134,6 +139,29 @@ isolated_test! {
             let path = line.rsplit('\t').next().unwrap();
             assert!(fs::symlink_metadata(folder.path(path)).is_ok(), "{path}");
         }
+    }
+}
+
+isolated_test! {
+    /// Though nothing in the format tells a FEK from another.
+    fn an_invented_fek_opens_nothing_that_another_has_open_and_harms_nothing_of_it() {
+        const MALLORY: u32 = 1234;
+        let folder = Folder::fresh(Path::new("/mnt/lower"), |_| ());
+        let path = folder.path("file");
+        fs::write(&path, "secret").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        wait_until("it is closed", || folder.fs().open_paths().is_empty());
+        let reader = File::open(&path).unwrap();
+        folder.unwraps_bring(FeksAre::Invented);
+        is_refused(MALLORY, &path);
+        folder.unwraps_bring(FeksAre::Genuine);
+        let writer = OpenOptions::new().write(true).open(&path).unwrap();
+        writer.write_all_at(b"S", 0).unwrap();
+        folder.unwraps_bring(FeksAre::Invented);
+        is_refused(MALLORY, &path);
+        let mut content = [0; 6];
+        reader.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(&content, b"Secret");
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum Unwraps {
     Answer,
     /// As if it waited for a person.
     Hold,
+    /// By FEKs that are none of the file's.
+    Invent,
 }
 
 impl Daemon {
@@ -102,6 +104,7 @@ impl Daemon {
         self.order(match unwraps {
             Unwraps::Answer => "answer",
             Unwraps::Hold => "hold",
+            Unwraps::Invent => "invent",
         });
         self.expect("ok");
     }

@@ -1,14 +1,15 @@
 //! A mount of root's with several users, each with a daemon of his own.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use claviger_vault::epoch::EpochKey;
 
-use super::daemon::{self, Daemon};
+use super::daemon::{self, Daemon, Unwraps};
 use super::volume::{Mounted, Volume};
 use crate::namespaces::isolated;
 
@@ -46,6 +47,28 @@ fn sh(uid: u32, script: &str, path: &Path) -> Result<String, String> {
         .next()
         .unwrap_or_default()
         .to_owned())
+}
+
+/// A process of `uid` that has `path` open for as long as its standard input is.
+fn hold_open(uid: u32, path: &Path) -> Child {
+    let mut holder = Command::new("sh")
+        .args(["-c", "exec 3<> \"$0\" && echo open && cat > /dev/null"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .uid(uid)
+        .gid(uid)
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    holder
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
+    assert_eq!(&said, b"open\n");
+    holder
 }
 
 fn cat(uid: u32, path: &Path) -> Result<String, String> {
@@ -92,6 +115,30 @@ fn names_are_for_all_contents_for_whom_his_own_daemon_grants_them() {
     bob.lock();
     assert_eq!(ls(BOB, folder), no_key());
     assert_eq!(cat(BOB, &file), no_key());
+}
+
+#[test]
+fn who_has_the_names_gets_no_content_by_a_daemon_that_invents_its_keys() {
+    isolated!();
+    let (volume, mounted) = shared();
+    let mut ann = Daemon::start_as(ANN, &volume.key_file());
+    let mut mallory = Daemon::start_as(BOB, &volume.key_file());
+    ann.unlock();
+    volume.wait_unlocked();
+    mallory.unlock();
+    mallory.expect("names");
+    mallory.unwraps(Unwraps::Invent);
+    let file = volume.path("file");
+    sh(ANN, "umask 0; echo by ann > \"$0\"", &file).unwrap();
+    let held = hold_open(ANN, &file);
+    let refused = |done| assert_eq!(done, Err("Input/output error".into()));
+    refused(cat(BOB, &file));
+    refused(sh(BOB, "cat >> \"$0\"", &file));
+    mounted.wait_logged("refused with EIO");
+    held.wait_with_output().unwrap();
+    assert_eq!(cat(ANN, &file), Ok("by ann\n".into()));
+    mallory.unwraps(Unwraps::Answer);
+    assert_eq!(cat(BOB, &file), Ok("by ann\n".into()));
 }
 
 #[test]
