@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use crate::attr::Kind;
 use crate::dircache::DirSlot;
 use crate::open::OpenSlot;
+use crate::size_told::SizeTold;
 use crate::syncs::Made;
 
 /// The kernel's number of the root.
@@ -31,6 +32,8 @@ pub(crate) struct Inode {
     gone: AtomicBool,
     /// The content, while it is open.
     pub(crate) open: OpenSlot,
+    /// Of a regular file.
+    pub(crate) size_told: SizeTold,
     /// The descriptor, of a directory worked in lately.
     pub(crate) dir: DirSlot,
     /// When it was made, until it is synced.
@@ -69,6 +72,7 @@ impl Inode {
             places: RwLock::new(places),
             gone: AtomicBool::new(false),
             open: OpenSlot::default(),
+            size_told: SizeTold::default(),
             dir: DirSlot::default(),
             made: Mutex::default(),
         })

@@ -53,6 +53,7 @@ pub mod prepare;
 mod readdir;
 mod remove;
 mod rename;
+mod size_told;
 mod syncs;
 mod sys;
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) fn inode(&self) -> &Arc<Inode> {
-        &self.open.inode
+        self.open.inode()
     }
 
     /// The content, if it may still be used.
@@ -130,6 +130,10 @@ impl OpenUse {
             inode: Arc::clone(&self.inode),
             file: Arc::clone(&self.file),
         }
+    }
+
+    pub(crate) fn inode(&self) -> &Arc<Inode> {
+        &self.inode
     }
 
     pub(crate) fn file(&self) -> &OpenFile {

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
-use crate::attr::Kind;
+use crate::attr::{Kind, unsigned};
 use crate::attributes::touch;
 use crate::caller::{Caller, SuidOnChange};
 use crate::failure::OpError;
@@ -23,6 +23,7 @@ use crate::lower::{open_regular, open_whatever_its_mode};
 use crate::open::{Access, Claim, Handle, OpenUse, Want};
 use crate::options::Caching;
 use crate::park::{Awaited, Flight, Parked, Wanted};
+use crate::size_told::Opener;
 use crate::tree::location;
 
 /// Takes the content that was asked for, or why there is none.
@@ -51,8 +52,9 @@ impl VolumeFs {
         let fs = Arc::clone(self);
         let opened = move |open: Result<OpenUse, OpError>| {
             let opened = open.and_then(|open| {
-                if want == Want::Truncated {
-                    fs.cut(&open, caller)?;
+                match want {
+                    Want::Truncated => fs.cut(&open, caller)?,
+                    Want::Read | Want::Write => check_told(&open, flags)?,
                 }
                 Ok((
                     fs.hand_out(open, caller, access),
@@ -285,6 +287,22 @@ pub(crate) fn access_of(flags: OpenFlags) -> Access {
         OpenAccMode::O_RDONLY => Access::Read,
         OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
     }
+}
+
+/// Refuses to open what the kernel believes to have another size than it has.
+fn check_told(open: &OpenUse, flags: OpenFlags) -> Result<(), OpError> {
+    let told = &open.inode().size_told;
+    if told.is_verified() {
+        return Ok(());
+    }
+    let opener = match flags.0 & libc::O_APPEND {
+        0 => Opener::Other,
+        _ => Opener::Appends,
+    };
+    open.file().with(|content| {
+        let lower_len = || Ok(unsigned(fstat(content.as_fd())?.st_size));
+        told.check(content.size(), opener, lower_len)
+    })
 }
 
 /// What the kernel may do: keep its pages, since nobody changes a file but through it, unless it was

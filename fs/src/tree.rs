@@ -189,8 +189,11 @@ impl VolumeFs {
         };
         let size = match inode.kind {
             Kind::REGULAR => match inode.open.size() {
-                Some(size) => size,
-                None => closed(Sized::File)?,
+                Some(size) => {
+                    inode.size_told.by_content();
+                    size
+                }
+                None => inode.size_told.by_length(lower, closed(Sized::File)?),
             },
             Kind::SYMLINK => closed(Sized::Symlink)?,
             _ => lower,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ages;
+mod appending;
 mod content;
 mod ecryptfs;
 mod grants;
