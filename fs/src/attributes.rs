@@ -31,12 +31,6 @@ pub(crate) struct Change {
     pub(crate) mtime: NewTime,
 }
 
-impl Change {
-    fn changes_permissions(&self) -> bool {
-        self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
-    }
-}
-
 /// A time that setattr sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NewTime {
@@ -130,19 +124,15 @@ impl VolumeFs {
         change: Change,
     ) -> Result<FileAttr, OpError> {
         let pinned = self.hold(inode)?;
-        let permissions = || set_permissions(&pinned, caller, &change);
-        // Set-id bits are put back after what is not content has been written, unless something changed
-        // meanwhile: such as this.
+        let set = || {
+            set_permissions(&pinned, caller, &change)?;
+            set_times(&pinned, &change)
+        };
+        // Times and set-id bits are put back after what is not content has been written, unless something
+        // changed meanwhile: such as these.
         match inode.open.file() {
-            Some(open) if change.changes_permissions() => open.change(|_| permissions())?,
-            _ => permissions()?,
-        }
-        if (change.atime, change.mtime) != (NewTime::Unchanged, NewTime::Unchanged) {
-            sys::set_times(
-                pinned.fd.as_fd(),
-                change.atime.timespec(),
-                change.mtime.timespec(),
-            )?;
+            Some(open) => open.set_attributes(pinned.fd.as_fd(), set)?,
+            None => set()?,
         }
         let stat = fstat(&pinned.fd)?;
         self.attributes_of(inode, &stat)
@@ -181,6 +171,14 @@ fn set_permissions(pinned: &Pinned, caller: Caller, change: &Change) -> Result<(
         pinned.set_mode(mode)?;
     }
     Ok(())
+}
+
+fn set_times(pinned: &Pinned, change: &Change) -> Result<(), OpError> {
+    if (change.atime, change.mtime) == (NewTime::Unchanged, NewTime::Unchanged) {
+        return Ok(());
+    }
+    let (atime, mtime) = (change.atime.timespec(), change.mtime.timespec());
+    Ok(sys::set_times(pinned.fd.as_fd(), atime, mtime)?)
 }
 
 /// Sets the modification time to now.

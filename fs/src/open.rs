@@ -68,7 +68,7 @@ pub(crate) enum Claim {
 
 struct Opened {
     file: Arc<OpenFile>,
-    /// Whose content it is: keys that opened it, so they are the file's.
+    /// What opened it; `None` if that took no key.
     keys: Option<KeysMark>,
     /// What the lower file is open for.
     access: Access,
@@ -283,7 +283,7 @@ impl OpenSlot {
         let slot = self.lock();
         let opened = slot.as_ref().filter(|opened| opened.uses == 0)?;
         let file = Arc::clone(&opened.file);
-        let changes = file.changes();
+        let changes = file.changes_begun();
         Some(Idle { file, changes })
     }
 
@@ -293,7 +293,7 @@ impl OpenSlot {
         let is_idle = |opened: &&mut Opened| {
             opened.uses == 0
                 && Arc::ptr_eq(&opened.file, &idle.file)
-                && opened.file.changes() == idle.changes
+                && opened.file.changes_begun() == idle.changes
         };
         let Some(opened) = slot.as_mut().filter(is_idle) else {
             return Ok(());

@@ -243,7 +243,8 @@ impl VolumeFs {
     /// O_TRUNC: nothing is left of the content, and of what its old author was trusted with.
     fn cut(&self, open: &OpenUse, caller: Caller) -> Result<(), OpError> {
         open.truncate(0)?;
-        open.file().with(|content| {
+        // As a change: it is not put back after what is being written for other reasons.
+        open.file().change(|content| {
             if caller.suid_on_change() == SuidOnChange::Clear {
                 self.clear_suid(content.as_fd())?;
             }
