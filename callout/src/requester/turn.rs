@@ -22,7 +22,8 @@ use crate::{Outcome, Ticket};
 
 impl Shared {
     /// Lends a caller the ear of `uid`'s responder, unless somebody has it or others wait for
-    /// answers too: those would only come later.
+    /// answers too: those would only come later. Nor while the thread has yet to hear what another
+    /// caller has put back: that comes first, and a caller who sleeps for the next frame would keep it.
     pub(super) fn turn(&self, uid: u32) -> Option<Turn<'_>> {
         let mut state = self.state();
         if state.table.held(uid) > 0 {
@@ -31,7 +32,7 @@ impl Shared {
         let Some(Seat::Taken(seated)) = state.seats.get_mut(&uid) else {
             return None;
         };
-        let ear = seated.ear.take()?;
+        let ear = seated.ear.take_if(|ear| !ear.has_put_back())?;
         self.poll.forget(ear.fd());
         let over = seated.over.clone();
         Some(Turn {
