@@ -163,7 +163,11 @@ impl Daemon {
             enrolled.locator = selector.over(&enrolled.locator)?;
             return Ok(Named::Private(Box::new(enrolled)));
         }
-        let mut keys = self.tokens.keys(module, &selector, request)?;
+        let mut keys = match self.tokens.keys(module, &selector, request) {
+            // So it is of a key that shall be used; this one is looked for.
+            Err(Failure::NotARecipient(_)) => return Err(no_key_at(key)),
+            found => found?,
+        };
         let Some(found) = keys.pop() else {
             return Err(no_such_key(key));
         };
@@ -288,6 +292,13 @@ fn in_file(path: &Path) -> Result<InFile, Failure> {
     let key = PublicKey::from_pem(text)
         .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
     Ok(InFile::PublicKey(key))
+}
+
+fn no_key_at(key: &KeyRef) -> Failure {
+    Failure::NotFound(format!(
+        "{} holds no key that can be used: 'claviger key generate' makes one",
+        shown(key)
+    ))
 }
 
 fn no_such_key(key: &KeyRef) -> Failure {
