@@ -14,6 +14,7 @@ use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use claviger_protocol::{Failure, Secret};
 
+use crate::calling_off::CallingOff;
 use crate::prompter::{Asked, Prompter, Waited, prompt_place};
 use crate::{Failed, print};
 
@@ -31,8 +32,29 @@ pub enum OnDemand {
 /// # Errors
 /// [`Failed`]: the daemon's failure, or that it cannot be reached.
 pub fn run(command: Command, prompter: &mut Prompter) -> Result<Reply, Failed> {
+    ask(command, prompter)?.map_err(Failed::from)
+}
+
+/// The same, where a failure of the daemon's is not the end.
+///
+/// # Errors
+/// [`Failed`] if it cannot be reached, or goes away: then it may have done what it was told.
+pub fn ask(command: Command, prompter: &mut Prompter) -> Result<Result<Reply, Failure>, Failed> {
     let mut conversation = connect(OnDemand::Start)?;
-    converse(&mut conversation, command, prompter)
+    converse(&mut conversation, command, prompter, None)
+}
+
+/// The same; a signal that would end this process calls the command off.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn ask_to_the_end(
+    command: Command,
+    prompter: &mut Prompter,
+    calling_off: &CallingOff,
+) -> Result<Result<Reply, Failure>, Failed> {
+    let mut conversation = connect(OnDemand::Start)?;
+    converse(&mut conversation, command, prompter, Some(calling_off))
 }
 
 /// Has the daemon end, and waits until it has: the next command starts a new one.
@@ -59,7 +81,8 @@ fn converse(
     conversation: &mut Conversation,
     command: Command,
     prompter: &mut Prompter,
-) -> Result<Reply, Failed> {
+    calling_off: Option<&CallingOff>,
+) -> Result<Result<Reply, Failure>, Failed> {
     let prompt_place = prompt_place();
     let answers = prompter.answers(&prompt_place);
     conversation
@@ -70,8 +93,8 @@ fn converse(
             command,
         })
         .map_err(broken)?;
-    match listen(conversation, prompter).map_err(broken)? {
-        Said::Done(outcome) => outcome.map_err(Failed::from),
+    match listen_unless(calling_off, conversation, prompter).map_err(broken)? {
+        Said::Done(outcome) => Ok(outcome),
         Said::Attached => Err(broken(ConversationError::Malformed)),
     }
 }
@@ -93,11 +116,26 @@ pub(crate) fn listen(
     conversation: &mut Conversation,
     prompter: &mut Prompter,
 ) -> Result<Said, ConversationError> {
+    listen_unless(None, conversation, prompter)
+}
+
+fn listen_unless(
+    calling_off: Option<&CallingOff>,
+    conversation: &mut Conversation,
+    prompter: &mut Prompter,
+) -> Result<Said, ConversationError> {
     loop {
+        if let Some(calling_off) = calling_off {
+            calling_off.wait(conversation)?;
+        }
         match conversation.receive()? {
             FromDaemon::Notice(text) => print::error_lines(&text),
             FromDaemon::Prompt(prompt) => {
-                let answer = answer(prompter.put(&prompt), conversation)?;
+                let mut put = || answer(prompter.put(&prompt), conversation);
+                let answer = match calling_off {
+                    Some(calling_off) => calling_off.but_at(put)?,
+                    None => put()?,
+                };
                 // A daemon that has gone said so before: that is what is read next.
                 let _ = conversation.send(&ToDaemon::Answer(answer));
             }

@@ -5,6 +5,7 @@
 
 pub mod args;
 mod asking;
+mod calling_off;
 mod command;
 mod daemon;
 mod ecryptfs;

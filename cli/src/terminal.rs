@@ -20,6 +20,14 @@ use zeroize::Zeroizing;
 /// Longest line that a terminal gives: `N_TTY_BUF_SIZE` in Linux `drivers/tty/n_tty.c`.
 const LINE_MAX: usize = 4096;
 
+/// What ends a program at a terminal.
+const ENDS: [Signal; 4] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
+
 /// Whether what is typed shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Echo {
@@ -212,16 +220,25 @@ impl HeldSignals {
         self.before
     }
 
+    /// Can be read when one has come that would end the process.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub(crate) fn ends(&self) -> io::Result<SignalFd> {
+        let ends = ENDS.into_iter().collect();
+        Ok(SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC)?)
+    }
+
+    /// Does not hold them during `work`: those that have come do what they do before it.
+    pub(crate) fn but_for<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _ = self.before.thread_set_mask();
+        let done = work();
+        let _ = Self::which().thread_block();
+        done
+    }
+
     fn which() -> SigSet {
-        [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-            Signal::SIGTSTP,
-        ]
-        .into_iter()
-        .collect()
+        ENDS.into_iter().chain([Signal::SIGTSTP]).collect()
     }
 
     /// Lets those that have come do what they do, which is to end the process, or to stop it for a while.

@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod cat;
+mod choice;
 mod doctor;
 mod ecryptfs;
 mod init;
@@ -9,6 +10,7 @@ mod key;
 mod lock;
 mod mount;
 mod recipient;
+mod recovery;
 mod seal;
 mod status;
 mod token;

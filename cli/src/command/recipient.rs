@@ -6,8 +6,10 @@ use claviger_protocol::control::{Command, KeyRef, NewRecipient, Reply};
 use claviger_protocol::failure::ExitCode;
 use serde_json::json;
 
-use super::{init, unexpected};
+use super::recovery::Destination;
+use super::unexpected;
 use crate::args::Recipient;
+use crate::calling_off::CallingOff;
 use crate::print::outln;
 use crate::prompter::Prompter;
 use crate::{Failed, daemon, key_ref, place, print, secret_file};
@@ -78,7 +80,9 @@ fn change(
     prompter: &mut Prompter,
 ) -> Result<ExitCode, Failed> {
     let dir = place::lower_folder(place)?;
-    let reply = daemon::run(command(dir), prompter)?;
+    // Until a recovery key has been shown.
+    let calling_off = CallingOff::start()?;
+    let reply = daemon::ask_to_the_end(command(dir.clone()), prompter, &calling_off)??;
     let Reply::Recipients {
         epoch,
         recipients,
@@ -87,10 +91,10 @@ fn change(
     else {
         return Err(unexpected());
     };
+    if let Some(key) = recovery {
+        Destination::Shown.tell(&key, &dir)?;
+    }
     outln!("Epoch {epoch}. It opens with any one of:");
     print::recipients(&recipients);
-    match recovery {
-        Some(key) => init::show_recovery(&key).map(|()| ExitCode::Ok),
-        None => Ok(ExitCode::Ok),
-    }
+    Ok(ExitCode::Ok)
 }

@@ -59,6 +59,9 @@ impl Daemon {
             told = Some(text);
         }
         let dir = empty_folder(new.dir)?;
+        // Deriving took a while; from here on it takes a moment. Nobody learns the recovery key of a volume
+        // that nobody waits for any more.
+        caller.wait.check("the new volume")?;
         let (manifest, dir) = self.make(&dir, new.scope, newcomers)?;
         let errand = Errand {
             volume: Some(VolumeName {

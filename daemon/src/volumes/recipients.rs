@@ -60,6 +60,8 @@ impl Daemon {
                 newcomer
             }
         };
+        // Nobody learns a recovery key that nobody waits for any more.
+        caller.wait.check("the new recipient")?;
         let changed = self.change(dir, caller, |manifest, epochs| {
             let Newcomer { recipient, kem } = newcomer;
             let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {

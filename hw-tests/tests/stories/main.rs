@@ -13,6 +13,7 @@ mod ecryptfs_tokens;
 mod ecryptfs_unlock;
 mod first_steps;
 mod identity;
+mod init;
 mod installing;
 mod keyring;
 mod locking;

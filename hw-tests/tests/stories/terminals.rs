@@ -16,7 +16,7 @@ fn is_asked(terminal: &mut Terminal, args: &str, what: &str) -> String {
 
 /// Waits until `what` is asked for with the echo off; all that is said.
 #[track_caller]
-fn asks(terminal: &mut Terminal, what: &str) -> String {
+pub fn asks(terminal: &mut Terminal, what: &str) -> String {
     let said = terminal.shows(&format!("{what}: "));
     assert!(!terminal.echoes(), "{said}");
     said
