@@ -68,6 +68,7 @@ use zeroize::Zeroizing;
 
 pub use carrier::{CarrierKind, Transport};
 pub use instance::{BadInstance, Instance};
+pub use rendezvous::{Published, published};
 pub use requester::{Limits, Observer, Requester, RequesterConfig};
 pub use responder::{Call, EventError, PeerInfo, Responder, ResponderConfig, Service};
 pub use session::BODY_MAX;

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::Seek;
 
+use claviger_protocol::mount_table::parse;
+
 use crate::migrate::is_journal;
-use crate::place::parse_mount;
+use crate::place::ours;
 
 /// A table of mounts: whether one of them is ours.
-pub fn mountinfo(table: &str) -> bool {
-    table.lines().any(|line| parse_mount(line).is_some())
+pub fn mountinfo(table: &[u8]) -> bool {
+    !ours(parse(table)).is_empty()
 }
 
 /// The journal of a migration: whether one was begun in `file`.

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use claviger_callout::published;
 use claviger_protocol::failure::ExitCode;
+use claviger_protocol::{mount_table, paths};
 
 use crate::Failed;
 
 /// The type of our mounts in /proc/self/mountinfo.
-const FILESYSTEM_TYPE: &str = "fuse.claviger";
+const FILESYSTEM_TYPE: &[u8] = b"fuse.claviger";
 
 /// The lower folder that `place` means: itself, or what is mounted there.
 ///
@@ -64,23 +66,55 @@ pub fn mount_at(place: &Path) -> Result<Option<Mounted>, Failed> {
 /// # Errors
 /// [`Failed`] if /proc is not there.
 pub fn mounts() -> Result<Vec<Mounted>, Failed> {
-    let path = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(path).map_err(|error| Failed::file(path, &error))?;
-    Ok(text.lines().filter_map(parse_mount).collect())
+    let unreadable = |error| Failed::file(Path::new("/proc/self/mountinfo"), &error);
+    let mut mounts = ours(mount_table::read().map_err(unreadable)?);
+    let told: Vec<Mounted> = told().collect();
+    for mount in &mut mounts {
+        mount.correct(&told);
+    }
+    Ok(mounts)
 }
 
-/// Parses a line of mountinfo (proc_pid_mountinfo(5)), if it is of a mount of ours:
-/// `id parent major:minor root mountpoint options… - type source super-options`.
-pub(crate) fn parse_mount(line: &str) -> Option<Mounted> {
-    let (before, after) = line.split_once(" - ")?;
-    let mut after = after.split(' ');
-    if after.next()? != FILESYSTEM_TYPE {
-        return None;
-    }
-    Some(Mounted {
-        mountpoint: unescape(before.split(' ').nth(4)?).into(),
-        lower: unescape(after.next()?).into(),
+/// Those of a table of mounts that are ours. The lower folder is what the table says: the option `fsname` lets
+/// it say anything.
+pub(crate) fn ours(table: impl IntoIterator<Item = mount_table::Mounted>) -> Vec<Mounted> {
+    let ours = table
+        .into_iter()
+        .filter(|mount| mount.kind == FILESYSTEM_TYPE);
+    let mounted = ours.map(|mount| Mounted {
+        mountpoint: mount.mountpoint,
+        lower: mount.source,
+    });
+    mounted.collect()
+}
+
+/// What our filesystems tell of themselves. Another user's can be found in the table only.
+fn told() -> impl Iterator<Item = Mounted> {
+    let folders = [paths::own_requesters(), paths::system_requesters().into()];
+    let published = folders
+        .into_iter()
+        .flat_map(|folder| published(&folder).unwrap_or_default());
+    published.filter_map(|mut published| {
+        Some(Mounted {
+            mountpoint: published.about.remove("mountpoint")?.into(),
+            lower: published.about.remove("lower")?.into(),
+        })
     })
+}
+
+impl Mounted {
+    /// Takes the lower folder from what was told, if that is of one mind: a filesystem that was killed may
+    /// have left behind what it told of another mount at this place.
+    fn correct(&mut self, told: &[Mounted]) {
+        let mut of_this = told
+            .iter()
+            .filter(|told| told.mountpoint == self.mountpoint);
+        if let Some(first) = of_this.next()
+            && of_this.all(|other| other.lower == first.lower)
+        {
+            self.lower.clone_from(&first.lower);
+        }
+    }
 }
 
 /// Not canonicalize(): that asks the filesystem, which may be hung or locked. readlink(2) does not: the kernel
@@ -98,34 +132,40 @@ fn is_same(mountpoint: &Path, place: &Path) -> bool {
             .is_some_and(|(parent, name)| parent.join(name) == mountpoint)
 }
 
-/// Undoes the octal escapes of space, tab, newline and backslash.
-pub(crate) fn unescape(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .into_iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(text.to_owned(), |text, (escape, plain)| {
-            text.replace(escape, plain)
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn mounted(mountpoint: &str, lower: &str) -> Mounted {
+        Mounted {
+            mountpoint: mountpoint.into(),
+            lower: lower.into(),
+        }
+    }
+
     #[test]
     fn a_mount_of_ours_is_told_from_others() {
-        let ours = r"62 31 0:50 / /home/a/my\040files rw,nosuid - fuse.claviger /home/a/Private rw";
+        let table = br"62 31 0:50 / /home/a/my\040files rw,nosuid - fuse.claviger /home/a/C\043x rw
+63 31 0:51 / /mnt rw - ext4 /dev/vda rw
+nonsense
+70 31 0:52 / /home/a/Private rw - ecryptfs /home/a/.Private rw,ecryptfs_sig=1";
         assert_eq!(
-            parse_mount(ours),
-            Some(Mounted {
-                mountpoint: "/home/a/my files".into(),
-                lower: "/home/a/Private".into()
-            })
+            ours(mount_table::parse(table)),
+            [mounted("/home/a/my files", "/home/a/C#x")]
         );
-        assert_eq!(parse_mount("62 31 0:50 / /mnt rw - ext4 /dev/vda rw"), None);
-        assert_eq!(parse_mount("nonsense"), None);
-        let kernels =
-            "70 31 0:52 / /home/a/Private rw - ecryptfs /home/a/.Private rw,ecryptfs_sig=1";
-        assert_eq!(parse_mount(kernels), None);
+    }
+
+    #[test]
+    fn the_lower_folder_is_what_the_filesystem_tells_whatever_the_table_calls_it() {
+        let lower = |told: &[Mounted]| {
+            let mut mount = mounted("/mnt", "team");
+            mount.correct(told);
+            mount.lower
+        };
+        let (here, elsewhere) = (mounted("/mnt", "/srv/team"), mounted("/home", "/srv/home"));
+        assert_eq!(lower(&[elsewhere, here]), Path::new("/srv/team"));
+        assert_eq!(lower(&[]), Path::new("team"));
+        let (one, other) = (mounted("/mnt", "/srv/team"), mounted("/mnt", "/srv/old"));
+        assert_eq!(lower(&[one, other]), Path::new("team"));
     }
 }

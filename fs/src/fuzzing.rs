@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use claviger_protocol::mount_table::parse;
+
 use crate::background::Report;
 use crate::{dirstream, kin, mount_table, watch};
 
 /// A table of mounts: whether a FUSE filesystem is at `path`.
 pub fn mountinfo(path: &Path, table: &[u8]) -> bool {
-    mount_table::fuse_mount_at(path, mount_table::parse(table)).is_some()
+    mount_table::fuse_mount_at(path, parse(table)).is_some()
 }
 
 /// What getdents64(2) fills a buffer with: how many entries there are before something else.

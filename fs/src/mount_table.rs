@@ -1,43 +1,8 @@
-//! The table of mounts, as `/proc/self/mountinfo` has it (proc_pid_mountinfo(5)).
+//! What the table of mounts says of a mount point and of a lower folder.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
-/// One mount.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Mounted {
-    pub(crate) mountpoint: PathBuf,
-    /// The filesystem's type.
-    pub(crate) kind: Vec<u8>,
-    /// What is mounted, in the words of who did it.
-    pub(crate) source: PathBuf,
-}
-
-/// All mounts of this mount namespace; of several at one place the last is on top.
-pub(crate) fn read() -> io::Result<Vec<Mounted>> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    Ok(parse(&table).collect())
-}
-
-/// ```text
-/// id parent major:minor root mountpoint options… - type source super-options
-/// ```
-pub(crate) fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {
-    table.split(|byte| *byte == b'\n').filter_map(parse_line)
-}
-
-fn parse_line(line: &[u8]) -> Option<Mounted> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let mountpoint = unescape(fields.nth(4)?);
-    let mut after_dash = fields.skip_while(|field| *field != b"-").skip(1);
-    Some(Mounted {
-        mountpoint,
-        kind: after_dash.next()?.to_vec(),
-        source: unescape(after_dash.next()?),
-    })
-}
+use claviger_protocol::mount_table::Mounted;
 
 /// The source of the FUSE filesystem that is mounted at `path`.
 ///
@@ -69,32 +34,10 @@ pub(crate) fn kernel_ecryptfs_of(
     mount.map(|mount| mount.mountpoint)
 }
 
-/// Undoes the kernel's `\ooo` for space, tab, newline and backslash.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        let octal = (first == b'\\')
-            .then(|| tail.split_first_chunk::<3>())
-            .flatten();
-        let value = octal.and_then(|(digits, after)| {
-            let text = str::from_utf8(digits).ok()?;
-            Some((u8::from_str_radix(text, 8).ok()?, after))
-        });
-        match value {
-            Some((byte, after)) => {
-                bytes.push(byte);
-                rest = after;
-            }
-            None => bytes.push(first),
-        }
-    }
-    OsString::from_vec(bytes).into()
-}
-
 #[cfg(test)]
 mod tests {
+    use claviger_protocol::mount_table::parse;
+
     use super::*;
 
     #[test]

@@ -118,7 +118,7 @@ pub fn check(mountpoint: &Path, lower: &Path) -> Result<PathBuf, MountpointError
             lower: lower.into(),
         });
     }
-    let mounts = mount_table::read().map_err(unreadable)?;
+    let mounts = claviger_protocol::mount_table::read().map_err(unreadable)?;
     if let Some(source_name) = mount_table::fuse_mount_at(&path, mounts) {
         // Attributes may still be cached, this is not.
         return Err(match statvfs(&path) {

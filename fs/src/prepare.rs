@@ -136,7 +136,7 @@ fn check_owner(owner: LowerOwner, root: &OwnedFd, lower: &Path) -> Result<(), Fa
 /// Refuses a folder that the kernel's eCryptfs has mounted, too: neither would see what the other
 /// writes, and both would write whole extents.
 fn refuse_beside_the_kernel(lower: &Path) -> Result<(), Failure> {
-    let mounts = mount_table::read();
+    let mounts = claviger_protocol::mount_table::read();
     let mounts = mounts.map_err(|error| Failure::Internal(format!("/proc: {error}")))?;
     match mount_table::kernel_ecryptfs_of(lower, mounts) {
         None => Ok(()),

@@ -17,6 +17,7 @@
 //! mountpoint = "/home/ann/private"
 //! ```
 
+mod look;
 mod publish;
 mod watch;
 
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Instance;
 
+pub use look::{Published, published};
 pub(crate) use publish::{Publication, prepare_folder};
 pub(crate) use watch::{Found, Watch};
 

@@ -54,20 +54,12 @@ impl Watch {
         let mut found = Vec::new();
         for folder in &self.folders {
             self.watch_nearest(folder);
-            for path in entry_paths(folder) {
-                match read_entry(&path, &self.uids) {
-                    Ok((entry, owner)) => {
-                        found.push(Found {
-                            entry,
-                            owner,
-                            folder: folder.clone(),
-                        });
-                    }
-                    // Gone between listing and reading.
-                    Err(BadEntry::Unreadable(io::ErrorKind::NotFound)) => {}
-                    Err(error) => tracing::debug!(path = %path.display(), %error, "not an entry"),
-                }
-            }
+            let entries = entries(folder, &self.uids);
+            found.extend(entries.map(|(entry, owner)| Found {
+                entry,
+                owner,
+                folder: folder.clone(),
+            }));
         }
         found
     }
@@ -97,6 +89,21 @@ impl Watch {
             watched = nearest;
         }
     }
+}
+
+/// The entries in `folder` that may be believed, and their owners.
+pub(super) fn entries(folder: &Path, uids: &Uids) -> impl Iterator<Item = (Entry, u32)> {
+    entry_paths(folder)
+        .into_iter()
+        .filter_map(move |path| match read_entry(&path, uids) {
+            Ok(found) => Some(found),
+            // Gone between listing and reading.
+            Err(BadEntry::Unreadable(io::ErrorKind::NotFound)) => None,
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "not an entry");
+                None
+            }
+        })
 }
 
 fn entry_paths(folder: &Path) -> Vec<PathBuf> {

@@ -118,6 +118,30 @@ story! {
 }
 
 story! {
+    /// `fsname` is a word for people, and the kernel writes `#` in its own way: neither hides the lower folder.
+    fn a_mount_is_found_whatever_the_table_of_mounts_calls_it(world) {
+        let alice = world.user("alice");
+        software_key(&alice, "k");
+        alice.sh("mkdir private").ok();
+        for (lower, options) in [("team", "fsname=name"), ("C#x y", "ro"), ("C#x y", "rw")] {
+            alice.claviger(["init", "--no-recovery", "--recipient", "k", lower]).finish();
+            alice.claviger(["mount", "-o", options, lower, "private"]).ok();
+            says(&alice.claviger(["lock", "private"]).ok(), &["Locked private"]);
+            says(&alice.sh("ls private").finish().stderr, &["Required key not available"]);
+            alice.claviger(["unlock", "private"]).ok();
+            says(&alice.claviger(["recipient", "list", "private"]).ok(), &["k"]);
+            if options != "ro" {
+                // Mounted again as soon as `umount` returns: it waited for this.
+                alice.sh("head -c 50M /dev/zero >private/much").ok();
+            }
+            alice.claviger(["umount", "private"]).ok();
+            alice.claviger(["mount", "-o", options, lower, "private"]).ok();
+            alice.claviger(["umount", "private"]).ok();
+        }
+    }
+}
+
+story! {
     /// "Without --locked off": a folder mounted without its key answers ENOKEY until it is unlocked.
     fn a_folder_mounted_locked_opens_by_unlock(world) {
         let alice = world.user("alice");

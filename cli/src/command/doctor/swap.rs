@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use claviger_protocol::mount_table::unescape;
 use nix::sys::stat::{major, minor};
 
 use super::{Finding, Verdict, finding};
-use crate::place::unescape;
 
 /// Where swapped memory goes, the better first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub(super) fn swap() -> Finding {
 /// The devices and files in /proc/swaps: a heading, then `path type size used priority`.
 fn areas(swaps: &str) -> impl Iterator<Item = PathBuf> {
     let lines = swaps.lines().skip(1);
-    lines.filter_map(|line| Some(unescape(line.split_whitespace().next()?).into()))
+    lines.filter_map(|line| Some(unescape(line.split_whitespace().next()?.as_bytes())))
 }
 
 fn medium(area: &Path) -> Medium {
