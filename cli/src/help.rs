@@ -38,7 +38,7 @@ Configuration:
   [tpm] tcti = TCTI
       how the TPM is reached; default: device:/dev/tpmrm0
   [modules.NAME] program = PATH, settings = { KEY = VALUE }
-      another program for a module of ours, or a further module
+      another program for a module of ours (pkcs11, tpm, openssl)
   [prompts] pinentry = PROGRAM, timeout-s = 60
       who asks where no terminal waits, and for how long
   [policy] final-try = \"ask\" or \"never\", token-timeout-s = 30
@@ -73,8 +73,8 @@ PINs from files:
   in a PKCS#11 token may name a file instead, for good:
     claviger key add 'pkcs11:token=T?pin-source=file:/PATH'
   It holds the PIN, is yours or root's, and readable to nobody else. A
-  refused PIN is not sent again until the file changes; the final try is
-  never spent from it.";
+  refused PIN is not sent again until the file changes, or the daemon is
+  started anew; the final try is never spent from it.";
 
 const AUDIT_LOG: &str = "\
 Audit log:

@@ -7,9 +7,9 @@
 //! [tpm]
 //! tcti = "device:/dev/tpmrm0"                      # default: the module's own
 //!
-//! [modules.vendor]                                 # a module of your own, or another program for ours
-//! program = "/opt/vendor/claviger-pki-vendor"
-//! settings = { reader = "front" }
+//! [modules.pkcs11]                                 # another program for a module of ours
+//! program = "/opt/vendor/claviger-pki-pkcs11"
+//! settings = { concurrency = "4" }                 # given to it as they are
 //!
 //! [prompts]
 //! pinentry = "/usr/bin/pinentry-gnome3"            # default: "pinentry" from PATH
@@ -29,6 +29,8 @@
 //! A key of the user's file replaces the same key of the system's. An unknown key or a wrong value is an
 //! error that names the file and the line: a setting that is not understood must not be ignored.
 
+mod value;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -39,6 +41,9 @@ use std::time::Duration;
 use claviger_callout::miscdev::PATIENCE;
 use serde::Deserialize;
 
+pub use value::AbsolutePath;
+use value::Program;
+
 /// What the daemon goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -46,7 +51,7 @@ pub struct Config {
     pub pkcs11_libraries: Libraries,
     /// Settings of the TPM module: `tcti`.
     pub tpm_tcti: Option<String>,
-    /// Programs and settings of further modules, or other programs for ours, by name.
+    /// Other programs for our modules, and further ones, by name.
     pub modules: BTreeMap<String, ModuleSection>,
     /// The pinentry program: a path, or a name to find in PATH.
     pub pinentry: PathBuf,
@@ -110,8 +115,8 @@ pub enum FinalTry {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleSection {
-    /// The program, absolute.
-    pub program: PathBuf,
+    /// The program.
+    pub program: AbsolutePath,
     /// Given to it as they are.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
@@ -185,23 +190,24 @@ impl Config {
 
     fn overlay(&mut self, file: File) {
         if let Some(libraries) = file.pkcs11.libraries {
-            self.pkcs11_libraries = Libraries::Named(libraries);
+            let libraries = libraries.iter().map(|path| path.as_ref().to_owned());
+            self.pkcs11_libraries = Libraries::Named(libraries.collect());
         }
         if let Some(tcti) = file.tpm.tcti {
             self.tpm_tcti = Some(tcti);
         }
         self.modules.extend(file.modules);
         if let Some(pinentry) = file.prompts.pinentry {
-            self.pinentry = pinentry;
+            self.pinentry = pinentry.into();
         }
         if let Some(seconds) = file.prompts.timeout_s {
-            self.prompt_timeout = Duration::from_secs(seconds.into());
+            self.prompt_timeout = Duration::from_secs(seconds.get().into());
         }
         if let Some(final_try) = file.policy.final_try {
             self.final_try = final_try;
         }
         if let Some(seconds) = file.policy.token_timeout_s {
-            self.token_timeout = Duration::from_secs(seconds.into());
+            self.token_timeout = Duration::from_secs(seconds.get().into());
         }
         match file.ecryptfs.kernel {
             Some(true) => self.kernel_ecryptfs = KernelEcryptfs::Served,
@@ -237,7 +243,7 @@ struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Pkcs11Section {
-    libraries: Option<Vec<PathBuf>>,
+    libraries: Option<Vec<AbsolutePath>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -249,15 +255,15 @@ struct TpmSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 struct PromptsSection {
-    pinentry: Option<PathBuf>,
-    timeout_s: Option<u16>,
+    pinentry: Option<Program>,
+    timeout_s: Option<NonZeroU16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 struct PolicySection {
     final_try: Option<FinalTry>,
-    token_timeout_s: Option<u16>,
+    token_timeout_s: Option<NonZeroU16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -385,6 +391,45 @@ mod tests {
             error.starts_with("/home/config.toml:2: unknown variant `perhaps`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_is_an_error_that_names_its_line() {
+        for (text, said) in [
+            (
+                "[prompts]\n\ntimeout-s = 0\n",
+                "3: invalid value: integer `0`",
+            ),
+            (
+                "[policy]\ntoken-timeout-s = 0\n",
+                "2: invalid value: integer `0`",
+            ),
+            (
+                "[prompts]\ntimeout-s = -1\n",
+                "2: invalid value: integer `-1`",
+            ),
+            (
+                "[ecryptfs]\ntimeout-s = 0\n",
+                "2: invalid value: integer `0`",
+            ),
+            (
+                "[pkcs11]\nlibraries = [\n'/a.so',\n'b.so',\n]\n",
+                "2: \"b.so\" is not an absolute path",
+            ),
+            (
+                "[modules.tpm]\nprogram = 'claviger-pki-tpm'\n",
+                "2: \"claviger-pki-tpm\" is not an absolute path",
+            ),
+            (
+                "[prompts]\npinentry = 'bin/x'\n",
+                "2: \"bin/x\" is neither an absolute path nor a name",
+            ),
+            ("[prompts]\npinentry = ''\n", "2: \"\" is neither"),
+        ] {
+            let error = error_of(text);
+            let said = format!("/home/config.toml:{said}");
+            assert!(error.starts_with(&said), "{error}");
+        }
     }
 
     /// The names that may stand where `text` has one that may not, as the parser tells them.

@@ -63,7 +63,10 @@ impl Modules {
         let mut hosts: BTreeMap<String, Vec<Arc<ModuleHost>>> = BTreeMap::new();
         let mut add = |name: &str, settings: BTreeMap<String, String>| {
             let (program, more) = match config.modules.get(name) {
-                Some(section) => (section.program.clone(), section.settings.clone()),
+                Some(section) => (
+                    section.program.as_ref().to_owned(),
+                    section.settings.clone(),
+                ),
                 None => {
                     let program = paths::program(&format!("claviger-pki-{name}"));
                     if !program.is_file() {

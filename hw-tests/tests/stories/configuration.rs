@@ -13,6 +13,8 @@ story! {
             ("[policy]\nfinal-try = \"perhaps\"\n", 2, "perhaps"),
             ("[tpm\n", 1, ""),
             ("# mine\n[prompts]\ntimeout-s = \"long\"\n", 3, "string"),
+            ("[prompts]\ntimeout-s = 0\n", 2, "`0`"),
+            ("[pkcs11]\nlibraries = [\"token.so\"]\n", 2, "\"token.so\" is not an absolute path"),
         ] {
             alice.write(".config/claviger/config.toml", text);
             let said = alice.claviger(["status"]).fails(2);
