@@ -34,7 +34,7 @@ pub enum Command {
     Init(Init),
     /// Unlock the volume in DIR and mount it at MNT.
     Mount(Mount),
-    /// Unmount, and wait until the last writes are in the lower folder.
+    /// Unmount, and wait until the last writes are in the lower folder; after 30 seconds, exit with 18.
     Umount {
         /// The mount point.
         #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]

@@ -22,7 +22,7 @@ use crate::Failed;
 use crate::asking::Asking;
 use crate::prompter::Prompter;
 
-/// How long one file's keys may take: longer than the daemon waits for a person, so that it says what for.
+/// How long one key may take: longer than the daemon waits for a person, so that it says what for.
 const KEY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A volume whose names can be read.
@@ -197,7 +197,7 @@ fn path_bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 
-/// When the daemon has had time enough for one file's keys.
+/// When the daemon has had time enough for the keys of one file or stream.
 pub(crate) fn key_deadline() -> Instant {
     Instant::now() + KEY_TIMEOUT
 }

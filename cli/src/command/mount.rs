@@ -167,7 +167,7 @@ pub(super) fn unmount(mountpoint: &Path) -> Result<ExitCode, Failed> {
     let named = mount.as_ref().map(|mount| mount.mountpoint.as_path());
     detach(named.unwrap_or(&mountpoint), mount.as_ref())?;
     if let Some(mount) = mount {
-        wait_for_last_writes(&mount.lower);
+        wait_for_last_writes(&mount.lower, LAST_WRITES)?;
     }
     Ok(ExitCode::Ok)
 }
@@ -204,7 +204,7 @@ fn detach(mountpoint: &Path, known: Option<&place::Mounted>) -> Result<(), Faile
 
 /// The kernel detaches the mount before the filesystem has written everything out; whoever unplugs or
 /// copies the lower folder next must find it whole. The filesystem's lock goes when it has.
-fn wait_for_last_writes(lower: &Path) {
+fn wait_for_last_writes(lower: &Path, at_most: Duration) -> Result<(), Failed> {
     let is_done: Box<dyn Fn() -> bool + '_> =
         match (File::open(lower.join(LOCK_FILE)), File::open(lower)) {
             (Ok(file), _) => Box::new(move || is_unlocked(&file)),
@@ -214,31 +214,35 @@ fn wait_for_last_writes(lower: &Path) {
                 folder.is_ok_and(|it| Flock::lock(it, FlockArg::LockSharedNonblock).is_ok())
             }),
             // Not ours to see: another user's mount, unmounted by root.
-            (Err(_), Err(_)) => return,
+            (Err(_), Err(_)) => return Ok(()),
         };
     let begun = Instant::now();
-    while begun.elapsed() < LAST_WRITES {
+    while begun.elapsed() < at_most {
         if is_done() {
-            return;
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    errln!(
-        "claviger: the filesystem is still writing to {}",
-        lower.display()
-    );
+    let what = format!("the filesystem is still writing to {}", lower.display());
+    Err(Failed::new(ExitCode::Busy, what)
+        .advise("It is unmounted; copy or unplug that folder when claviger-fs has ended"))
 }
 
 fn is_unlocked(file: &File) -> bool {
-    let mut lock = libc::flock {
-        l_type: libc::F_RDLCK as libc::c_short,
+    let mut lock = whole(libc::F_RDLCK);
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_err() || lock.l_type == libc::F_UNLCK as libc::c_short
+}
+
+/// A lock of the whole file.
+fn whole(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
-    };
-    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
-    asked.is_err() || lock.l_type == libc::F_UNLCK as libc::c_short
+    }
 }
 
 fn refused(mountpoint: &Path, errno: Errno) -> Failed {
@@ -256,5 +260,33 @@ fn refused(mountpoint: &Path, errno: Errno) -> Failed {
             format!("{at} was mounted by somebody else"),
         ),
         other => Failed::new(ExitCode::Internal, format!("{at}: {}", other.desc())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::DirBuilder;
+
+    use super::*;
+
+    #[test]
+    fn last_writes_that_take_too_long_are_an_error() {
+        let volume = tempfile::tempdir().unwrap();
+        DirBuilder::new()
+            .create(volume.path().join(".claviger"))
+            .unwrap();
+        let file = File::create(volume.path().join(LOCK_FILE)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let lock = whole(libc::F_WRLCK);
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        let folders = File::open(folder.path()).unwrap();
+        let locked = Flock::lock(folders, FlockArg::LockExclusive).unwrap();
+        let wait = |dir: &tempfile::TempDir| {
+            wait_for_last_writes(dir.path(), Duration::from_millis(20)).map_err(|it| it.code())
+        };
+        assert_eq!(wait(&volume), Err(ExitCode::Busy));
+        assert_eq!(wait(&folder), Err(ExitCode::Busy));
+        drop((file, locked));
+        assert_eq!((wait(&volume), wait(&folder)), (Ok(()), Ok(())));
     }
 }

@@ -5,7 +5,6 @@ use std::fs::{File, Permissions};
 use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use claviger_protocol::Failure;
 use claviger_protocol::failure::ExitCode;
@@ -17,10 +16,8 @@ use tempfile::Builder;
 use crate::args::{Seal, Unseal};
 use crate::asking::Asking;
 use crate::prompter::Prompter;
+use crate::volume::key_deadline;
 use crate::{Failed, key_ref};
-
-/// A person may have to type a PIN.
-const KEY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn seal(seal: &Seal, prompter: Prompter) -> Result<ExitCode, Failed> {
     let recipients = seal
@@ -59,8 +56,7 @@ pub(super) fn unseal(unseal: &Unseal, prompter: Prompter) -> Result<ExitCode, Fa
 fn ask(request: &KeyRequest, prompter: Prompter) -> Result<(StreamHeader, StreamKey), Failed> {
     let asking = Asking::start(BTreeMap::new(), prompter)?;
     let malformed = || Failure::Internal("clavigerd sent no stream key".into());
-    let KeyReply::Stream { header, key } = asking.ask(request, Instant::now() + KEY_TIMEOUT)?
-    else {
+    let KeyReply::Stream { header, key } = asking.ask(request, key_deadline())? else {
         return Err(malformed().into());
     };
     let mut key = key.to_array().ok_or_else(malformed)?;
