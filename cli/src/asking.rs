@@ -8,9 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use claviger_callout::{CallError, Requester, RequesterConfig};
-use claviger_protocol::control::{
-    Answers, Command, Conversation, ConversationError, ToDaemon, VERSION,
-};
+use claviger_protocol::control::{Command, Conversation, ConversationError, ToDaemon, VERSION};
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::keys::{KeyReply, KeyRequest, SERVICE};
 use claviger_protocol::paths;
@@ -45,10 +43,11 @@ impl Asking {
         mut prompter: Prompter,
     ) -> Result<Self, Failed> {
         let mut conversation = daemon::connect(daemon::OnDemand::Start)?;
+        let prompt_place = prompt_place();
         let command = ToDaemon::Command {
-            answers: Answers::Cli,
+            answers: prompter.answers(&prompt_place),
             version: VERSION,
-            prompt_place: prompt_place(),
+            prompt_place,
             command: Command::Attach,
         };
         conversation.send(&command).map_err(daemon::broken)?;

@@ -7,12 +7,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::process::{self, Stdio};
 
+use claviger_protocol::Failure;
 use claviger_protocol::control::{
     Command, Conversation, ConversationError, FromDaemon, Reply, ToDaemon, VERSION,
 };
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
-use claviger_protocol::{Failure, Secret};
 
 use crate::calling_off::CallingOff;
 use crate::prompter::{Asked, Prompter, Waited, prompt_place};
@@ -137,7 +137,7 @@ fn listen_unless(
                     None => put()?,
                 };
                 // A daemon that has gone said so before: that is what is read next.
-                let _ = conversation.send(&ToDaemon::Answer(answer));
+                let _ = conversation.send(&answer);
             }
             // It was answered before that was known there.
             FromDaemon::Withdrawn => {}
@@ -147,19 +147,20 @@ fn listen_unless(
     }
 }
 
-/// The answer to a prompt, `None` also if it is withdrawn.
+/// The answer to a prompt: that it is declined, also if it is withdrawn.
 fn answer(
     mut asked: Asked<'_>,
     conversation: &mut Conversation,
-) -> Result<Option<Secret>, ConversationError> {
+) -> Result<ToDaemon, ConversationError> {
     loop {
         match asked.wait(Some(conversation.stream().as_fd())) {
-            Waited::Answer(answer) => return Ok(answer),
+            Waited::Answer(answer) => return Ok(ToDaemon::Answer(answer)),
+            Waited::Nobody => return Ok(ToDaemon::Nobody),
             Waited::DaemonSpeaks => {}
         }
         match conversation.receive()? {
             FromDaemon::Notice(text) => asked.tell(&text),
-            FromDaemon::Withdrawn => return Ok(None),
+            FromDaemon::Withdrawn => return Ok(ToDaemon::Answer(None)),
             FromDaemon::Prompt(_) | FromDaemon::Done(_) | FromDaemon::Attached => {
                 return Err(ConversationError::Malformed);
             }

@@ -107,11 +107,13 @@ fn advice(failure: &Failure) -> Option<&'static str> {
         Failure::NotARecipient(_) => Some(
             "See who opens it with 'claviger recipient list', and your keys with 'claviger key list'",
         ),
+        Failure::PinBlocked { .. }
+        | Failure::PinWrong {
+            tries_left: Some(0),
+            ..
+        } => Some("Unblock it with the token's own tool, or open with another recipient"),
         Failure::PinWrong { .. } => {
             Some("It was sent once and is forgotten; try again with the right one")
-        }
-        Failure::PinBlocked { .. } => {
-            Some("Unblock it with the token's own tool, or open with another recipient")
         }
         Failure::Locked => Some("Open it with 'claviger unlock'"),
         Failure::NoDaemon { .. } => {
@@ -135,5 +137,24 @@ fn advice(failure: &Failure) -> Option<&'static str> {
         | Failure::Permission(_)
         | Failure::Policy(_)
         | Failure::Unsupported(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_try_a_pin_again_that_has_no_tries_left() {
+        let advice_with = |tries_left| {
+            let token = "card".into();
+            advice(&Failure::PinWrong { token, tries_left }).unwrap()
+        };
+        for left in [None, Some(1), Some(2)] {
+            assert!(advice_with(left).contains("try again"), "{left:?}");
+        }
+        let blocked = advice_with(Some(0));
+        assert!(!blocked.contains("try again"), "{blocked}");
+        assert!(blocked.contains("Unblock it"), "{blocked}");
     }
 }

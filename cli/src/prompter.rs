@@ -34,14 +34,16 @@ pub enum Asked<'a> {
     Line(&'a mut BufReader<File>),
     /// Who is at the terminal does.
     Terminal(Question, PromptKind),
-    /// It is answered.
-    Answered(Option<Secret>),
+    /// There is nobody.
+    Nobody,
 }
 
 /// What comes of waiting for an answer.
 pub enum Waited {
-    /// The answer; `None` if nobody answers, or the answer is no.
+    /// The answer; `None` if it is no.
     Answer(Option<Secret>),
+    /// There is nobody to answer.
+    Nobody,
     /// The daemon has something to say.
     DaemonSpeaks,
 }
@@ -65,19 +67,23 @@ impl Prompter {
     pub fn answers(&self, place: &PromptPlace) -> Answers {
         let is_on_a_display = place.display.is_some() || place.wayland_display.is_some();
         match self {
+            Self::Lines(_) => Answers::Descriptor,
             Self::Terminal if is_on_a_display && !terminal::is_there() => Answers::Pinentry,
-            Self::Terminal | Self::Lines(_) => Answers::Cli,
+            Self::Terminal => Answers::Terminal,
         }
+    }
+
+    /// Whether who answers sees the question.
+    pub fn has_a_person(&self) -> bool {
+        matches!(self, Self::Terminal)
     }
 
     /// Asks, and waits for nothing yet.
     pub fn put(&mut self, prompt: &Prompt) -> Asked<'_> {
         let text = print::plain(&prompt.text);
         let lines = match (self, prompt.kind) {
-            // No line is read to agree.
-            (Self::Lines(_), PromptKind::Confirm) => {
-                return Asked::Answered(Some(Secret::new(Vec::new())));
-            }
+            // Who wrote the lines has not seen the question, and agrees to nothing.
+            (Self::Lines(_), PromptKind::Confirm) => return Asked::Nobody,
             (Self::Lines(lines), PromptKind::Pin | PromptKind::Passphrase) => lines,
             (Self::Terminal, kind) => return on_terminal(&text, kind),
         };
@@ -88,7 +94,7 @@ impl Prompter {
     pub fn ask(&mut self, prompt: &Prompt) -> Option<Secret> {
         match self.put(prompt).wait(None) {
             Waited::Answer(answer) => answer,
-            Waited::DaemonSpeaks => None,
+            Waited::Nobody | Waited::DaemonSpeaks => None,
         }
     }
 
@@ -130,9 +136,9 @@ impl Asked<'_> {
                 Ok(Event::Other) => Waited::DaemonSpeaks,
                 Ok(Event::Line(line)) => Waited::Answer(line.and_then(|line| meant(line, *kind))),
                 // Its terminal is gone.
-                Err(_) => Waited::Answer(None),
+                Err(_) => Waited::Nobody,
             },
-            Self::Answered(answer) => Waited::Answer(answer.take()),
+            Self::Nobody => Waited::Nobody,
         }
     }
 
@@ -141,7 +147,7 @@ impl Asked<'_> {
         match self {
             // If its terminal is gone, the prompt finds out.
             Self::Terminal(question, _) => drop(question.say(&print::plain(notice))),
-            Self::Line(_) | Self::Answered(_) => print::error_lines(notice),
+            Self::Line(_) | Self::Nobody => print::error_lines(notice),
         }
     }
 }
@@ -228,7 +234,7 @@ fn nobody(error: &io::Error, text: &str) -> Asked<'static> {
         "claviger: no terminal to ask on ({error}): {text}"
     ));
     errln!("  Run 'claviger unlock' on one, or give the answer by --pin-fd");
-    Asked::Answered(None)
+    Asked::Nobody
 }
 
 #[cfg(test)]
@@ -252,7 +258,7 @@ mod tests {
                 .wait(Some(ours.as_fd()))
         };
         assert!(matches!(wait(PromptKind::Pin), Waited::DaemonSpeaks));
-        assert!(matches!(wait(PromptKind::Confirm), Waited::Answer(Some(_))));
+        assert!(matches!(wait(PromptKind::Confirm), Waited::Nobody));
         typed.write_all(b"1234\n").unwrap();
         assert!(matches!(wait(PromptKind::Pin), Waited::Answer(Some(_))));
     }

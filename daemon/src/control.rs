@@ -109,10 +109,10 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
             answers,
             command,
         } => (version, prompt_place, answers, command),
-        ToDaemon::Answer(_) => return Err(ConversationError::Malformed),
+        ToDaemon::Answer(_) | ToDaemon::Nobody => return Err(ConversationError::Malformed),
         ToDaemon::Stop => return stop(daemon, conversation),
     };
-    let terminal = Arc::new(Terminal::new(conversation)?);
+    let terminal = Arc::new(Terminal::new(conversation, answers)?);
     if daemon.volumes.are_closed() {
         terminal.done(Err(ending()));
         return Ok(());
@@ -133,7 +133,7 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
         }
         command => {
             let asker = match answers {
-                Answers::Cli => Asker::Terminal(terminal.clone()),
+                Answers::Terminal | Answers::Descriptor => Asker::Terminal(terminal.clone()),
                 Answers::Pinentry => daemon.prompts.pinentry(),
             };
             let result = run_while_wanted(daemon, &terminal, (program, asker), command);
@@ -147,7 +147,8 @@ fn connection(daemon: &Arc<Daemon>, stream: UnixStream) -> Result<(), Conversati
 
 /// Ends this process.
 fn stop(daemon: &Daemon, conversation: Conversation) -> Result<(), ConversationError> {
-    let terminal = Terminal::new(conversation)?;
+    // Nothing is asked.
+    let terminal = Terminal::new(conversation, Answers::Terminal)?;
     // Before the answer: whoever has it may start the next daemon.
     let faults = daemon.shut_down().faults();
     faults.iter().for_each(|fault| terminal.tell(fault));

@@ -2,7 +2,8 @@
 //!
 //! A PIN comes from the file that the key's URI names, or from a person. It is sent once and forgotten;
 //! one that the token refused ends the requests that waited for it. Unless a person at a terminal was
-//! told and agreed, nothing is sent when one more wrong PIN would block the token.
+//! told and agreed, nothing is sent when one more wrong PIN would block the token: lines of a descriptor
+//! agree to nothing.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use std::time::Instant;
 use claviger_pki::host::ModuleHost;
 use claviger_pki::module::{Locator, PinState};
 use claviger_protocol::Failure;
-use claviger_protocol::control::PromptKind;
+use claviger_protocol::control::{Answers, PromptKind};
 use zeroize::Zeroizing;
 
 use crate::config::FinalTry;
@@ -56,11 +57,10 @@ impl Tokens {
         state: PinState,
         request: &Arc<Request>,
     ) -> Result<(), Failure> {
-        let last = match state {
-            PinState::Blocked => return Err(blocked(token)),
-            PinState::FinalTry | PinState::TriesLeft(0 | 1) => LastTry::Yes,
-            PinState::NotNeeded | PinState::Ok | PinState::TriesLeft(_) => LastTry::No,
-        };
+        if state == PinState::Blocked {
+            return Err(blocked(token));
+        }
+        let last = LastTry::of(state);
         let Some(file) = &located.pin_file else {
             let pin = self.ask(host.name(), token, state, last, request)?;
             let locator = match last {
@@ -99,8 +99,7 @@ impl Tokens {
         let wait = request.wait.shortened(self.prompt_time);
         let errand = &request.errand;
         if last == LastTry::Yes {
-            let at_terminal = matches!(&request.asker, Asker::Terminal(_));
-            if !at_terminal || self.final_try == FinalTry::Never {
+            if !self.may_agree_to_final_try(&request.asker) {
                 return Err(blocked(token));
             }
             let text = format!(
@@ -130,6 +129,11 @@ impl Tokens {
         )
     }
 
+    /// Whether somebody is there whom the last try may be offered.
+    pub(crate) fn may_agree_to_final_try(&self, asker: &Asker) -> bool {
+        self.final_try == FinalTry::Ask && asker.cli_answers() == Some(Answers::Terminal)
+    }
+
     fn send(
         &self,
         host: &ModuleHost,
@@ -143,20 +147,36 @@ impl Tokens {
     }
 }
 
+/// Whether a wrong PIN would block the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastTry {
+pub(crate) enum LastTry {
+    /// It would.
     Yes,
+    /// It would not.
     No,
 }
 
-/// Whether another's failure says nothing of how this request would fare: he gave up, or had nobody to
-/// ask where this one has a person at a terminal.
+impl LastTry {
+    /// For a PIN in this state.
+    pub(crate) fn of(state: PinState) -> Self {
+        match state {
+            PinState::FinalTry | PinState::TriesLeft(0 | 1) => Self::Yes,
+            PinState::NotNeeded | PinState::Ok | PinState::TriesLeft(_) | PinState::Blocked => {
+                Self::No
+            }
+        }
+    }
+}
+
+/// Whether another's failure says nothing of how this request would fare: he gave up, or he said no or had
+/// nobody to ask where this one has a CLI of its own.
 fn is_about_who_led(failure: &Failure, asker: &Asker) -> bool {
     match failure {
         Failure::Cancelled | Failure::TimedOut { .. } => true,
-        Failure::NobodyToAsk { .. } | Failure::PinBlocked { .. } => {
-            matches!(asker, Asker::Terminal(_))
-        }
+        Failure::NobodyToAsk { .. } => asker.cli_answers().is_some(),
+        Failure::PinBlocked { .. } => asker.cli_answers() == Some(Answers::Terminal),
+        // Not one that is attached: sixteen files opened at once are one no.
+        Failure::Declined => matches!(asker, Asker::Terminal(_)),
         _ => false,
     }
 }

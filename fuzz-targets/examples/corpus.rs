@@ -347,7 +347,7 @@ fn messages(corpus: &Corpus) {
         [&length.to_le_bytes()[..], &body].concat()
     };
     let command = ToDaemon::Command {
-        answers: Answers::Cli,
+        answers: Answers::Terminal,
         version: control::VERSION,
         prompt_place: PromptPlace::default(),
         command: Command::Init {

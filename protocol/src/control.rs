@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! message := length 4 B little endian | postcard body, length bytes (at most 1 MiB)
-//! CLI → daemon:  Command(Command)  then, for each Prompt, one Answer
+//! CLI → daemon:  Command(Command)  then, for each Prompt, one Answer or Nobody
 //! daemon → CLI:  Prompt | Notice | Withdrawn, any number  then  Done, after which either side closes
 //!                for Attach: Attached, then Prompt | Notice | Withdrawn until the CLI closes
 //! ```

@@ -209,7 +209,7 @@ fn unlock() -> Command {
 
 fn command() -> ToDaemon {
     ToDaemon::Command {
-        answers: Answers::Cli,
+        answers: Answers::Terminal,
         version: VERSION,
         prompt_place: PromptPlace::default(),
         command: unlock(),
@@ -449,7 +449,7 @@ fn the_tables_in_the_protocol_s_description_number_every_message() {
     numbered(&ecryptfs_replies());
     numbered(&events());
     numbered(&commands());
-    numbered(&[command(), answer(), ToDaemon::Stop]);
+    numbered(&[command(), answer(), ToDaemon::Stop, ToDaemon::Nobody]);
     numbered(&from_daemon());
     numbered(&control_replies());
     numbered(&failures());

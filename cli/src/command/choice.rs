@@ -35,7 +35,7 @@ pub(super) fn choose(dir: &Path, prompter: &mut Prompter) -> Result<Choice, Fail
             return Ok(Choice::Keys(vec![KeyRef::Id(key.key_id)]));
         }
     }
-    if !io::stdin().is_terminal() {
+    if !prompter.has_a_person() || !io::stdin().is_terminal() {
         return Err(
             Failed::usage("no key is named, and there is no terminal to ask on")
                 .advise("Name one with --recipient or --passphrase-file"),
@@ -67,6 +67,10 @@ fn enrolled_keys(prompter: &mut Prompter) -> Result<Vec<KeyRef>, Failed> {
     let Reply::Keys(keys) = reply else {
         return Err(unexpected());
     };
+    if let ([key], false) = (keys.as_slice(), prompter.has_a_person()) {
+        // No line of --pin-fd is a yes; but who gives PINs there has this one key, and no other.
+        return Ok(vec![KeyRef::Id(key.key_id.clone())]);
+    }
     let mut chosen = Vec::new();
     for key in &keys {
         let text = format!(

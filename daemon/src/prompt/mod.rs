@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use claviger_protocol::Failure;
-use claviger_protocol::control::{PromptKind, PromptPlace};
+use claviger_protocol::control::{Answers, PromptKind, PromptPlace};
 use zeroize::Zeroizing;
 
 use crate::wait::Wait;
@@ -37,8 +37,10 @@ pub struct Question {
 /// Whom to ask, decided once for a request.
 #[derive(Clone)]
 pub enum Asker {
-    /// A CLI at a terminal.
+    /// The CLI whose command it is.
     Terminal(Arc<Terminal>),
+    /// A CLI that attached, for what a filesystem asks.
+    Attached(Arc<Terminal>),
     /// pinentry, where a CLI call said.
     Pinentry(Arc<Pinentry>),
     /// There is nobody.
@@ -53,6 +55,11 @@ impl Asker {
     pub fn ask(&self, question: &Question, wait: &Wait) -> Result<Zeroizing<Vec<u8>>, Failure> {
         match self {
             Self::Terminal(terminal) => terminal.ask(question, wait),
+            Self::Attached(terminal) => match terminal.ask(question, wait) {
+                // It went away; who wants the file did not.
+                Err(Failure::Cancelled) if !wait.is_cancelled() => Err(nobody(question)),
+                answer => answer,
+            },
             Self::Pinentry(pinentry) => pinentry.ask(question, wait),
             Self::Nobody => Err(nobody(question)),
         }
@@ -61,9 +68,17 @@ impl Asker {
     /// Tells, without an answer; where there is only pinentry, on its terminal, if it has one.
     pub fn tell(&self, text: &str) {
         match self {
-            Self::Terminal(terminal) => terminal.tell(text),
+            Self::Terminal(terminal) | Self::Attached(terminal) => terminal.tell(text),
             Self::Pinentry(pinentry) => pinentry.tell(text),
             Self::Nobody => {}
+        }
+    }
+
+    /// Where the answers of a CLI come from, if one is asked.
+    pub fn cli_answers(&self) -> Option<Answers> {
+        match self {
+            Self::Terminal(terminal) | Self::Attached(terminal) => Some(terminal.answers()),
+            Self::Pinentry(_) | Self::Nobody => None,
         }
     }
 }
@@ -108,8 +123,12 @@ impl Prompts {
         }
     }
 
-    /// Lets questions that no command waits for go to `terminal`, while it lives.
+    /// Lets questions that no command waits for go to `terminal`, while it lives; unless pinentry answers for
+    /// it.
     pub fn attach(&self, terminal: &Arc<Terminal>) {
+        if terminal.answers() == Answers::Pinentry {
+            return;
+        }
         let mut attached = lock(&self.attached);
         attached.retain(|terminal| terminal.strong_count() > 0);
         attached.push(Arc::downgrade(terminal));
@@ -119,7 +138,7 @@ impl Prompts {
     pub fn asker(&self) -> Asker {
         let attached = lock(&self.attached).iter().rev().find_map(Weak::upgrade);
         match attached {
-            Some(terminal) => Asker::Terminal(terminal),
+            Some(terminal) => Asker::Attached(terminal),
             None => self.pinentry(),
         }
     }

@@ -1,14 +1,14 @@
-//! A CLI at the other end of a control connection, which asks its person for us.
+//! A CLI at the other end of a control connection, which asks its person for us, or reads a descriptor.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Conversation, ConversationError, FromDaemon, Prompt, Reply, ToDaemon,
+    Answers, Conversation, ConversationError, FromDaemon, Prompt, Reply, ToDaemon,
 };
+use claviger_protocol::{Failure, Secret};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use zeroize::Zeroizing;
@@ -24,58 +24,66 @@ const MESSAGE_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Terminal {
     turn: Turn,
-    answers: Mutex<Answers>,
+    from: Answers,
+    incoming: Mutex<Incoming>,
     // A second handle on the same socket: a notice must not wait for an answer.
     outgoing: Mutex<Conversation>,
 }
 
 #[derive(Debug)]
-struct Answers {
-    incoming: Conversation,
+struct Incoming {
+    conversation: Conversation,
     /// Prompts that were given up on, and whose answers are not here yet: they come first.
     abandoned: usize,
 }
 
 impl Terminal {
-    /// Takes over a conversation whose command was read.
+    /// Takes over a conversation whose command was read, and says where answers come `from`.
     ///
     /// # Errors
     /// If the socket cannot be had twice.
-    pub fn new(incoming: Conversation) -> Result<Self, ConversationError> {
-        let stream = incoming.stream();
+    pub fn new(conversation: Conversation, from: Answers) -> Result<Self, ConversationError> {
+        let stream = conversation.stream();
         stream.set_read_timeout(Some(MESSAGE_TIME))?;
         stream.set_write_timeout(Some(MESSAGE_TIME))?;
         let outgoing = Conversation::new(stream.try_clone()?)?;
         Ok(Self {
             turn: Turn::default(),
-            answers: Mutex::new(Answers {
-                incoming,
+            from,
+            incoming: Mutex::new(Incoming {
+                conversation,
                 abandoned: 0,
             }),
             outgoing: Mutex::new(outgoing),
         })
     }
 
+    /// Where answers come from.
+    pub fn answers(&self) -> Answers {
+        self.from
+    }
+
     /// Asks the person there.
     ///
     /// # Errors
-    /// [`Failure`]: nobody there, declined, too late, cancelled.
+    /// [`Failure`]: nobody there, declined, too late; cancelled, also by a CLI that goes away.
     pub fn ask(&self, question: &Question, wait: &Wait) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let _turn = self.turn.take(&question.subject, wait)?;
-        let mut answers = lock(&self.answers);
+        let mut incoming = lock(&self.incoming);
         let prompt = FromDaemon::Prompt(Prompt {
             kind: question.kind,
             text: question.text.clone(),
         });
-        self.send(&prompt).map_err(|_| nobody(question))?;
-        let before = answers.abandoned;
+        self.send(&prompt).map_err(|error| broken(&error))?;
+        let before = incoming.abandoned;
         // This one counts as given up on, until its answer is here.
-        answers.abandoned += 1;
-        let answer = answers.after(before, question, wait);
-        if answer.is_err() {
+        incoming.abandoned += 1;
+        let answer = incoming.after(before, question, wait);
+        // Given up on: off the screen with it.
+        if incoming.abandoned > 0 {
             self.withdraw();
         }
-        answer?.ok_or(Failure::Declined)
+        answer
     }
 
     /// Takes the question off the person's screen.
@@ -130,37 +138,41 @@ impl Terminal {
     }
 }
 
-impl Answers {
+impl Incoming {
     /// The answer that comes after those to `before` earlier questions.
     fn after(
         &mut self,
         before: usize,
         question: &Question,
         wait: &Wait,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         for _ in 0..before {
             self.next(question, wait)?;
         }
-        self.next(question, wait)
+        match self.next(question, wait)? {
+            Answer::Given(answer) => Ok(Zeroizing::new(answer.expose().to_vec())),
+            Answer::Declined => Err(Failure::Declined),
+            Answer::Nobody => Err(nobody(question)),
+        }
     }
 
-    /// The next answer, `None` if it declines.
-    fn next(
-        &mut self,
-        question: &Question,
-        wait: &Wait,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    /// The next answer.
+    fn next(&mut self, question: &Question, wait: &Wait) -> Result<Answer, Failure> {
         self.wait_readable(question, wait)?;
-        match self.incoming.receive() {
-            Ok(ToDaemon::Answer(answer)) => {
-                self.abandoned -= 1;
-                Ok(answer.map(|secret| Zeroizing::new(secret.expose().to_vec())))
+        let answer = match self
+            .conversation
+            .receive()
+            .map_err(|error| broken(&error))?
+        {
+            ToDaemon::Answer(Some(answer)) => Answer::Given(answer),
+            ToDaemon::Answer(None) => Answer::Declined,
+            ToDaemon::Nobody => Answer::Nobody,
+            ToDaemon::Command { .. } | ToDaemon::Stop => {
+                return Err(Failure::Usage("a second command on one connection".into()));
             }
-            Ok(ToDaemon::Command { .. } | ToDaemon::Stop) => {
-                Err(Failure::Usage("a second command on one connection".into()))
-            }
-            Err(_) => Err(nobody(question)),
-        }
+        };
+        self.abandoned -= 1;
+        Ok(answer)
     }
 
     fn wait_readable(&self, question: &Question, wait: &Wait) -> Result<(), Failure> {
@@ -168,16 +180,29 @@ impl Answers {
             wait.check(&question.subject)?;
             let stretch = PollTimeout::try_from(wait.stretch()).unwrap_or(PollTimeout::ZERO);
             let mut polled = [PollFd::new(
-                self.incoming.stream().as_fd(),
+                self.conversation.stream().as_fd(),
                 PollFlags::POLLIN,
             )];
             match poll(&mut polled, stretch) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
                 Ok(_) => return Ok(()),
-                Err(_) => return Err(nobody(question)),
+                Err(errno) => return Err(broken(&io::Error::from(errno).into())),
             }
         }
     }
+}
+
+/// What a CLI says to one prompt.
+enum Answer {
+    Given(Secret),
+    Declined,
+    Nobody,
+}
+
+/// A CLI that goes away, or no longer speaks as agreed, has called off what it asked for.
+fn broken(error: &ConversationError) -> Failure {
+    tracing::debug!(%error, "the CLI that was asked is gone");
+    Failure::Cancelled
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -190,14 +215,13 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
-    use claviger_protocol::Secret;
     use claviger_protocol::control::PromptKind;
 
     use super::*;
 
     fn pair() -> (Terminal, Conversation) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let terminal = Terminal::new(Conversation::new(ours).unwrap()).unwrap();
+        let terminal = Terminal::new(Conversation::new(ours).unwrap(), Answers::Terminal).unwrap();
         (terminal, Conversation::new(theirs).unwrap())
     }
 
@@ -263,15 +287,18 @@ mod tests {
     }
 
     #[test]
-    fn a_person_who_declines_and_a_cli_that_went_away_are_two_things() {
+    fn a_person_who_declines_a_cli_without_one_and_one_that_went_away_are_three_things() {
         let (terminal, mut cli) = pair();
         let wait = Wait::at_most(Duration::from_secs(20));
         cli.send(&ToDaemon::Answer(None)).unwrap();
         let declined = terminal.ask(&question("q"), &wait).unwrap_err();
         assert_eq!(declined, Failure::Declined);
+        cli.send(&ToDaemon::Nobody).unwrap();
+        let nobody = terminal.ask(&question("q"), &wait).unwrap_err();
+        assert!(matches!(nobody, Failure::NobodyToAsk { .. }), "{nobody:?}");
         drop(cli);
         let gone = terminal.ask(&question("q"), &wait).unwrap_err();
-        assert!(matches!(gone, Failure::NobodyToAsk { .. }), "{gone:?}");
+        assert_eq!(gone, Failure::Cancelled);
         terminal.wait_closed().unwrap();
     }
 }

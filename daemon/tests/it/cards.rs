@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Command, FromDaemon, GenerateKey, LockTarget, PromptKind, PromptPlace, Recovery, Reply,
-    UnlockWith,
+    Answers, Command, FromDaemon, GenerateKey, LockTarget, PromptKind, PromptPlace, Recovery,
+    Reply, UnlockWith,
 };
 use claviger_vault::ids::{Scope, VolumeId};
 
@@ -124,6 +124,18 @@ user_test! {
             _ => Some(PIN.into()),
         });
         card.unlock(&yes).unwrap();
+    }
+}
+
+user_test! {
+    fn lines_of_a_descriptor_never_spend_the_final_try(user) {
+        let card = Counting::new(user, Scope::Volume, "");
+        card.tries(1);
+        let mut cli = user.cli().answering(|prompt| panic!("asked: {}", prompt.text));
+        cli.answers = Answers::Descriptor;
+        let refused = card.unlock(&cli).unwrap_err();
+        assert!(matches!(refused, Failure::PinBlocked { .. }), "{refused:?}");
+        assert_eq!(card.logins(), 0);
     }
 }
 

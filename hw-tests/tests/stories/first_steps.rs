@@ -172,8 +172,12 @@ story! {
         let said = alice.claviger(["init", "Private"]).fails(2);
         says(&said, &["--recipient", "--passphrase-file"]);
         alice.sh("test ! -e Private").ok();
-        // With somebody to ask: `--pin-fd` agrees to what is asked.
+        // Who writes lines for `--pin-fd` knows the one key there is, and agrees to nothing else.
         alice.claviger(["init", "--no-recovery", "Private"]).answers(&[]).ok();
         alice.claviger(["unlock", "Private"]).ok();
+        software_key(&alice, "another");
+        let said = alice.claviger(["init", "--no-recovery", "Other"]).answers(&["y", "y"]).fails(2);
+        says(&said, &["no key is named", "--recipient"]);
+        alice.sh("test ! -e Other").ok();
     }
 }

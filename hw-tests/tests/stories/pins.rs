@@ -76,7 +76,8 @@ story! {
             let said = alice.claviger(["unlock", "Private"]).answers(&[wrong]).fails(6);
             says(&said, &[left]);
         }
-        // Nobody is there who could agree: the PIN is not even sent.
+        // Nobody is there who could agree: the PIN is not even sent. Who wrote lines for --pin-fd was not told.
+        says(&alice.claviger(["unlock", "Private"]).answers(&["7051"]).fails(7), &["one try left"]);
         alice.configure("[policy]\nfinal-try = \"never\"\n");
         alice.claviger(["stop"]).ok();
         says(&alice.claviger(["unlock", "Private"]).answers(&["7051"]).fails(7), &["one try left"]);
@@ -101,7 +102,9 @@ story! {
         alice.claviger(["mount", "Private", "private"]).answers(&[PIN]).ok();
         alice.sh("echo 1 >private/one").ok();
         alice.claviger(["lock", "private"]).ok();
-        says(&alice.claviger(["unlock", "private"]).fails(8), &["PIN of token", "claviger unlock"]);
+        let said = alice.claviger(["unlock", "private"]).fails(8);
+        says(&said, &["PIN of token", "needed, and no terminal", "claviger unlock"]);
+        assert!(!said.contains("declined"), "{said}");
         alice.claviger(["unlock", "private"]).answers(&[PIN]).ok();
         // The login is gone, the folder is open, and cat(1) has no terminal.
         alice.module("pkcs11").kill();

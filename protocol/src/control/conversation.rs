@@ -13,7 +13,7 @@ use super::{Command, Reply};
 use crate::{Failure, Secret, encode};
 
 /// Version of this conversation; both programs come from one build, so it must be equal.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Largest message body, bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;
@@ -41,6 +41,8 @@ pub enum ToDaemon {
     /// Instead of a command: locks everything and ends the daemon, which says [`FromDaemon::Done`] and
     /// closes as it ends. One octet, 2, in every version: what is newer can end what is older.
     Stop,
+    /// In place of an [`Answer`](Self::Answer): there is nobody whom the CLI could ask.
+    Nobody,
 }
 
 /// What the daemon sends.
@@ -62,10 +64,13 @@ pub enum FromDaemon {
 /// Who answers the prompts of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answers {
-    /// The CLI, to each [`FromDaemon::Prompt`].
-    Cli,
+    /// Whoever sits at the CLI's terminal, to each [`FromDaemon::Prompt`].
+    Terminal,
     /// Whoever sits at the place that the command names: the CLI has no terminal to ask on.
     Pinentry,
+    /// Lines that were written before anybody saw a [`FromDaemon::Prompt`]: they may be PINs, and agree to
+    /// nothing.
+    Descriptor,
 }
 
 /// A terminal or display that a CLI call named, for pinentry.

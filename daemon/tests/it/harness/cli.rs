@@ -18,6 +18,7 @@ type Person<'a> = Box<dyn Fn(&Prompt) -> Option<String> + Send + Sync + 'a>;
 pub struct Cli<'a> {
     user: &'a User,
     pub place: PromptPlace,
+    pub answers: Answers,
     answer: Person<'a>,
 }
 
@@ -29,6 +30,7 @@ impl<'a> Cli<'a> {
         Self {
             user,
             place: PromptPlace::default(),
+            answers: Answers::Terminal,
             answer: Box::new(answer),
         }
     }
@@ -51,7 +53,7 @@ impl<'a> Cli<'a> {
     pub fn connect(&self, command: Order) -> Conversation {
         let mut conversation = self.conversation();
         let message = ToDaemon::Command {
-            answers: Answers::Cli,
+            answers: self.answers,
             version: VERSION,
             prompt_place: self.place.clone(),
             command,
