@@ -84,6 +84,7 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
                     }
                 }
             };
+            tracing::debug!("waits for another request for the same");
             match flight.join(wait) {
                 Ok(Some(value)) => return Outcome::Joined(value),
                 Ok(None) => {}

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use claviger_protocol::Failure;
@@ -14,6 +14,7 @@ use claviger_vault::manifest::Manifest;
 
 use self::acknowledgements::Acknowledgements;
 use self::lockable::Lockables;
+use self::unlock::Attempt;
 use crate::ecryptfs::folder::FolderKeys;
 use crate::single_flight::SingleFlight;
 
@@ -49,7 +50,9 @@ pub struct Volumes {
     native: Lockables<Keys>,
     /// Their ids are those of [`folder_id`](claviger_vault::ecryptfs::folder_id).
     folders: Lockables<FolderKeys>,
-    unlocking: SingleFlight<VolumeId, Result<Unlocked, Failure>>,
+    unlocking: SingleFlight<Attempt, Result<Unlocked, Failure>>,
+    /// Held by who takes in a volume: of two who have opened the same one, the second finds it open.
+    admitting: Mutex<()>,
     /// Events that mounts have not acknowledged yet.
     pub(crate) acknowledgements: Acknowledgements,
 }
@@ -98,6 +101,12 @@ impl Volumes {
         let volumes = self.all().into_iter().map(place_of_volume);
         let folders = self.all_folders().into_iter().map(place_of_folder);
         volumes.chain(folders).collect()
+    }
+
+    fn admitting(&self) -> MutexGuard<'_, ()> {
+        self.admitting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn insert(&self, volume: Volume) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use claviger_pki::seed::Seed;
 use claviger_protocol::Failure;
-use claviger_protocol::control::{RecipientInfo, UnlockWith};
+use claviger_protocol::control::{KeyRef, RecipientInfo, UnlockWith};
 use claviger_protocol::keys::KeyEvent;
 use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::{Scope, VolumeId};
@@ -36,8 +36,16 @@ pub struct Unlocked {
     pub changes: Vec<String>,
 }
 
+/// What somebody is at: to unlock this volume by this. How it ends says nothing of who has something else.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Attempt {
+    volume: VolumeId,
+    /// `None` for any.
+    key: Option<KeyRef>,
+}
+
 impl Daemon {
-    /// Unlocks the volume in the lower folder `dir`. Of several who want the same, one does it.
+    /// Unlocks the volume in the lower folder `dir`. Of several who want the same by the same key, one does it.
     ///
     /// # Errors
     /// [`Failure`].
@@ -62,17 +70,14 @@ impl Daemon {
                 standing,
             }));
             let work = || self.unlock_now(&dir, manifest, with, &request);
-            match self.volumes.unlocking.run(&id, since, &caller.wait, work) {
-                Outcome::Led(result) => return result,
-                Outcome::Joined(Ok(unlocked)) => return Ok(unlocked),
+            let Some(attempt) = Attempt::new(id, with) else {
+                return work();
+            };
+            let unlocking = &self.volumes.unlocking;
+            match unlocking.run(&attempt, since, &caller.wait, work) {
+                Outcome::Joined(Err(failure)) if is_about_who_led(&failure) => {}
+                Outcome::Led(result) | Outcome::Joined(result) => return result,
                 Outcome::GaveUp(failure) => return Err(failure),
-                // How another's attempt failed says something about this one only if both would
-                // have done the same, and it was not the other who gave up.
-                Outcome::Joined(Err(Failure::Cancelled | Failure::TimedOut { .. })) => {}
-                Outcome::Joined(Err(failure)) if matches!(with, UnlockWith::AnyKey) => {
-                    return Err(failure);
-                }
-                Outcome::Joined(Err(_)) => {}
             }
             caller.wait.check("another unlock of the volume")?;
         }
@@ -87,6 +92,7 @@ impl Daemon {
     ) -> Result<Unlocked, Failure> {
         let begun = Instant::now();
         let claims = manifest.claims().clone();
+        let on_disk = manifest.clone();
         let opened = open::open(self, &claims, with, request);
         let used = opened.as_ref().map(open::Opened::used_key).ok();
         let result = opened.and_then(|opened| {
@@ -96,15 +102,12 @@ impl Daemon {
                 .unwrap_chain(opened.key)
                 .map_err(failure::of_manifest)?;
             let seed = kept_seed(&manifest, opened.seed)?;
-            self.admit(
-                dir,
-                Keys {
-                    manifest,
-                    epochs,
-                    seed,
-                },
-                by,
-            )
+            let keys = Keys {
+                manifest,
+                epochs,
+                seed,
+            };
+            self.admit(dir, &on_disk, keys, by)
         });
         let key = used.unwrap_or_default();
         self.audit.record(
@@ -117,9 +120,20 @@ impl Daemon {
         result
     }
 
-    /// Takes in a volume whose keys are proved, and pins what was seen.
-    fn admit(&self, dir: &Path, keys: Keys, by: RecipientInfo) -> Result<Unlocked, Failure> {
+    /// Takes in a volume whose keys are proved, and pins what was seen; unless another key has opened it
+    /// meanwhile.
+    fn admit(
+        &self,
+        dir: &Path,
+        on_disk: &Unverified,
+        keys: Keys,
+        by: RecipientInfo,
+    ) -> Result<Unlocked, Failure> {
         let id = keys.manifest.volume();
+        let admitting = self.volumes.admitting();
+        if let Some(already) = self.already_unlocked(dir, on_disk)? {
+            return Ok(already);
+        }
         let changes = self.pin(dir, &keys.manifest, &keys.epochs)?;
         if let Err(failure) = bind_root(dir, &keys) {
             // On a disk that is only read, say. Mounts judge the record for themselves.
@@ -127,6 +141,7 @@ impl Daemon {
         }
         self.volumes
             .insert(Volume::new(id, dir, by.clone(), keys))?;
+        drop(admitting);
         tracing::info!(volume = %id, by = %by.label, "volume unlocked");
         self.tell_unlocked(id);
         Ok(Unlocked {
@@ -239,6 +254,31 @@ impl Daemon {
         }
         Ok(loaded.manifest)
     }
+}
+
+impl Attempt {
+    /// `None` by a secret: that is nobody else's business.
+    fn new(volume: VolumeId, with: &UnlockWith) -> Option<Self> {
+        let key = match with {
+            UnlockWith::AnyKey => None,
+            UnlockWith::Key(key) => Some(key.clone()),
+            UnlockWith::RecoveryKey(_) | UnlockWith::Passphrase(_) => return None,
+        };
+        Some(Self { volume, key })
+    }
+}
+
+/// Whether it says nothing of how another person's attempt would fare: he gave up, said no, was not there, or
+/// was not the one who may agree to a final try. A PIN that was wrong is another matter: it cost a try.
+fn is_about_who_led(failure: &Failure) -> bool {
+    matches!(
+        failure,
+        Failure::Cancelled
+            | Failure::TimedOut { .. }
+            | Failure::Declined
+            | Failure::NobodyToAsk { .. }
+            | Failure::PinBlocked { .. }
+    )
 }
 
 /// Where a token operation opens the whole volume, nothing needs the seed any more.

@@ -1,15 +1,19 @@
 //! From a locked volume to its keys.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use claviger_protocol::Failure;
-use claviger_protocol::control::{Command, LockTarget, NewRecipient, Recovery, Reply, UnlockWith};
+use claviger_protocol::control::{
+    Command, Conversation, KeyInfo, KeyRef, LockTarget, NewRecipient, Prompt, Recovery, Reply,
+    ToDaemon, UnlockWith,
+};
+use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::Scope;
 
-use crate::harness::{Cli, PIN, user_test};
+use crate::harness::{Cli, PIN, User, user_test, wait_until};
 
 user_test! {
     fn a_volume_opens_with_the_pin_of_the_token_that_holds_its_key(user) {
@@ -75,6 +79,101 @@ user_test! {
         });
         assert_eq!(second_prompts.load(Ordering::SeqCst), 0);
         assert_eq!(user.audited("unlock").len(), 1);
+    }
+}
+
+/// A person who wants `dir` open.
+struct Wants<'a> {
+    cli: Cli<'a>,
+    conversation: Conversation,
+}
+
+impl<'a> Wants<'a> {
+    fn new(user: &'a User, dir: &Path, with: UnlockWith) -> Self {
+        let dir = PathBuf::from(dir);
+        let cli = user.cli();
+        let conversation = cli.connect(Command::Unlock { dir, with });
+        Self { cli, conversation }
+    }
+
+    fn is_asked(&mut self) -> Prompt {
+        let prompt = Cli::next_prompt(&mut self.conversation);
+        assert!(prompt.text.starts_with("PIN of token"), "{}", prompt.text);
+        prompt
+    }
+
+    fn answers(&mut self, prompt: &Prompt) {
+        self.cli.reply(&mut self.conversation, prompt);
+    }
+
+    fn says_no(mut self) {
+        self.conversation.send(&ToDaemon::Answer(None)).unwrap();
+        let declined = Cli::result(&mut self.conversation);
+        assert_eq!(declined.unwrap_err(), Failure::Declined);
+    }
+
+    fn goes_away(self) {
+        drop(self);
+    }
+
+    fn has_it_open(&mut self) {
+        let result = Cli::result(&mut self.conversation);
+        assert!(matches!(result, Ok(Reply::Unlocked { .. })), "{result:?}");
+    }
+}
+
+/// One that the card's key opens, and others; locked.
+fn locked(user: &User, name: &str, keys: &[&KeyInfo]) -> (PathBuf, Option<Secret>) {
+    let cli = user.cli();
+    let (dir, _, recovery) = cli.init(name, Scope::Volume, keys, Recovery::Make);
+    cli.run(Command::Lock(LockTarget::All)).unwrap();
+    (dir, recovery)
+}
+
+user_test! {
+    fn who_waits_for_somebody_who_gives_up_is_asked_himself(user) {
+        let (_daemon, key) = user.with_card();
+        let (dir, _) = locked(user, "Private", &[&key]);
+        let (other, _) = locked(user, "Other", &[&key]);
+        // For the volume, and for the PIN of the token.
+        for second in [&dir, &other] {
+            for gives_up in [Wants::says_no, Wants::goes_away] {
+                let mut first = Wants::new(user, &dir, UnlockWith::AnyKey);
+                first.is_asked();
+                let waiting = || {
+                    let log = fs::read_to_string(user.home.join("daemon.log")).unwrap();
+                    log.matches("waits for another request").count()
+                };
+                let before = waiting();
+                let mut second = Wants::new(user, second, UnlockWith::AnyKey);
+                wait_until("the second waits", || waiting() > before);
+                gives_up(first);
+                let prompt = second.is_asked();
+                second.answers(&prompt);
+                second.has_it_open();
+                user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+            }
+        }
+    }
+}
+
+user_test! {
+    fn who_has_something_else_to_unlock_with_waits_for_nobodys_pin(user) {
+        let (_daemon, key) = user.with_card();
+        let in_file = user.software_key();
+        let (dir, recovery) = locked(user, "Private", &[&key, &in_file]);
+        let by_card = || UnlockWith::Key(KeyRef::Id(key.key_id.clone()));
+        for with in [UnlockWith::AnyKey, UnlockWith::RecoveryKey(recovery.unwrap())] {
+            let mut first = Wants::new(user, &dir, by_card());
+            let prompt = first.is_asked();
+            Wants::new(user, &dir, with).has_it_open();
+            // It is open by the time that the PIN is given, and stays so.
+            first.answers(&prompt);
+            first.has_it_open();
+            let Reply::Status(status) = user.cli().run(Command::Status).unwrap() else { panic!() };
+            assert_ne!(status.volumes[0].opened_by.as_ref().unwrap().key_id, key.key_id);
+            user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+        }
     }
 }
 

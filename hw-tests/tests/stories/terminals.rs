@@ -239,6 +239,29 @@ story! {
 }
 
 story! {
+    /// Of two who unlock the same, one is asked; if that one gives up, the other.
+    fn who_waits_for_somebody_who_gives_up_is_asked_himself(world) {
+        let alice = world.user("alice");
+        alice.write("pass", "sesame\n");
+        folder(&alice, &["--passphrase-file", "pass"]);
+        alice.claviger(["stop"]).ok();
+        for (gives_up, status) in [("\u{3}", 130), ("\u{4}", 8)] {
+            let (mut first, mut second) = (alice.terminal(), alice.terminal());
+            is_asked(&mut first, "unlock Private", "Passphrase");
+            second.begins(&format!("{CLAVIGER} unlock Private"));
+            // By then it waits, most likely; it is asked in any case.
+            alice.claviger(["status"]).ok();
+            first.types(gives_up);
+            first.ends(status);
+            asks(&mut second, "Passphrase");
+            second.types("sesame\n");
+            second.ends(0);
+            alice.claviger(["lock", "--all"]).ok();
+        }
+    }
+}
+
+story! {
     /// Without a terminal, `--pin-fd` is not waited for either once the daemon has given up.
     fn a_pin_that_comes_too_late_over_a_descriptor_is_not_waited_for(world) {
         let (alice, _card) = alice_with_a_card(world);

@@ -130,7 +130,7 @@ pub enum LockTarget {
 }
 
 /// How a user names a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyRef {
     /// A `pkcs11:` URI (RFC 7512).
     Uri(String),
