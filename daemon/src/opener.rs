@@ -6,10 +6,12 @@ use claviger_pki::key::PublicKey;
 use claviger_pki::module::Decapsulate;
 use claviger_pki::wrap::{self, Context, UnwrapError, Wrapped};
 use claviger_protocol::Failure;
+use claviger_protocol::control::Answers;
 use zeroize::Zeroizing;
 
 use crate::failure;
 use crate::own_keys::OwnKey;
+use crate::prompt::Asker;
 use crate::tokens::{Answered, Login, Request, TokenError, Tokens};
 
 /// One of this user's keys, and what was wrapped to it.
@@ -30,6 +32,18 @@ pub enum OpenError {
     NoCandidate,
     /// What tells most of why none of them could.
     Failed(Failure),
+    /// Why nothing else shall be tried, nor asked for.
+    Ended(Failure),
+}
+
+impl OpenError {
+    /// What it is to whoever asked; `nobody` says so of a key that is not here.
+    pub fn or(self, nobody: impl FnOnce() -> Failure) -> Failure {
+        match self {
+            Self::NoCandidate => nobody(),
+            Self::Failed(failure) | Self::Ended(failure) => failure,
+        }
+    }
 }
 
 impl From<Failure> for OpenError {
@@ -97,10 +111,11 @@ impl Candidate {
     }
 }
 
-/// Has `open` try keys: those that need nobody, then those that need a PIN.
+/// Has `open` try keys: those that need nobody, with their PIN in a file if need be; then those that need
+/// a person; and those whose final try it would be.
 ///
-/// Returns which one it was, and what it gave. A token that is not here is passed over; a PIN that is
-/// refused or declined ends it.
+/// Returns which one it was, and what it gave. What keeps one key from opening it keeps no other; but what a
+/// person said and a PIN that was wrong end it.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -109,32 +124,66 @@ pub fn first_that_opens<C, T>(
     request: &Request,
     mut open: impl FnMut(&C, Login) -> Result<T, TokenError>,
 ) -> Result<(usize, T), OpenError> {
-    let mut need_pin = Vec::new();
+    let mut left: Vec<(usize, &C)> = candidates.iter().enumerate().collect();
     let mut worst = None;
-    for (number, candidate) in candidates.iter().enumerate() {
-        match open(candidate, Login::Never) {
-            Ok(opened) => return Ok((number, opened)),
-            Err(TokenError::PinNeeded) => need_pin.push((number, candidate)),
-            Err(TokenError::Failed(failure)) => keep_telling(&mut worst, failure),
-        }
-        request.wait.check("a token")?;
-    }
-    for (number, candidate) in need_pin {
-        match open(candidate, Login::IfNeeded) {
-            Ok(opened) => return Ok((number, opened)),
-            // Gone since the first round: the next one may be here.
-            Err(TokenError::Failed(failure @ Failure::TokenAbsent { .. })) => {
-                keep_telling(&mut worst, failure);
+    for login in [
+        Login::Never,
+        Login::FromFile,
+        Login::Sparing,
+        Login::IfNeeded,
+    ] {
+        let mut need_more = Vec::new();
+        for (number, candidate) in left {
+            match open(candidate, login) {
+                Ok(opened) => return Ok((number, opened)),
+                Err(TokenError::PinNeeded) => need_more.push((number, candidate)),
+                Err(TokenError::Failed(failure)) if ends_it(&failure, login, &request.asker) => {
+                    return Err(OpenError::Ended(failure));
+                }
+                Err(TokenError::Failed(failure)) => keep_telling(&mut worst, failure),
             }
-            Err(error) => return Err(OpenError::Failed(error.into())),
+            let checked = request.wait.check("a token");
+            checked.map_err(OpenError::Ended)?;
         }
+        left = need_more;
     }
     Err(worst.map_or(OpenError::NoCandidate, OpenError::Failed))
 }
 
-/// Keeps what tells more: that a token is not here is the least.
+/// Whether a failure of one key, which went as far as `login`, keeps the others from being tried.
+fn ends_it(failure: &Failure, login: Login, asker: &Asker) -> bool {
+    let would_be_asked_for = matches!(login, Login::Sparing | Login::IfNeeded);
+    match failure {
+        // Nobody was asked, and a module that hangs is one of several.
+        _ if login == Login::Never => false,
+        Failure::Declined
+        | Failure::Cancelled
+        | Failure::PinWrong { .. }
+        | Failure::TimedOut { .. } => true,
+        // The next line is this token's PIN, and would be a wrong one of the next token.
+        Failure::PinBlocked { .. } => {
+            would_be_asked_for && asker.cli_answers() == Some(Answers::Descriptor)
+        }
+        _ => false,
+    }
+}
+
+/// Keeps what tells more, and of two that tell as much the first.
 fn keep_telling(worst: &mut Option<Failure>, failure: Failure) {
-    if matches!(worst, None | Some(Failure::TokenAbsent { .. })) {
+    if worst
+        .as_ref()
+        .is_none_or(|worst| tells(&failure) > tells(worst))
+    {
         *worst = Some(failure);
+    }
+}
+
+/// How much a failure tells: that a token is not here is the least; what keeps one from being logged in to
+/// is what somebody can do something about.
+fn tells(failure: &Failure) -> u8 {
+    match failure {
+        Failure::TokenAbsent { .. } => 0,
+        Failure::NobodyToAsk { .. } | Failure::PinBlocked { .. } | Failure::Permission(_) => 2,
+        _ => 1,
     }
 }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::config::FinalTry;
 use crate::errand::Errand;
 use crate::failure;
+use crate::login::LastTry;
 use crate::modules::{HostError, Modules, OPENSSL, Said, TPM};
 use crate::pin_source::{Located, RefusedFiles};
 use crate::prompt::Asker;
@@ -57,13 +58,17 @@ pub struct Request {
     pub waits_for: Box<dyn Fn(WaitsFor) + Send + Sync>,
 }
 
-/// Whether a PIN may be asked for.
+/// Whether a PIN may be given: if not, [`TokenError::PinNeeded`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Login {
-    /// Yes.
-    IfNeeded,
-    /// No: [`TokenError::PinNeeded`].
+    /// No.
     Never,
+    /// From the file that the key's URI names.
+    FromFile,
+    /// Also by a person, but for a final try that this person would have to agree to.
+    Sparing,
+    /// Also that.
+    IfNeeded,
 }
 
 /// What a module has said to a KEM step already.
@@ -72,7 +77,7 @@ pub type Answered = Said<Zeroizing<Vec<u8>>>;
 /// A token operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenError {
-    /// A PIN is needed, and [`Login::Never`] was said.
+    /// A PIN is needed, and [`Login`] does not go as far.
     PinNeeded,
     /// Anything else.
     Failed(Failure),
@@ -206,6 +211,9 @@ impl Tokens {
         request: &Arc<Request>,
         mut attempt: impl FnMut() -> Result<T, HostError>,
     ) -> Result<T, TokenError> {
+        if login == Login::FromFile && located.pin_file.is_none() {
+            return Err(TokenError::PinNeeded);
+        }
         // Twice: between the login and the second attempt the token may be pulled and put back.
         for _ in 0..2 {
             let since = Instant::now();
@@ -219,7 +227,15 @@ impl Tokens {
                     return Err(TokenError::Failed(failure::of_module(module, other.error)));
                 }
             };
-            if login == Login::Never {
+            let may_log_in = match login {
+                Login::Never => false,
+                Login::FromFile | Login::IfNeeded => true,
+                Login::Sparing => {
+                    LastTry::of(state) == LastTry::No
+                        || !self.may_agree_to_final_try(&request.asker)
+                }
+            };
+            if !may_log_in {
                 return Err(TokenError::PinNeeded);
             }
             self.log_in(&host, located, &token, state, since, request)

@@ -19,7 +19,7 @@ use crate::ecryptfs::keys::RsaKey;
 use crate::ecryptfs::{does_not_open, not_encrypted};
 use crate::errand::{Errand, Program, Standing, VolumeName};
 use crate::failure;
-use crate::opener::{OpenError, first_that_opens};
+use crate::opener::first_that_opens;
 use crate::tokens::Request;
 use crate::volumes::Folder;
 
@@ -283,10 +283,7 @@ impl NeedsToken {
         if let Some(tried) = self.candidates.get(number) {
             *used = used_key(tried.sig, &tried.key.module);
         }
-        let (_, session_key) = opened.map_err(|error| match error {
-            OpenError::Failed(failure) => failure,
-            OpenError::NoCandidate => does_not_open(),
-        })?;
+        let (_, session_key) = opened.map_err(|error| error.or(does_not_open))?;
         let fek = Fek::from_session_key(&session_key).map_err(|_| does_not_open())?;
         // Locked while the token was at it: nothing goes out any more.
         self.folder.with_keys(|_| ())?;

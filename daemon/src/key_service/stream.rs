@@ -16,7 +16,7 @@ use crate::audit::UsedKey;
 use crate::daemon::Daemon;
 use crate::enrol::Named;
 use crate::failure;
-use crate::opener::{Candidate, OpenError};
+use crate::opener::Candidate;
 use crate::tokens::Request;
 use crate::volumes::recipient::of_wrap;
 
@@ -67,10 +67,7 @@ pub(super) fn unseal(
     let opened = daemon
         .tokens
         .open_any(&candidates, &context(header.id), request, None);
-    let (number, payload) = opened.map_err(|error| match error {
-        OpenError::Failed(failure) => failure,
-        OpenError::NoCandidate => nobody_opens(&header),
-    })?;
+    let (number, payload) = opened.map_err(|error| error.or(|| nobody_opens(&header)))?;
     if let Some(candidate) = candidates.get(number) {
         *used = used_key(candidate);
     }

@@ -24,7 +24,7 @@ use crate::audit::{Event, UsedKey};
 use crate::daemon::Daemon;
 use crate::errand::{Errand, Program, Standing, VolumeName};
 use crate::failure;
-use crate::opener::{Candidate, OpenError};
+use crate::opener::Candidate;
 use crate::residue::wipe_stack;
 use crate::tokens::{Answered, Request};
 use crate::volumes::recipient::public_key;
@@ -272,10 +272,7 @@ impl NeedsToken {
             if let Some(first) = candidates.first() {
                 *used = used_key(first);
             }
-            match error {
-                OpenError::Failed(failure) => failure,
-                OpenError::NoCandidate => self.nobody_opens(),
-            }
+            error.or(|| self.nobody_opens())
         })?;
         if let Some(candidate) = candidates.get(number) {
             *used = used_key(candidate);

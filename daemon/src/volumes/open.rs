@@ -62,10 +62,7 @@ pub(super) fn open<'a>(
             };
             let label = own.label.clone();
             let opened = by_tokens(daemon, claims, &Which::Only(own), request);
-            opened.map_err(|error| match error {
-                OpenError::Failed(failure) => failure,
-                OpenError::NoCandidate => no_recipient(&label),
-            })
+            opened.map_err(|error| error.or(|| no_recipient(&label)))
         }
         UnlockWith::RecoveryKey(text) => by_recovery_key(claims, text),
         UnlockWith::Passphrase(passphrase) => {
@@ -82,15 +79,11 @@ fn by_any<'a>(
 ) -> Result<Opened<'a>, Failure> {
     let worst = match by_tokens(daemon, claims, &Which::Any, request) {
         Ok(opened) => return Ok(opened),
-        // Said by a person, or of what a person said: no reason to ask him for something else.
-        Err(OpenError::Failed(
-            failure @ (Failure::Declined
-            | Failure::Cancelled
-            | Failure::PinWrong { .. }
-            | Failure::TimedOut { .. }),
-        )) => return Err(failure),
-        Err(OpenError::Failed(failure)) => failure,
-        Err(OpenError::NoCandidate) => nobody_opens(claims),
+        // Who does not touch a token is not there to be asked for something else.
+        Err(OpenError::Ended(failure) | OpenError::Failed(failure @ Failure::TimedOut { .. })) => {
+            return Err(failure);
+        }
+        Err(error) => error.or(|| nobody_opens(claims)),
     };
     let mut recipients = claims
         .recipients()

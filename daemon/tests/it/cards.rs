@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use claviger_protocol::Failure;
 use claviger_protocol::control::{
-    Answers, Command, FromDaemon, GenerateKey, LockTarget, PromptKind, PromptPlace, Recovery,
-    Reply, UnlockWith,
+    Answers, Command, FromDaemon, GenerateKey, KeyInfo, KeyRef, LockTarget, PromptKind,
+    PromptPlace, Recovery, Reply, UnlockWith,
 };
 use claviger_vault::ids::{Scope, VolumeId};
 
@@ -17,6 +17,7 @@ use crate::harness::{CLAVIGERD, Cli, Daemon, PIN, User, user_test, wait_until};
 struct Counting {
     _daemon: Daemon,
     card: PathBuf,
+    key: KeyInfo,
     dir: PathBuf,
     volume: VolumeId,
 }
@@ -47,6 +48,7 @@ impl Counting {
         Self {
             _daemon: daemon,
             card,
+            key,
             dir,
             volume,
         }
@@ -69,6 +71,35 @@ impl Counting {
     /// Makes the next key operation misbehave.
     fn next_is(&self, what: &str) {
         fs::write(self.card.join(what), "").unwrap();
+    }
+}
+
+/// Settings with which there is a token beside the card.
+const AND_TOKENS: &str = "[pkcs11]\nlibraries = ['/usr/lib/softhsm/libsofthsm2.so']\n";
+
+impl Counting {
+    /// A volume that the card opens and, named after it, a key in a token; nobody is logged in.
+    fn and_a_token(&self, user: &User) -> (PathBuf, KeyInfo) {
+        user.make_token("token");
+        let key = user.cli().generate_in_token("token");
+        let keys = [&self.key, &key];
+        let (dir, ..) = user
+            .cli()
+            .init("Both", Scope::Volume, &keys, Recovery::None);
+        lock_all(user);
+        (dir, key)
+    }
+}
+
+fn lock_all(user: &User) {
+    user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+}
+
+/// Unlocks by any key; the id of the one that did it.
+fn opened_by(cli: &Cli<'_>, dir: &Path) -> String {
+    match cli.unlock(dir, UnlockWith::AnyKey).unwrap() {
+        Reply::Unlocked { by: Some(by), .. } => by.key_id,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -262,5 +293,74 @@ user_test! {
         let pid = fs::read_to_string(&pid_file).unwrap();
         let process = PathBuf::from(format!("/proc/{}", pid.trim()));
         wait_until("pinentry has gone", || !process.exists());
+    }
+}
+
+user_test! {
+    fn a_key_whose_pin_is_in_a_file_is_tried_before_a_card_that_needs_somebody(user) {
+        let card = Counting::new(user, Scope::Volume, AND_TOKENS);
+        let (dir, key) = card.and_a_token(user);
+        let pin_file = user.home.join("pin");
+        let write_pin = |pin: &str| {
+            fs::write(&pin_file, pin).unwrap();
+            fs::set_permissions(&pin_file, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        write_pin(PIN);
+        let uri = format!("{}?pin-source=file:{}", key.locator, pin_file.display());
+        let add = Command::KeyAdd { key: KeyRef::Uri(uri), label: None };
+        user.cli().run(add).unwrap();
+        lock_all(user);
+
+        let silent = user.cli().answering(|prompt| panic!("asked: {}", prompt.text));
+        for tries in [3, 1, 0] {
+            card.tries(tries);
+            assert_eq!(opened_by(&silent, &dir), key.key_id, "{tries} tries");
+            lock_all(user);
+        }
+        assert_eq!(card.logins(), 0);
+
+        // A wrong PIN is told; one that was told, and is not sent again, keeps nobody out.
+        write_pin("wrong-pin");
+        let refused = silent.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(refused, Failure::PinWrong { .. }), "{refused:?}");
+        let not_sent = silent.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+        assert!(not_sent.to_string().contains("has not changed since"), "{not_sent}");
+        card.tries(3);
+        assert_eq!(opened_by(&user.cli(), &dir), card.key.key_id);
+        assert_eq!(card.logins(), 1);
+    }
+}
+
+user_test! {
+    fn a_final_try_is_not_asked_for_while_another_key_may_do(user) {
+        let card = Counting::new(user, Scope::Volume, AND_TOKENS);
+        let (dir, key) = card.and_a_token(user);
+        for tries in [1, 0] {
+            card.tries(tries);
+            let cli = user.cli().answering(|prompt| {
+                assert!(prompt.text.starts_with("PIN of token \"token\""), "{}", prompt.text);
+                Some(PIN.into())
+            });
+            assert_eq!(opened_by(&cli, &dir), key.key_id, "{tries} tries");
+            lock_all(user);
+        }
+        assert_eq!(card.logins(), 0);
+        user.move_all("tokens", "pulled");
+        card.tries(1);
+        assert_eq!(opened_by(&user.cli(), &dir), card.key.key_id);
+    }
+}
+
+user_test! {
+    fn a_line_of_a_descriptor_meant_for_a_blocked_card_is_not_given_to_another_token(user) {
+        let card = Counting::new(user, Scope::Volume, AND_TOKENS);
+        let (dir, _) = card.and_a_token(user);
+        let mut cli = user.cli().answering(|prompt| panic!("asked: {}", prompt.text));
+        cli.answers = Answers::Descriptor;
+        for tries in [1, 0] {
+            card.tries(tries);
+            let refused = cli.unlock(&dir, UnlockWith::AnyKey).unwrap_err();
+            assert!(matches!(refused, Failure::PinBlocked { .. }), "{refused:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use claviger_hw_tests::{PIN, SoftHsm, Swtpm, User, World, story, wait_until};
 
-use crate::scene::{alice_with_a_card, folder, says};
+use crate::scene::{alice_with_a_card, card_key, folder, says};
 
 story! {
     /// "Wrong PIN: never sent twice."
@@ -141,6 +141,32 @@ story! {
         alice.sh(&format!("echo {PIN} >pin")).ok();
         alice.claviger(["unlock", "Private"]).ok();
         says(&alice.claviger(["key", "add", &format!("{token}?pin-value={PIN}")]).fails(2), &["pin-source"]);
+    }
+}
+
+story! {
+    /// What needs nobody comes first, also behind a card that needs somebody.
+    fn a_key_whose_pin_is_in_a_file_opens_the_folder_where_nobody_can_be_asked_for_another(world) {
+        let mut alice = world.user("alice");
+        let card = SoftHsm::new(&mut alice);
+        card.alone(&alice);
+        alice.write("pin", PIN);
+        alice.sh("chmod 600 pin").ok();
+        let (a, b) = (card.token(&alice, "a"), card.token(&alice, "b"));
+        card_key(&alice, &a, "a");
+        card_key(&alice, &format!("{b}?pin-source=file:/home/alice/pin"), "b");
+        folder(&alice, &["--recipient", "a", "--recipient", "b"]);
+        alice.claviger(["stop"]).ok();
+        alice.claviger(["unlock", "Private"]).ok();
+        assert_eq!(alice.status()["volumes"][0]["opened_by"]["label"], "b");
+        alice.claviger(["stop"]).ok();
+
+        // Once its PIN was refused, the other is asked for where somebody is.
+        alice.sh("echo 999999 >pin").ok();
+        says(&alice.claviger(["unlock", "Private"]).fails(6), &["refused the PIN"]);
+        says(&alice.claviger(["unlock", "Private"]).fails(11), &["has not changed"]);
+        alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
+        assert_eq!(alice.status()["volumes"][0]["opened_by"]["label"], "a");
     }
 }
 
