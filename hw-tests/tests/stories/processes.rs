@@ -89,6 +89,7 @@ story! {
         let said = alice.claviger(["unlock", "Private"]).answers(&[PIN]).fails(8);
         says(&said, &["timed out"]);
         wait_until("the module is killed", || module.has_ended());
+        wait_until("its host knows", || !alice.modules().into_iter().any(Process::has_ended));
         alice.claviger(["unlock", "Private"]).answers(&[PIN]).ok();
     }
 }
