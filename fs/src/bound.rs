@@ -2,7 +2,8 @@
 //!
 //! A place that is durable is left in three steps: announce the new one and make that durable,
 //! rename, and let the old one go once the rename is known to be durable. What is new takes the same
-//! steps at once and without syncs: only a kill can come in between. What has several links is bound to none of its names.
+//! steps at once and without syncs: only a kill can come in between. What has several links is bound to
+//! none of its names.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
