@@ -1,25 +1,28 @@
 //! The main loop of a module program.
 
-use std::collections::HashMap;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic;
 use std::process::{self, ExitCode};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::module::{Module, ModuleError};
+use crate::serve::calls::{CalledBack, Calls, Job};
 use crate::sys;
 use crate::wire::{
-    Answer, Call, FromModule, Incoming, Settings, ToModule, VERSION, WireError, receive, send,
+    Answer, Call, FromModule, Incoming, Polled, Settings, ToModule, VERSION, WireError, receive,
+    send,
 };
+
+mod calls;
 
 /// How long calls in progress may go on once the host has gone.
 const LAST_CALLS: Duration = Duration::from_secs(2);
@@ -84,7 +87,7 @@ pub fn serve<M: Module + 'static>(
 ) -> Result<(), WireError> {
     let stream = UnixStream::from(socket);
     let outgoing = Arc::new(Outgoing(Mutex::new(stream.try_clone()?)));
-    let mut incoming = Incoming::new(stream);
+    let mut incoming = Incoming::new(Polled(stream));
     let ToModule::Hello { version, settings } = receive(&mut incoming)? else {
         return Err(WireError::Malformed);
     };
@@ -94,12 +97,11 @@ pub fn serve<M: Module + 'static>(
     };
 
     let calls = Arc::new(Calls::default());
-    let (queue, waiting) = unbounded();
+    let workers = module.concurrency().max(1);
     let (alive, ended) = bounded(0);
-    for _ in 0..module.concurrency().max(1) {
+    for _ in 0..workers {
         let worker = Worker {
             module: Arc::clone(&module),
-            waiting: waiting.clone(),
             calls: Arc::clone(&calls),
             outgoing: Arc::clone(&outgoing),
             _alive: alive.clone(),
@@ -108,11 +110,10 @@ pub fn serve<M: Module + 'static>(
             .name("call".into())
             .spawn(move || worker.work())?;
     }
-    drop((module, waiting, alive));
+    drop((module, alive));
 
-    let result = read_calls(&mut incoming, &calls, &outgoing, &queue);
-    drop(queue);
-    calls.cancel_waiting();
+    let result = read_calls(&mut incoming, &calls, &outgoing, workers);
+    calls.close();
     let _ = ended.recv_timeout(LAST_CALLS);
     result
 }
@@ -126,100 +127,29 @@ fn check_version(version: u16) -> Result<(), ModuleError> {
 }
 
 fn read_calls(
-    incoming: &mut Incoming<UnixStream>,
+    incoming: &mut Incoming<Polled>,
     calls: &Calls,
     outgoing: &Outgoing,
-    queue: &Sender<Job>,
+    workers: usize,
 ) -> Result<(), WireError> {
     loop {
+        if incoming.is_drained() {
+            // Whoever ends a call has another to go on with.
+            calls.rest(workers);
+        }
         match receive(&mut *incoming) {
             Ok(ToModule::Call { id, time_ms, call }) => {
                 let deadline = Instant::now() + Duration::from_millis(time_ms.into());
-                calls.lock().insert(id, State::Waiting);
-                let job = Job { id, deadline, call };
-                queue.send(job).expect("workers live as long as the queue");
+                calls.add(Job { id, deadline, call });
             }
             Ok(ToModule::Cancel { id }) => {
-                if calls.cancel(id) == Cancelled::Unbegun {
+                if calls.call_back(id) == CalledBack::Unbegun {
                     outgoing.answer(id, Err(ModuleError::Cancelled))?;
                 }
             }
             Ok(ToModule::Hello { .. }) => return Err(WireError::Malformed),
             Err(WireError::End) => return Ok(()),
             Err(error) => return Err(error),
-        }
-    }
-}
-
-struct Job {
-    id: u32,
-    deadline: Instant,
-    call: Call,
-}
-
-/// Calls that are not answered yet.
-#[derive(Default)]
-struct Calls(Mutex<HashMap<u32, State>>);
-
-#[derive(Clone, Copy)]
-enum State {
-    /// In the queue.
-    Waiting,
-    /// Some worker is at it.
-    Begun,
-    /// Some worker is at it, and nobody wants the result.
-    CalledBack,
-}
-
-#[derive(PartialEq, Eq)]
-enum Cancelled {
-    /// Taken from the queue: to be answered now.
-    Unbegun,
-    /// Answered when it ends, or answered before.
-    Later,
-}
-
-impl Calls {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the call is to be done; not if it was called back.
-    fn begin(&self, id: u32) -> bool {
-        match self.lock().get_mut(&id) {
-            Some(state @ State::Waiting) => {
-                *state = State::Begun;
-                true
-            }
-            Some(State::Begun | State::CalledBack) | None => false,
-        }
-    }
-
-    fn cancel(&self, id: u32) -> Cancelled {
-        let mut calls = self.lock();
-        match calls.get_mut(&id) {
-            Some(State::Waiting) => {
-                calls.remove(&id);
-                Cancelled::Unbegun
-            }
-            Some(state @ (State::Begun | State::CalledBack)) => {
-                *state = State::CalledBack;
-                Cancelled::Later
-            }
-            None => Cancelled::Later,
-        }
-    }
-
-    fn cancel_waiting(&self) {
-        self.lock()
-            .retain(|_, state| !matches!(state, State::Waiting));
-    }
-
-    /// Ends a call; what it is answered with if it was called back.
-    fn end<T>(&self, id: u32, result: Result<T, ModuleError>) -> Result<T, ModuleError> {
-        match self.lock().remove(&id) {
-            Some(State::CalledBack) => Err(ModuleError::Cancelled),
-            Some(State::Waiting | State::Begun) | None => result,
         }
     }
 }
@@ -248,7 +178,6 @@ impl Outgoing {
 
 struct Worker<M> {
     module: Arc<M>,
-    waiting: Receiver<Job>,
     calls: Arc<Calls>,
     outgoing: Arc<Outgoing>,
     /// Closes when the last worker has ended, and with it the module.
@@ -257,10 +186,7 @@ struct Worker<M> {
 
 impl<M: Module> Worker<M> {
     fn work(self) {
-        for Job { id, deadline, call } in &self.waiting {
-            if !self.calls.begin(id) {
-                continue;
-            }
+        while let Some(Job { id, deadline, call }) = self.calls.begin() {
             let result = if Instant::now() < deadline {
                 perform(&*self.module, call, deadline)
             } else {

@@ -13,7 +13,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
 use postcard::ser_flavors::Size;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -197,6 +202,11 @@ impl<R> Incoming<R> {
         }
     }
 
+    /// Whether it has given out all that it read.
+    pub fn is_drained(&self) -> bool {
+        self.unread.is_empty()
+    }
+
     /// What it reads from.
     pub fn get_ref(&self) -> &R {
         &self.from
@@ -219,6 +229,27 @@ impl<R: Read> Read for Incoming<R> {
         given.zeroize();
         self.unread.start += length;
         Ok(length)
+    }
+}
+
+/// A stream socket that is waited for by poll(2), and read when there is something.
+///
+/// recv(2) sleeps where writers wait for room, too: whoever sleeps in it is woken each time that the other
+/// end takes what was sent to it (`unix_write_space` of the kernel), which is once a call for nothing. poll(2)
+/// is woken for what it asks.
+#[derive(Debug)]
+pub struct Polled(pub UnixStream);
+
+impl Read for Polled {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(self.0.as_raw_fd(), out, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) => {}
+                read => return Ok(read?),
+            }
+            let mut readable = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            poll(&mut readable, PollTimeout::NONE)?;
+        }
     }
 }
 

@@ -20,7 +20,9 @@ use crate::host::in_flight::{Addressee, Done, Due, InFlight, Outcome};
 use crate::host::{ENVIRONMENT, HostConfig};
 use crate::module::ModuleError;
 use crate::sys;
-use crate::wire::{Call, FromModule, Incoming, ToModule, VERSION, WireError, receive, send};
+use crate::wire::{
+    Call, FromModule, Incoming, Polled, ToModule, VERSION, WireError, receive, send,
+};
 
 /// How long a module may leave its socket unread before a send to it fails.
 const UNREAD: Duration = Duration::from_secs(1);
@@ -103,7 +105,7 @@ impl Process {
         let pid = child.id();
         tracing::info!(module = config.name, pid, "module started");
 
-        let incoming = Incoming::new(ours.try_clone()?);
+        let incoming = Incoming::new(Polled(ours.try_clone()?));
         let shared = Arc::new(Shared {
             outgoing: Mutex::new(ours),
             table: Mutex::new(Table {
@@ -269,7 +271,7 @@ impl Death {
 /// Hands answers to who waits for them, until the stream ends; then sees the process off.
 struct Reader {
     name: String,
-    incoming: Incoming<UnixStream>,
+    incoming: Incoming<Polled>,
     child: Child,
     /// How long the process may live without its socket.
     grace: Duration,
@@ -279,7 +281,7 @@ struct Reader {
 impl Reader {
     fn read(mut self) {
         let fault = self.answers();
-        let _ = self.incoming.get_ref().shutdown(Shutdown::Both);
+        let _ = self.incoming.get_ref().0.shutdown(Shutdown::Both);
         let grace = if fault.is_some() {
             Duration::ZERO
         } else {

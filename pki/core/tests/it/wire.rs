@@ -1,6 +1,10 @@
 //! The module protocol's octets, as `docs/protocol-module.md` promises them to other languages.
 
-use std::io::{self, Read};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 
 use claviger_pki::host::ENVIRONMENT;
@@ -9,9 +13,10 @@ use claviger_pki::module::{
     Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, ModuleError, PinState, Provenance, Token,
 };
 use claviger_pki::wire::{
-    Answer, Call, FromModule, Incoming, Login, MESSAGE_MAX, Settings, ToModule, VERSION, WireError,
-    receive, send,
+    Answer, Call, FromModule, Incoming, Login, MESSAGE_MAX, Polled, Settings, ToModule, VERSION,
+    WireError, receive, send,
 };
+use nix::unistd::{Pid, gettid};
 use proptest::prelude::*;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -181,6 +186,50 @@ fn messages_that_arrive_together_or_in_pieces_are_read_one_by_one() {
         let end = receive::<ToModule>(&mut incoming);
         assert!(matches!(end, Err(WireError::End)), "{piece}");
     }
+}
+
+/// How often a thread of this process went to sleep, once it sleeps.
+fn sleeps(tid: Pid) -> u64 {
+    let status = || fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
+    while !status().contains("\nState:\tS") {
+        thread::yield_now();
+    }
+    let status = status();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("voluntary_ctxt_switches"));
+    let (_, count) = line.unwrap().split_once('\t').unwrap();
+    count.parse().unwrap()
+}
+
+#[test]
+fn a_reader_is_not_woken_when_the_other_end_takes_what_was_sent_to_it() {
+    const MESSAGES: u64 = 50;
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut outgoing = ours.try_clone().unwrap();
+    let (say, tid) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        say.send(gettid()).unwrap();
+        let mut octet = [0];
+        Polled(ours).read_exact(&mut octet).map(|()| octet)
+    });
+    let tid = tid.recv().unwrap();
+    let before = sleeps(tid);
+    for _ in 0..MESSAGES {
+        outgoing.write_all(&[1; 100]).unwrap();
+        theirs.read_exact(&mut [0; 100]).unwrap();
+        sleeps(tid);
+    }
+    assert!(sleeps(tid) < before + MESSAGES / 2);
+    theirs.write_all(&[7]).unwrap();
+    assert_eq!(reader.join().unwrap().unwrap(), [7]);
+}
+
+#[test]
+fn a_reader_sees_the_end() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    assert_eq!(Polled(ours).read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
