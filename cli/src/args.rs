@@ -1,8 +1,10 @@
 //! The command line: one definition for parsing, `--help`, man pages and shell completions.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, TypedValueParser};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use claviger_protocol::control::FolderFormat;
 use claviger_vault::ecryptfs::Salt;
 
@@ -214,7 +216,8 @@ pub enum Key {
     Generate(Generate),
     /// Enrol a key that exists in a token or file.
     Add {
-        /// A PKCS#11 URI, a PEM file or a TPM key file.
+        /// A PKCS#11 URI, a PEM file, a TPM key file, or MODULE:KEY for a key in a module that the
+        /// configuration adds.
         key: String,
         /// Name for people.
         #[arg(long)]
@@ -236,10 +239,10 @@ pub enum Key {
 /// `claviger key generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Where the key shall live.
-    #[arg(long, value_enum)]
-    pub module: Module,
-    /// The PKCS#11 token, as a URI: `pkcs11:token=LABEL`.
+    /// Where the key shall live: one of these, or a module that the configuration adds.
+    #[arg(long, value_parser = ModuleNames)]
+    pub module: String,
+    /// The token, as `token list` has it: `pkcs11:token=LABEL`.
     #[arg(long, value_name = "URI")]
     pub token: Option<String>,
     /// Kind of key: ec-p256, ec-p384, rsa2048, rsa3072 or rsa4096.
@@ -251,12 +254,12 @@ pub struct Generate {
     /// Protect the TPM key or key file with a PIN or passphrase, which is asked for.
     #[arg(long)]
     pub pin: bool,
-    /// Write the key file (tpm, openssl) here.
+    /// Write the key file here, where the module keeps keys in files (tpm, openssl).
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub out: Option<PathBuf>,
 }
 
-/// Where a key lives.
+/// Where a key lives, for the modules that are Claviger's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Module {
     /// A smartcard, YubiKey or HSM, through its PKCS#11 library.
@@ -275,6 +278,28 @@ impl Module {
             Self::Tpm => "tpm",
             Self::Openssl => "openssl",
         }
+    }
+}
+
+/// Takes the name of any module, and offers those of [`Module`]: only the daemon knows the others.
+#[derive(Clone, Copy, Debug)]
+struct ModuleNames;
+
+impl TypedValueParser for ModuleNames {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        NonEmptyStringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let ours = Module::value_variants().iter();
+        Some(Box::new(ours.filter_map(Module::to_possible_value)))
     }
 }
 

@@ -6,7 +6,8 @@ use claviger_protocol::control::KeyRef;
 
 use crate::Failed;
 
-/// Reads `text` as a PKCS#11 URI, else as a file if there is one, else as an id or label.
+/// Reads `text` as a PKCS#11 URI, else as a file if there is one, else as a key of the module before the
+/// colon, else as an id or label.
 ///
 /// # Errors
 /// [`Failed`] for an empty text, a file whose path cannot be made absolute, and for what looks like a
@@ -23,9 +24,16 @@ pub fn parse(text: &str) -> Result<KeyRef, Failed> {
         // A label may well be the name of a folder here.
         Ok(path) if path.is_dir() => Ok(KeyRef::Id(text.into())),
         Ok(path) => Ok(KeyRef::File(path)),
+        // Or a label: the daemon knows its modules.
+        Err(_) if names_module(text) => Ok(KeyRef::Uri(text.into())),
         Err(error) if text.contains('/') => Err(Failed::file(path, &error)),
         Err(_) => Ok(KeyRef::Id(text.into())),
     }
+}
+
+fn names_module(text: &str) -> bool {
+    text.split_once(':')
+        .is_some_and(|(module, key)| !module.contains('/') && !key.is_empty())
 }
 
 #[cfg(test)]
@@ -43,6 +51,10 @@ mod tests {
             KeyRef::File("/dev/null".into())
         );
         assert_eq!(parse("0123abcd").unwrap(), KeyRef::Id("0123abcd".into()));
+        assert_eq!(
+            parse("hsm:/slot/1").unwrap(),
+            KeyRef::Uri("hsm:/slot/1".into())
+        );
     }
 
     #[test]

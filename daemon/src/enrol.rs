@@ -142,11 +142,10 @@ impl Daemon {
                     enrolled.ok_or_else(|| no_such_key(key))?,
                 )));
             }
-            KeyRef::Uri(uri) if uri.starts_with("pkcs11:") => (PKCS11, Located::parse(uri)?),
-            KeyRef::Uri(_) => {
-                let text = format!("{} is not a PKCS#11 URI", shown(key));
-                return Err(Failure::Usage(text));
-            }
+            KeyRef::Uri(uri) => match self.tokens.modules.reference(uri) {
+                Some((module, selector)) => (module, Located::parse(selector)?),
+                None => return self.name(&KeyRef::Id(uri.clone()), request),
+            },
             KeyRef::File(path) => match in_file(path)? {
                 InFile::PublicKey(public_key) => {
                     let kem = public_key.key_type().kems().first();
@@ -208,11 +207,14 @@ impl Daemon {
 
     /// Where a key file goes, for modules that keep keys in files.
     fn key_file(&self, order: &GenerateKey, label: &str) -> Result<Option<String>, Failure> {
-        if ![TPM, OPENSSL].contains(&order.module.as_str()) {
-            return Ok(None);
-        }
+        let in_files = [TPM, OPENSSL].contains(&order.module.as_str());
         let path = match &order.out {
+            Some(_) if order.module == PKCS11 => {
+                let text = "--out names a key file, and a key made in a token stays there";
+                return Err(Failure::Usage(text.into()));
+            }
             Some(path) => path.clone(),
+            None if !in_files => return Ok(None),
             None => {
                 let folder = self.places.config.join("private");
                 crate::instance::private_folder(&folder)

@@ -227,6 +227,18 @@ impl Modules {
         }
     }
 
+    /// The module that a key reference names, and what that module takes for the key: `pkcs11:` URIs are
+    /// whole, what comes before the first colon of others is the name of a module that was configured.
+    pub fn reference<'a>(&self, text: &'a str) -> Option<(&'a str, &'a str)> {
+        let (module, selector) = text.split_once(':')?;
+        match module {
+            PKCS11 => Some((module, text)),
+            // Their keys are files.
+            TPM | OPENSSL => None,
+            other => self.hosts.contains_key(other).then_some((other, selector)),
+        }
+    }
+
     /// Has all running modules forget logins and secrets; one that does not is ended.
     pub fn log_out(&self, wait: &Wait) {
         for host in self.hosts.values().flatten() {

@@ -97,9 +97,12 @@ impl OwnKeys {
                 })
             }
             KeyRef::Uri(uri) => {
-                let wanted = Located::parse(uri)?.locator;
+                let (wanted, label) = (Located::parse(uri)?.locator, uri.clone());
                 Box::new(move |key| {
-                    Located::parse(&key.locator.0).is_ok_and(|located| located.locator == wanted)
+                    let located = Located::parse(&key.locator.0);
+                    located.is_ok_and(|located| located.locator == wanted)
+                        || wanted.0.split_once(':') == Some((&key.module, &key.locator.0))
+                        || key.label == label
                 })
             }
             KeyRef::File(path) => {

@@ -48,7 +48,13 @@ pub(super) fn choose(dir: &Path, prompter: &mut Prompter) -> Result<Choice, Fail
     errln!("as long as they like.");
     if prompter.agrees("Make a key in a file, with a passphrase?".into()) {
         let passphrase = prompter.ask_new(PromptKind::Passphrase, "passphrase")?;
-        let key = make(Module::Openssl, None, Some(passphrase), dir, prompter)?;
+        let key = make(
+            Module::Openssl.name(),
+            None,
+            Some(passphrase),
+            dir,
+            prompter,
+        )?;
         outln!(
             "Key '{}' is in {}: keep a copy of it.",
             key.label,
@@ -101,13 +107,13 @@ fn key_of_token(
                 true => Some(prompter.ask_new(PromptKind::Pin, "PIN")?),
                 false => None,
             };
-        return make(Module::Tpm, None, pin, dir, prompter).map(Some);
+        return make(Module::Tpm.name(), None, pin, dir, prompter).map(Some);
     }
     if !prompter.agrees(format!("Use a key in the token {name}?")) {
         return Ok(None);
     }
     let there = Command::KeyAdd {
-        key: KeyRef::Uri(token.uri.clone()),
+        key: KeyRef::Uri(reference(token)),
         label: None,
     };
     match daemon::ask(there, prompter)? {
@@ -120,12 +126,21 @@ fn key_of_token(
         return Ok(None);
     }
     let uri = Some(token.uri.clone());
-    make(Module::Pkcs11, uri, None, dir, prompter).map(Some)
+    make(&token.module, uri, None, dir, prompter).map(Some)
+}
+
+/// The keys of this token, as `key add` takes them.
+fn reference(token: &TokenInfo) -> String {
+    let TokenInfo { module, uri, .. } = token;
+    if module == Module::Pkcs11.name() {
+        return uri.clone();
+    }
+    format!("{module}:{uri}")
 }
 
 /// A new key for the volume in `dir`, by whose name it goes.
 fn make(
-    module: Module,
+    module: &str,
     token: Option<String>,
     pin: Option<Secret>,
     dir: &Path,
@@ -134,7 +149,7 @@ fn make(
     let dir = place::absolute(dir)?;
     let label = dir.file_name().map(|name| name.to_string_lossy().into());
     let order = GenerateKey {
-        module: module.name().into(),
+        module: module.into(),
         key_type: None,
         token,
         label,

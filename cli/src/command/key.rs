@@ -32,13 +32,13 @@ pub(super) fn run(key: Key, prompter: &mut Prompter) -> Result<ExitCode, Failed>
 }
 
 fn generate(order: Generate, prompter: &mut Prompter) -> Result<ExitCode, Failed> {
-    if order.module == Module::Pkcs11 && order.token.is_none() {
+    if order.module == Module::Pkcs11.name() && order.token.is_none() {
         return Err(
             Failed::usage("--token is needed: which token shall make the key?")
                 .advise("'claviger token list' shows the tokens present"),
         );
     }
-    if order.module == Module::Openssl {
+    if order.module == Module::Openssl.name() {
         errln!("A key in a file is weaker than a token: whoever copies the file has the key.");
     }
     let pin = if order.pin {
@@ -48,7 +48,7 @@ fn generate(order: Generate, prompter: &mut Prompter) -> Result<ExitCode, Failed
     };
     let out = order.out.as_deref().map(place::absolute).transpose()?;
     let order = GenerateKey {
-        module: order.module.name().into(),
+        module: order.module,
         key_type: order.key_type,
         token: order.token,
         label: order.label,

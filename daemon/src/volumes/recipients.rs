@@ -134,7 +134,7 @@ impl Daemon {
 
     /// The key that `who` names by a URI or a file; `None` for an id or label, which the manifest knows.
     fn named_key(&self, who: &str, caller: &Caller) -> Result<Option<KeyId>, Failure> {
-        let key = if who.starts_with("pkcs11:") {
+        let key = if self.tokens.modules.reference(who).is_some() {
             KeyRef::Uri(who.into())
         } else if who.starts_with('/') {
             KeyRef::File(who.into())

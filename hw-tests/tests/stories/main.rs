@@ -20,6 +20,7 @@ mod locking;
 mod lower_disk;
 mod manifests;
 mod migration;
+mod modules;
 mod mount_8;
 mod mountpoints;
 mod pinentry;

@@ -132,7 +132,8 @@ pub enum LockTarget {
 /// How a user names a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyRef {
-    /// A `pkcs11:` URI (RFC 7512).
+    /// A `pkcs11:` URI (RFC 7512); `MODULE:SELECTOR` for a module that the configuration adds; or a label
+    /// with a colon.
     Uri(String),
     /// A PEM file: a private key, a public key, a `TSS2 PRIVATE KEY`.
     File(PathBuf),
@@ -143,7 +144,7 @@ pub enum KeyRef {
 /// A key pair to make.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GenerateKey {
-    /// Module: `pkcs11`, `tpm`, `openssl`.
+    /// Module: `pkcs11`, `tpm`, `openssl`, or one that the configuration adds.
     pub module: String,
     /// `ec-p256`, `ec-p384`, `rsa2048`, `rsa3072`, `rsa4096`; the module's first choice if absent.
     pub key_type: Option<String>,

@@ -6,4 +6,5 @@ mod contract;
 mod host;
 mod keyring;
 mod mock;
+mod python;
 mod wire;
