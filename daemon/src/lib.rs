@@ -32,6 +32,7 @@ pub mod single_flight;
 mod sys;
 pub mod tokens;
 pub mod touch;
+mod turns;
 pub mod volumes;
 pub mod wait;
 pub mod workers;

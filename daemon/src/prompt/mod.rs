@@ -18,7 +18,6 @@ use crate::wait::Wait;
 pub(crate) mod assuan;
 pub mod pinentry;
 pub mod terminal;
-mod turn;
 
 use pinentry::Pinentry;
 pub use terminal::Terminal;

@@ -17,9 +17,9 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::assuan::{Dialogue, DialogueError};
-use super::turn::Turn;
 use super::{Question, nobody};
 use crate::sys::unblock_signals;
+use crate::turns::Turns;
 use crate::wait::Wait;
 
 /// A pinentry program, and where it may appear.
@@ -27,7 +27,8 @@ use crate::wait::Wait;
 pub struct Pinentry {
     program: PathBuf,
     place: PromptPlace,
-    turn: Turn,
+    /// One question at a time for one pair of eyes.
+    turn: Turns<()>,
 }
 
 impl Pinentry {
@@ -36,7 +37,7 @@ impl Pinentry {
         Self {
             program,
             place,
-            turn: Turn::default(),
+            turn: Turns::default(),
         }
     }
 
@@ -51,7 +52,7 @@ impl Pinentry {
     /// [`Failure::NobodyToAsk`] if pinentry is not there or cannot use its terminal or display;
     /// [`Failure::Declined`], [`Failure::TimedOut`], [`Failure::Cancelled`].
     pub fn ask(&self, question: &Question, wait: &Wait) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let _turn = self.turn.take(&question.subject, wait)?;
+        let _turn = self.turn.take((), &question.subject, wait)?;
         let answer = self.dialogue(question, wait);
         answer.map_err(|error| match error {
             DialogueError::Declined => Failure::Declined,
@@ -70,7 +71,10 @@ impl Pinentry {
     ///
     /// Not by a dialogue: what is told needs no answer, and is over as soon as the token is touched.
     pub fn tell(&self, text: &str) {
-        let Ok(_turn) = self.turn.take("terminal", &Wait::at_most(Duration::ZERO)) else {
+        let Ok(_turn) = self
+            .turn
+            .take((), "terminal", &Wait::at_most(Duration::ZERO))
+        else {
             return;
         };
         let Some(tty) = &self.place.tty else {

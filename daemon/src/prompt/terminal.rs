@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use zeroize::Zeroizing;
 
-use super::turn::Turn;
 use super::{Question, nobody};
+use crate::turns::Turns;
 use crate::wait::Wait;
 
 /// How long a message that has begun may take to arrive, or one of ours to be taken.
@@ -23,7 +23,8 @@ const MESSAGE_TIME: Duration = Duration::from_secs(5);
 /// The CLI.
 #[derive(Debug)]
 pub struct Terminal {
-    turn: Turn,
+    /// One question at a time for one pair of eyes.
+    turn: Turns<()>,
     from: Answers,
     incoming: Mutex<Incoming>,
     // A second handle on the same socket: a notice must not wait for an answer.
@@ -48,7 +49,7 @@ impl Terminal {
         stream.set_write_timeout(Some(MESSAGE_TIME))?;
         let outgoing = Conversation::new(stream.try_clone()?)?;
         Ok(Self {
-            turn: Turn::default(),
+            turn: Turns::default(),
             from,
             incoming: Mutex::new(Incoming {
                 conversation,
@@ -68,7 +69,7 @@ impl Terminal {
     /// # Errors
     /// [`Failure`]: nobody there, declined, too late; cancelled, also by a CLI that goes away.
     pub fn ask(&self, question: &Question, wait: &Wait) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let _turn = self.turn.take(&question.subject, wait)?;
+        let _turn = self.turn.take((), &question.subject, wait)?;
         let mut incoming = lock(&self.incoming);
         let prompt = FromDaemon::Prompt(Prompt {
             kind: question.kind,
