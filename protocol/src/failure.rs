@@ -118,7 +118,7 @@ impl Failure {
             ManifestError::NewerFormat(_) | ManifestError::UnknownSuite(_) => {
                 Self::Unsupported(text)
             }
-            ManifestError::Conflict => Self::Busy(text),
+            ManifestError::Conflict | ManifestError::Occupied => Self::Busy(text),
             ManifestError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Self::Permission(text)
             }

@@ -20,7 +20,7 @@ mod store;
 mod text;
 
 pub use error::{ChangeError, ManifestError};
-pub use store::{Copy, Loaded, NAME, load};
+pub use store::{Authenticated, Copy, Loaded, NAME, load};
 
 /// Newest manifest format this program knows.
 pub const FORMAT: u32 = 0;

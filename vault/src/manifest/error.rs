@@ -49,6 +49,9 @@ pub enum ManifestError {
     /// Another program changed it since it was read: read it again and repeat the change.
     #[error("manifest was changed meanwhile")]
     Conflict,
+    /// Another program has kept it locked for too long.
+    #[error("manifest: another program keeps .claviger locked")]
+    Occupied,
     /// No memory for keys.
     #[error(transparent)]
     Memory(#[from] LockedMemoryError),

@@ -2,7 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::fsync;
@@ -17,6 +20,10 @@ pub const NAME: &str = "volume.toml";
 const BACKUP_NAME: &str = "volume.toml.backup";
 /// Far beyond a thousand recipients.
 const SIZE_MAX: u64 = 1 << 20;
+/// How long another change of the manifest may take: far beyond two small files written and synced.
+const LOCK_TIME: Duration = Duration::from_secs(30);
+/// flock(2) has no deadline of its own.
+const LOCK_TICK: Duration = Duration::from_millis(20);
 
 /// A manifest, and where it was found.
 #[derive(Debug)]
@@ -38,6 +45,13 @@ pub enum Copy {
         /// What is wrong with the primary.
         because: ManifestError,
     },
+}
+
+/// A manifest and its MAC: it is stored without any key, so that keys can be wiped while a disk is slow.
+#[derive(Debug)]
+pub struct Authenticated {
+    manifest: Manifest,
+    text: Vec<u8>,
 }
 
 /// Reads the manifest of the volume whose lower root is `lower_root`.
@@ -100,6 +114,7 @@ fn is_damage(error: &ManifestError) -> bool {
         | ManifestError::NotAuthentic
         | ManifestError::Chain(_)
         | ManifestError::Conflict
+        | ManifestError::Occupied
         | ManifestError::Memory(_)
         | ManifestError::Io(_) => false,
     }
@@ -110,16 +125,38 @@ impl Manifest {
     /// this one. Makes `.claviger` if it is not there.
     ///
     /// # Errors
-    /// [`ManifestError::Conflict`] if the manifest there is not the one that this was changed from;
-    /// [`ManifestError::Io`].
+    /// As [`Authenticated::store`].
     pub fn store(&self, current: &EpochKey, lower_root: impl AsFd) -> Result<(), ManifestError> {
+        self.clone().authenticate(current).store(lower_root)
+    }
+
+    /// Authenticates it under the key of its epoch, as [`Manifest::write`] does.
+    #[must_use]
+    pub fn authenticate(self, current: &EpochKey) -> Authenticated {
+        Authenticated {
+            text: self.write(current),
+            manifest: self,
+        }
+    }
+}
+
+impl Authenticated {
+    /// The manifest.
+    pub fn into_manifest(self) -> Manifest {
+        self.manifest
+    }
+
+    /// Replaces the manifest in `lower_root` as [`Manifest::store`] does.
+    ///
+    /// # Errors
+    /// [`ManifestError::Conflict`] if the manifest there is not the one that this was changed from;
+    /// [`ManifestError::Occupied`] if somebody else keeps it locked; [`ManifestError::Io`].
+    pub fn store(&self, lower_root: impl AsFd) -> Result<(), ManifestError> {
         let dir = made(lower_root.as_fd())?;
         // Held until the end: two people may change recipients at the same time.
-        let dir = Flock::lock(dir, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| io::Error::from(errno))?;
-        let text = self.write(current);
+        let dir = locked(dir, LOCK_TIME)?;
         match load_from(dir.as_fd()) {
-            Ok(there) if !self.follows(&there.manifest, &text) => {
+            Ok(there) if !self.follows(&there.manifest) => {
                 return Err(ManifestError::Conflict);
             }
             Ok(_) => (),
@@ -129,15 +166,34 @@ impl Manifest {
         // The backup is a copy of the same generation: one left a generation behind would let a
         // removed recipient back in when it is needed.
         let mode = Mode::from_bits_truncate(0o644);
-        replace(&*dir, NAME, &text, mode)?;
-        Ok(replace(&*dir, BACKUP_NAME, &text, mode)?)
+        replace(&*dir, NAME, &self.text, mode)?;
+        Ok(replace(&*dir, BACKUP_NAME, &self.text, mode)?)
     }
 
     /// Whether `there` is the generation before this one, or this one.
-    fn follows(&self, there: &Unverified, text: &[u8]) -> bool {
-        let claims = there.claims();
-        let before = claims.volume == self.volume && claims.generation + 1 == self.generation;
-        before || (text.starts_with(&there.covered) && claims == self)
+    fn follows(&self, there: &Unverified) -> bool {
+        let (this, claims) = (&self.manifest, there.claims());
+        let before = claims.volume == this.volume && claims.generation + 1 == this.generation;
+        before || (self.text.starts_with(&there.covered) && claims == this)
+    }
+}
+
+/// Locks `.claviger`. Whoever may open that folder may lock it for ever, so it is not waited for without end.
+pub(super) fn locked(
+    mut dir: OwnedFd,
+    patience: Duration,
+) -> Result<Flock<OwnedFd>, ManifestError> {
+    let given_up = Instant::now() + patience;
+    loop {
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((unlocked, Errno::EWOULDBLOCK)) => dir = unlocked,
+            Err((_, errno)) => return Err(io::Error::from(errno).into()),
+        }
+        if Instant::now() >= given_up {
+            return Err(ManifestError::Occupied);
+        }
+        thread::sleep(LOCK_TICK);
     }
 }
 

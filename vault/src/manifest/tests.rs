@@ -2,6 +2,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -602,6 +603,17 @@ fn of_two_changes_made_at_once_the_second_to_be_stored_is_refused() {
         "nor does it go back"
     );
     assert_eq!(stored.load().unwrap().manifest.claims(), &one);
+}
+
+#[test]
+fn a_manifest_that_somebody_keeps_locked_is_not_waited_for_without_end() {
+    let stored = Stored::new();
+    let open = || OwnedFd::from(fs::File::open(stored.folder.path().join(RESERVED)).unwrap());
+    let lock = || store::locked(open(), Duration::ZERO);
+    let held = lock().unwrap();
+    assert!(matches!(lock(), Err(ManifestError::Occupied)));
+    drop(held);
+    lock().unwrap();
 }
 
 #[test]
