@@ -197,7 +197,7 @@ fn volume(corpus: &Corpus) {
     let keys = EpochKeys::new(manifest.epoch(), epoch_key());
     remember(
         &known,
-        Pin::new(&manifest, &keys, Path::new("/home/a/my files")),
+        Pin::new(&manifest, keys.current(), Path::new("/home/a/my files")),
     )
     .unwrap();
     let text = fs::read(known.join(claviger_vault::pin::NAME)).unwrap();

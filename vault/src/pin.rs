@@ -11,7 +11,7 @@
 use core::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::epoch::{Commitment, EpochKeys};
+use crate::epoch::{Commitment, EpochKey, EpochKeys};
 use crate::ids::{Epoch, VolumeId};
 use crate::manifest::{KeyId, Manifest};
 
@@ -164,13 +164,13 @@ impl fmt::Display for Change {
 }
 
 impl Pin {
-    /// What is to be remembered of an unlocked volume. `keys` are those that its chain gave.
-    pub fn new(manifest: &Manifest, keys: &EpochKeys, folder: &Path) -> Self {
+    /// What is to be remembered of an unlocked volume. `current` is the key of the manifest's epoch.
+    pub fn new(manifest: &Manifest, current: &EpochKey, folder: &Path) -> Self {
         Self {
             volume: manifest.volume(),
             epoch: manifest.epoch(),
             generation: manifest.generation(),
-            commitment: keys.current().commitment(),
+            commitment: current.commitment(),
             recipients: short_key_ids(manifest).collect(),
             folder: Some(folder.into()),
         }

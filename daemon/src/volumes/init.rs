@@ -114,7 +114,7 @@ impl Daemon {
         };
         // The pin first and the manifest last: a folder that has one is a whole volume, known here. A
         // volume made where another one was takes its place, since its maker says so.
-        let pin = Pin::new(&keys.manifest, &keys.epochs, &dir);
+        let pin = Pin::new(&keys.manifest, keys.epochs.current(), &dir);
         remember(&self.places.state, pin).map_err(failure::of_pin)?;
         make_root(&lower, &dir, &keys)?;
         let stored = keys.manifest.store(keys.epochs.current(), &lower);

@@ -59,7 +59,7 @@ impl<K> Lockable<K> {
     /// The same without any waiting.
     ///
     /// # Errors
-    /// [`Occupied`] while they are being changed, which may be written to disk, or wiped.
+    /// [`Occupied`] while they are being changed, which may be remembered in the state folder, or wiped.
     pub fn with_keys_at_once<T>(
         &self,
         work: impl FnOnce(&K) -> T,
@@ -72,6 +72,8 @@ impl<K> Lockable<K> {
         Ok(keys.as_ref().map(work).ok_or(Failure::Locked))
     }
 
+    /// Lets `work` change the keys. It must not wait for the lower folder, whose disk may hang: a lock waits for
+    /// it.
     pub(crate) fn change_keys<T>(&self, work: impl FnOnce(&mut K) -> T) -> Result<T, Failure> {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         keys.as_mut().map(work).ok_or(Failure::Locked)

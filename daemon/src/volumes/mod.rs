@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_protocol::Failure;
@@ -17,6 +17,8 @@ use self::lockable::Lockables;
 use self::unlock::Attempt;
 use crate::ecryptfs::folder::FolderKeys;
 use crate::single_flight::SingleFlight;
+use crate::turns::{Turn, Turns};
+use crate::wait::Wait;
 
 /// How long mounts may take to take up new keys before nobody waits for them any more.
 const KEYS_TIME: Duration = Duration::from_secs(2);
@@ -51,8 +53,9 @@ pub struct Volumes {
     /// Their ids are those of [`folder_id`](claviger_vault::ecryptfs::folder_id).
     folders: Lockables<FolderKeys>,
     unlocking: SingleFlight<Attempt, Result<Unlocked, Failure>>,
-    /// Held by who takes in a volume: of two who have opened the same one, the second finds it open.
-    admitting: Mutex<()>,
+    /// Of those who change a volume below, or take it in. Not a lock on its keys: the lower disk may hang, and
+    /// then the volume is still to be locked, and others are to be unlocked.
+    changing: Turns<VolumeId>,
     /// Events that mounts have not acknowledged yet.
     pub(crate) acknowledgements: Acknowledgements,
 }
@@ -103,10 +106,9 @@ impl Volumes {
         volumes.chain(folders).collect()
     }
 
-    fn admitting(&self) -> MutexGuard<'_, ()> {
-        self.admitting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Waits until nobody else changes the volume below or takes it in.
+    fn change(&self, id: VolumeId, wait: &Wait) -> Result<Turn<'_, VolumeId>, Failure> {
+        self.changing.take(id, "another change of the volume", wait)
     }
 
     fn insert(&self, volume: Volume) -> Result<(), Failure> {

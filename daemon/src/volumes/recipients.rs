@@ -10,16 +10,19 @@ use claviger_protocol::control::{KeyRef, NewRecipient, Reply};
 use claviger_protocol::keys::KeyEvent;
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::epoch::{EpochKey, EpochKeys};
+use claviger_vault::ids::VolumeId;
 use claviger_vault::manifest::{ChangeError, KeyId, Manifest, Recipient, RecipientKind, ToWrap};
+use claviger_vault::pin::{Pin, remember};
 
 use super::recipient::{Newcomer, kem_of, recipient_infos, wrap_epoch_key};
-use super::root::bind_root;
+use super::root::{bind_root, names_keys};
 use super::{Volume, open_lower};
 use crate::audit::{Event, UsedKey};
 use crate::daemon::{Caller, Daemon};
 use crate::enrol::Named;
 use crate::errand::{Errand, Standing, VolumeName};
 use crate::failure;
+use crate::turns::Turn;
 
 impl Daemon {
     /// Who opens the volume in `dir`. Of a locked volume this is what its folder claims.
@@ -72,12 +75,12 @@ impl Daemon {
                 .map_err(of_change)?;
             Ok(None)
         })?;
-        // Told, and no more than that: the newcomer is in, and a recovery key is shown only now.
+        // Told, and no more than that: the newcomer is in, and a recovery key is shown only now. Nor does it
+        // matter whether the volume was locked meanwhile.
         if let Err(failure) = changed.remembered {
             caller.asker.tell(&unremembered(&failure));
         }
-        let volume = changed.volume;
-        volume.with_keys(|keys| recipients(&keys.manifest, told))
+        Ok(recipients(&changed.manifest, told))
     }
 
     /// Removes a recipient of the volume in `dir`: what is written from now on, he cannot read.
@@ -91,7 +94,7 @@ impl Daemon {
         caller: &Caller,
     ) -> Result<Reply, Failure> {
         let named = self.named_key(who, caller)?;
-        let Changed { volume, remembered } = self.change(dir, caller, |manifest, epochs| {
+        let changed = self.change(dir, caller, |manifest, epochs| {
             let key_id = named.map_or_else(|| find(manifest, who), Ok)?;
             let before = manifest.clone();
             let wrap = |recipient: &Recipient, to_wrap: ToWrap<'_>| {
@@ -101,12 +104,19 @@ impl Daemon {
             let removed = manifest.remove_recipient(epochs.current(), key_id, wrap);
             Ok(Some(removed.map_err(of_change)?))
         })?;
+        let Changed {
+            volume,
+            manifest,
+            remembered,
+            turn,
+        } = changed;
         // The manifest is written. Whatever fails from here on, mounts must leave the old epoch.
-        let bound = volume.with_keys(|keys| bind_root(dir, keys))?;
-        let epoch = volume.with_keys(|keys| keys.epochs.current_epoch())?;
+        let names = volume.with_keys(names_keys).and_then(|names| names);
+        let bound = names.and_then(|names| bind_root(dir, &names));
+        drop(turn);
         let event = KeyEvent::NewEpoch {
             volume: volume.id(),
-            epoch,
+            epoch: manifest.epoch(),
         };
         self.tell_mounts(event);
         // So that what is written after the command has returned is out of his reach.
@@ -129,7 +139,7 @@ impl Daemon {
             caller.asker.tell(&unremembered(failure));
         }
         bound.and(remembered)?;
-        volume.with_keys(|keys| recipients(&keys.manifest, None))
+        Ok(recipients(&manifest, None))
     }
 
     /// The key that `who` names by a URI or a file; `None` for an id or label, which the manifest knows.
@@ -172,13 +182,13 @@ impl Daemon {
     /// Changes the manifest of an unlocked volume: on disk first, then here, then the pin.
     ///
     /// # Errors
-    /// [`Failure`] if nothing is changed.
+    /// [`Failure`] if nothing is changed. A volume that is locked while it is written is changed.
     fn change(
         &self,
         dir: &Path,
         caller: &Caller,
         change: impl FnOnce(&mut Manifest, &EpochKeys) -> Result<Option<EpochKey>, Failure>,
-    ) -> Result<Changed, Failure> {
+    ) -> Result<Changed<'_>, Failure> {
         let begun = Instant::now();
         let (lower, dir) = open_lower(dir)?;
         let manifest = self.load_manifest(&lower, caller)?;
@@ -187,20 +197,30 @@ impl Daemon {
         if !self.refresh(&dir, &volume, manifest)? {
             return Err(Failure::Locked);
         }
-        let result = volume.change_keys(|keys| {
+        let turn = self.volumes.change(volume.id(), &caller.wait)?;
+        let made = volume.with_keys(|keys| {
             let mut changed = keys.manifest.clone();
             let next = change(&mut changed, &keys.epochs)?;
             let current = next.as_ref().unwrap_or_else(|| keys.epochs.current());
-            changed
-                .store(current, &lower)
-                .map_err(failure::of_manifest)?;
-            keys.manifest = changed;
-            if let Some(key) = next {
-                keys.epochs.insert(keys.manifest.epoch(), key);
-            }
-            Ok(self.pin(&dir, &keys.manifest, &keys.epochs).map(drop))
+            let pin = Pin::new(&changed, current, &dir);
+            Ok((changed.authenticate(current), next, pin))
         });
-        let result = result.and_then(|result| result);
+        let result = made.and_then(|made| made).and_then(|(changed, next, pin)| {
+            // Nobody has the keys locked: a disk that hangs must not keep them from being wiped.
+            changed.store(&lower).map_err(failure::of_manifest)?;
+            let changed = changed.into_manifest();
+            let taken_over = volume.change_keys(|keys| {
+                keys.manifest = changed.clone();
+                if let Some(key) = next {
+                    keys.epochs.insert(changed.epoch(), key);
+                }
+            });
+            if taken_over.is_err() {
+                tracing::info!(volume = %volume.id(), "locked while its recipients were changed");
+            }
+            let remembered = remember(&self.places.state, pin).map_err(failure::of_pin);
+            Ok((changed, remembered))
+        });
         let errand = Errand {
             volume: Some(VolumeName {
                 id: volume.id(),
@@ -213,15 +233,24 @@ impl Daemon {
         let key = UsedKey::default();
         self.audit
             .record(Event::Recipients, &errand, &key, &result, begun.elapsed());
-        result.map(|remembered| Changed { volume, remembered })
+        result.map(|(manifest, remembered)| Changed {
+            volume,
+            manifest,
+            remembered,
+            turn,
+        })
     }
 }
 
 /// A change that is written.
-struct Changed {
+struct Changed<'a> {
     volume: Arc<Volume>,
+    /// What it is now; kept here, since the volume may be locked at any time.
+    manifest: Manifest,
     /// Whether this machine would know an older manifest for what it is.
     remembered: Result<(), Failure>,
+    /// Until it is dropped, nobody else changes it.
+    turn: Turn<'a, VolumeId>,
 }
 
 fn unremembered(failure: &Failure) -> String {

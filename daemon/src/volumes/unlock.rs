@@ -16,7 +16,7 @@ use claviger_vault::pin::{KnownVolumes, Pin, Verdict, remember};
 
 use super::kept_seed::KeptSeed;
 use super::recipient::recipient_info;
-use super::root::bind_root;
+use super::root::{bind_root, names_keys};
 use super::{Keys, Volume, open, open_lower};
 use crate::audit::Event;
 use crate::daemon::{Caller, Daemon};
@@ -24,6 +24,7 @@ use crate::errand::{Standing, VolumeName};
 use crate::failure;
 use crate::single_flight::Outcome;
 use crate::tokens::Request;
+use crate::wait::Wait;
 
 /// What came of an unlock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl Daemon {
                 epochs,
                 seed,
             };
-            self.admit(dir, &on_disk, keys, by)
+            self.admit(dir, &on_disk, keys, by, &request.wait)
         });
         let key = used.unwrap_or_default();
         self.audit.record(
@@ -128,20 +129,22 @@ impl Daemon {
         on_disk: &Unverified,
         keys: Keys,
         by: RecipientInfo,
+        wait: &Wait,
     ) -> Result<Unlocked, Failure> {
         let id = keys.manifest.volume();
-        let admitting = self.volumes.admitting();
+        let turn = self.volumes.change(id, wait)?;
         if let Some(already) = self.already_unlocked(dir, on_disk)? {
             return Ok(already);
         }
         let changes = self.pin(dir, &keys.manifest, &keys.epochs)?;
-        if let Err(failure) = bind_root(dir, &keys) {
+        let bound = names_keys(&keys).and_then(|names| bind_root(dir, &names));
+        if let Err(failure) = bound {
             // On a disk that is only read, say. Mounts judge the record for themselves.
             tracing::warn!(volume = %id, %failure, "the root directory stays bound as it is");
         }
         self.volumes
             .insert(Volume::new(id, dir, by.clone(), keys))?;
-        drop(admitting);
+        drop(turn);
         tracing::info!(volume = %id, by = %by.label, "volume unlocked");
         self.tell_unlocked(id);
         Ok(Unlocked {
@@ -187,7 +190,7 @@ impl Daemon {
             Verdict::Advanced(changes) => changes.iter().map(ToString::to_string).collect(),
             refusal => return Err(failure::of_verdict(&refusal)),
         };
-        let pin = Pin::new(manifest, epochs, dir);
+        let pin = Pin::new(manifest, epochs.current(), dir);
         remember(&self.places.state, pin).map_err(failure::of_pin)?;
         Ok(changes)
     }

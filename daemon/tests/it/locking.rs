@@ -7,13 +7,18 @@ use std::thread;
 
 use claviger_pki::seed::RecoveryKey;
 use claviger_pki::wrap::{Context, Identity, Purpose, Wrapped};
-use claviger_protocol::control::{Command, LockTarget, Locked, Recovery, Reply, UnlockWith};
+use claviger_protocol::control::{
+    Command, LockTarget, Locked, NewRecipient, Recovery, Reply, UnlockWith,
+};
 use claviger_protocol::keys::{KeyEvent, KeyReply, KeyRequest};
 use claviger_protocol::{Failure, Secret};
 use claviger_vault::ids::Scope;
 use claviger_vault::manifest;
 
-use crate::harness::{Daemon, PIN, user_test};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::harness::{Cli, Daemon, PIN, user_test};
 
 /// The volume's current epoch key, by its recovery key and its manifest alone.
 fn epoch_key(dir: &Path, recovery: &Secret) -> Vec<u8> {
@@ -181,5 +186,54 @@ user_test! {
         assert_eq!(open.modules[0].module, "openssl");
         assert!(daemon.children().contains(&open.modules[0].pid));
         drop(mount);
+    }
+}
+
+/// Returns when `.claviger` was opened for the second time while `begin` was at work: first a change reads the
+/// manifest, then it locks it.
+fn change_that_waits<T>(reserved: &Path, begin: impl FnOnce() -> T) -> T {
+    let opened = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
+    opened.add_watch(reserved, AddWatchFlags::IN_OPEN).unwrap();
+    let begun = begin();
+    let mut opens = 0;
+    while opens < 2 {
+        let events = opened.read_events().unwrap();
+        // What has a name is a file in it.
+        opens += events.iter().filter(|event| event.name.is_none()).count();
+    }
+    begun
+}
+
+user_test! {
+    fn a_lower_folder_that_hangs_keeps_its_volume_from_no_lock_and_no_other_from_an_unlock(user) {
+        let (_daemon, card) = user.with_card();
+        let make = |name| user.cli().init(name, Scope::Volume, &[&card], Recovery::None);
+        let ((slow, volume, _), (other, ..)) = (make("Slow"), make("Other"));
+        user.cli().unlock(&slow, UnlockWith::AnyKey).unwrap();
+
+        // flock(2) is how the test gets the change of a manifest to hang; a NAS has other ways.
+        let reserved = slow.join(".claviger");
+        let before = fs::read(reserved.join("volume.toml")).unwrap();
+        let open = fs::File::open(&reserved).unwrap();
+        let held = Flock::lock(open, FlockArg::LockExclusive).unwrap();
+        let add = Command::RecipientAdd { dir: slow.clone(), recipient: NewRecipient::Recovery };
+        let mut adding = change_that_waits(&reserved, || user.cli().connect(add));
+
+        let lock = Command::Lock(LockTarget::All);
+        let Reply::Locked(locked) = user.cli().run(lock).unwrap() else { panic!() };
+        assert_eq!(locked.volumes, [volume]);
+        user.cli().unlock(&other, UnlockWith::AnyKey).unwrap();
+
+        // It goes through all the same, and nobody loses the key that it made.
+        drop(held);
+        let added = Cli::result(&mut adding).unwrap();
+        let Reply::Recipients { recovery: Some(recovery), .. } = added else { panic!("{added:?}") };
+        user.cli().unlock(&slow, UnlockWith::RecoveryKey(recovery)).unwrap();
+
+        // And it is remembered, though the keys had gone.
+        user.cli().run(Command::Lock(LockTarget::All)).unwrap();
+        fs::write(reserved.join("volume.toml"), before).unwrap();
+        let refused = user.cli().unlock(&slow, UnlockWith::AnyKey).unwrap_err();
+        assert!(matches!(refused, Failure::Identity(_)), "{refused:?}");
     }
 }

@@ -11,7 +11,11 @@ use crate::manifest::tests::{token, volume, wrap};
 
 /// The file that remembers one volume, for the format's description.
 pub(crate) fn example(manifest: &Manifest, keys: &EpochKeys) -> String {
-    text::write(&[Pin::new(manifest, keys, Path::new("/srv/team folder"))])
+    text::write(&[Pin::new(
+        manifest,
+        keys.current(),
+        Path::new("/srv/team folder"),
+    )])
 }
 
 /// One volume through three states, as a machine may meet it.
@@ -53,7 +57,7 @@ fn folder() -> &'static Path {
 }
 
 fn pin((manifest, keys): &(Manifest, EpochKeys)) -> Pin {
-    Pin::new(manifest, keys, folder())
+    Pin::new(manifest, keys.current(), folder())
 }
 
 fn knowing(pins: impl IntoIterator<Item = Pin>) -> KnownVolumes {

@@ -109,7 +109,7 @@ impl World {
             earlier,
         };
         for volume in [&world.mine, &world.other] {
-            let pin = Pin::new(&volume.manifest, &volume.epochs, &volume.lower);
+            let pin = Pin::new(&volume.manifest, volume.epochs.current(), &volume.lower);
             remember(&world.known(), pin).unwrap();
         }
         world
