@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
 
-use claviger_pki::host::{HostConfig, ModuleHost};
+use claviger_pki::host::{GRACE, HostConfig, ModuleHost};
 use claviger_pki::module::{Key, ModuleError, Token};
 use claviger_pki::p11_modules;
 use claviger_protocol::control::ModuleStatus;
@@ -21,9 +21,6 @@ pub const PKCS11: &str = "pkcs11";
 pub const TPM: &str = "tpm";
 /// Key files.
 pub const OPENSSL: &str = "openssl";
-
-/// How long after a deadline a module may still answer before it is killed.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// All module programs; none runs until it is needed.
 #[derive(Debug)]
@@ -251,9 +248,15 @@ impl Modules {
 
     /// Ends all module programs.
     pub fn stop(&self) {
-        for host in self.hosts.values().flatten() {
-            host.stop();
-        }
+        // Side by side: one that hangs takes all its grace.
+        thread::scope(|scope| {
+            for host in self.hosts.values().flatten() {
+                let stop = thread::Builder::new().spawn_scoped(scope, || host.stop());
+                if stop.is_err() {
+                    host.stop();
+                }
+            }
+        });
     }
 
     /// Those that run.

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use claviger_pki::host::ENVIRONMENT;
+use claviger_pki::host::{ENVIRONMENT, GRACE};
 use claviger_pki::key::{Kem, KeyType, PublicKey};
 use claviger_pki::module::{
     Decapsulate, DecryptPkcs1V15, Generate, Key, Locator, ModuleError, PinState, Provenance, Token,
@@ -142,6 +142,20 @@ fn the_document_lists_the_environment_that_modules_get() {
     let document = document();
     for name in ENVIRONMENT {
         assert!(document.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_document_tells_the_grace_that_modules_get() {
+    let document = document();
+    let words: Vec<_> = document.split_whitespace().collect();
+    let text = words.join(" ");
+    let seconds = GRACE.as_secs();
+    for told in [
+        format!("the daemon's grace ({seconds} seconds)"),
+        format!("has not answered {seconds} seconds later is killed"),
+    ] {
+        assert!(text.contains(&told), "{told}");
     }
 }
 
