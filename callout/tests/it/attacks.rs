@@ -6,18 +6,27 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use claviger_callout::frame::{Flags, Frame, Kind};
-use claviger_callout::session::{self, Ends, Greeting, SessionError, Subject};
-use claviger_callout::{CallError, CarrierKind, Serves, StartError, Transport};
+use claviger_callout::session::{Ends, Greeting, SessionError};
+use claviger_callout::{CarrierKind, Serves, StartError};
 use nix::unistd::{Gid, Uid, setegid, seteuid, setresuid};
 
 use crate::harness::{
-    Child, News, PATIENCE, ask, ask_within, body, enemy, entry_text, folder, registered, requester,
-    requester_with, submit, user,
+    Child, News, PATIENCE, ask, enemy, entry_text, folder, registered, requester, requester_with,
+    submit, user,
 };
 use crate::raw::{
     RawRequester, RawResponder, Socket, Target, clear, listen, ports_in_use, publish,
 };
 use crate::roles::{become_uid, next_order, say, until_told};
+
+mod ports;
+
+use ports::{
+    another_uid_on_a_dead_requesters_port_is_not_taken_for_it,
+    another_uid_that_floods_the_netlink_port_drives_nobody_further_than_the_unix_socket,
+    another_uid_that_takes_over_a_responders_port_reads_ciphertext_and_answers_nothing,
+    impersonate_requester, leave_a_port, take_over,
+};
 
 /// How long the enemy waits for an answer that must not come.
 const IN_VAIN: Duration = Duration::from_millis(400);
@@ -416,140 +425,6 @@ fn ask_on_stolen_socket(kind: CarrierKind) {
     raw.ask(3, "hold");
     assert_eq!(raw.reply_within(IN_VAIN), None);
     say!("unanswered-as {}", Uid::current());
-    until_told();
-}
-
-fn another_uid_that_floods_the_netlink_port_drives_nobody_further_than_the_unix_socket() {
-    let (requester, _) = requester_with(CarrierKind::Unix, |config| {
-        config.transport = Transport::Auto
-    });
-    let flooder = attack("flood", "netlink");
-    flooder.expect("flooding");
-    // Nobody takes what is in the port now: netlink is out of the question.
-    let child = Child::play(&format!("responder {} auto", user()));
-    child.expect("connected");
-    assert!(requester.wait_registered(user(), PATIENCE));
-    assert_eq!(
-        ask(&requester, user(), "echo through"),
-        Ok("through".to_owned())
-    );
-}
-
-fn another_uid_on_a_dead_requesters_port_is_not_taken_for_it() {
-    let kind = CarrierKind::Netlink;
-    let mut dead = Child::play("requester netlink");
-    dead.expect("published");
-    let entry = entry_text(&folder());
-    dead.kill();
-    fs::write("/run/entry.toml", entry).unwrap();
-    let impostor = attack("impersonate", "netlink /run/entry.toml");
-    impostor.expect("bound");
-    let mut child = Child::play(&format!("responder {} {kind}", user()));
-    impostor.expect("answered");
-    let (requester, _) = requester(kind);
-    assert!(requester.wait_registered(user(), PATIENCE));
-    // The requester may know it earlier than the responder says it.
-    child.expect("connected");
-    child.tell("peers");
-    assert_eq!(child.expect("peers"), "1", "the true requester only");
-    let said = child.said();
-    assert!(
-        !said.iter().any(|said| said.starts_with("connected")),
-        "{said:?}"
-    );
-}
-
-/// Answers HELO just as the dead requester would have, but for the uid.
-fn impersonate_requester(entry: &str) {
-    let target = Target::parse(&folder(), &fs::read_to_string(entry).unwrap());
-    let mut socket = Socket::netlink(target.netlink.unwrap(), 0).unwrap();
-    say!("bound");
-    let own = socket.port();
-    // A responder gives up a HELO that is not answered in time, and greets again.
-    let mut sealer = loop {
-        let helo = socket.receive();
-        let ends = Ends {
-            responder: helo.uid,
-            requester: 0,
-            instance: target.instance,
-        };
-        let frame = Frame::parse(&helo.bytes).unwrap();
-        let (answer, sealer, _) = session::answer(&ends, frame.body).unwrap();
-        let answer = clear(Kind::Helo, Flags::ANSWER, 0, own, &answer);
-        if socket.send_to(helo.port, &answer).is_ok() {
-            break sealer;
-        }
-    };
-    let request = Subject {
-        kind: Kind::Request,
-        flags: Flags::NONE,
-        index: 0,
-        sequence: 1,
-    };
-    let _ = socket.send(&sealer.seal(request, own, b"die").unwrap());
-    say!("answered");
-    until_told();
-}
-
-fn another_uid_that_takes_over_a_responders_port_reads_ciphertext_and_answers_nothing() {
-    let kind = CarrierKind::Netlink;
-    let (requester, heard) = requester_with(kind, |config| config.limits.successor_wait = PATIENCE);
-    // A responder that lets go of its port without dying, or the requester would know at once.
-    let mut victim = Child::play("attack victim netlink");
-    heard.wait(&News::Registered(user(), kind), 1);
-    let (_, queued) = submit(&requester, user(), "echo secret one", PATIENCE);
-    victim.tell("let go");
-    let port = victim.expect("free");
-    let thief = attack("take-over", &format!("netlink {port}"));
-    thief.expect("bound");
-    let (_, stolen) = submit(&requester, user(), "echo secret two", PATIENCE);
-    thief.expect("ciphertext");
-    let unanswered = ask_within(&requester, user(), "echo x", IN_VAIN);
-    assert_eq!(unanswered, Err(CallError::Deadline));
-    // What the dead had queued and what the thief was sent, the successor answers.
-    let _child = registered(&requester, user(), kind);
-    assert_eq!(queued.recv().unwrap().unwrap().as_slice(), b"secret one");
-    assert_eq!(stolen.recv().unwrap().unwrap().as_slice(), b"secret two");
-    assert!(
-        heard
-            .all()
-            .iter()
-            .all(|news| !matches!(news, News::Event(..)))
-    );
-}
-
-/// Registers, has a request in its queue, and closes its socket.
-fn leave_a_port() {
-    let raw = RawResponder::greet(&target(), CarrierKind::Netlink, user());
-    let port = raw.socket.port();
-    assert_eq!(next_order(), "let go");
-    drop(raw);
-    say!("free {port}");
-    until_told();
-}
-
-fn take_over(port: u32) {
-    let mut socket = Socket::netlink(port, 0).unwrap();
-    say!("bound");
-    let stolen = socket.receive();
-    let plain = body("secret");
-    assert!(
-        !stolen
-            .bytes
-            .windows(plain.len())
-            .any(|window| window == plain.as_slice())
-    );
-    let frame = Frame::parse(&stolen.bytes).unwrap();
-    assert_eq!(frame.header.kind, Kind::Request);
-    // The kernel lets this through: only the uid, and the keys, are wrong.
-    let sequence = frame.header.sequence;
-    for flags in [Flags::NONE, Flags::SEALED] {
-        for kind in Kind::ALL {
-            let forged = clear(kind, flags, sequence, port, frame.body);
-            socket.send_to(stolen.port, &forged).unwrap();
-        }
-    }
-    say!("ciphertext");
     until_told();
 }
 

@@ -5,12 +5,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod attacks;
+mod bounds;
 mod calls;
+mod frames;
 mod harness;
 mod raw;
 mod refused;
 mod roles;
 mod stories;
+mod successors;
 
 /// Makes two tests of each function: over netlink, and over unix.
 macro_rules! over_both_carriers {
