@@ -25,6 +25,7 @@ use crate::volumes::Occupied;
 use crate::workers::{Full, Workers};
 
 mod ecryptfs;
+mod file_scope;
 mod fresh;
 mod stream;
 mod token_job;

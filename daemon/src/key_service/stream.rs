@@ -11,7 +11,7 @@ use claviger_vault::native::Packet;
 use claviger_vault::secret::{StreamKey, random_array};
 use claviger_vault::stream::{StreamError, StreamHeader};
 
-use super::unwrap::used_key;
+use super::file_scope::used_key;
 use crate::audit::UsedKey;
 use crate::daemon::Daemon;
 use crate::enrol::Named;

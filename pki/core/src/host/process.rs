@@ -6,23 +6,24 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use crate::host::in_flight::{Addressee, Done, Due, InFlight, Outcome};
+use crate::host::in_flight::{Done, InFlight, Outcome};
 use crate::host::{ENVIRONMENT, HostConfig};
 use crate::module::ModuleError;
 use crate::sys;
-use crate::wire::{
-    Call, FromModule, Incoming, Polled, ToModule, VERSION, WireError, receive, send,
-};
+use crate::wire::{Call, Incoming, Polled, ToModule, VERSION, send};
+
+mod reader;
+mod watch;
+
+use reader::Reader;
+use watch::Watch;
 
 /// How long a module may leave its socket unread before a send to it fails.
 const UNREAD: Duration = Duration::from_secs(1);
@@ -268,135 +269,7 @@ impl Death {
     }
 }
 
-/// Hands answers to who waits for them, until the stream ends; then sees the process off.
-struct Reader {
-    name: String,
-    incoming: Incoming<Polled>,
-    child: Child,
-    /// How long the process may live without its socket.
-    grace: Duration,
-    shared: Arc<Shared>,
-}
-
-impl Reader {
-    fn read(mut self) {
-        let fault = self.answers();
-        let _ = self.incoming.get_ref().0.shutdown(Shutdown::Both);
-        let grace = if fault.is_some() {
-            Duration::ZERO
-        } else {
-            self.grace
-        };
-        self.shared.lock().end_by(Instant::now() + grace);
-        self.shared.changed.notify_all();
-
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        let unreaped = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        while waitid(Id::Pid(pid), unreaped) == Err(Errno::EINTR) {}
-        // Reaped under the lock, so that the watch never kills another process of the same number.
-        let mut table = self.shared.lock();
-        let status = self.child.wait();
-        let death = match (fault, table.killed) {
-            (Some(death), _) => death,
-            (None, true) => Death::Unasked("killed, since it did not end in time".into()),
-            (None, false) => Death::Unasked(how_ended(status)),
-        };
-        if let (Death::Unasked(how), Asked::No) = (&death, table.asked) {
-            tracing::warn!(module = self.name, how, "module died");
-        }
-        let error = death.error();
-        table.death = Some(death);
-        let waiters = table.in_flight.end();
-        drop(table);
-        self.shared.changed.notify_all();
-        for done in waiters {
-            tell(done, Err(error.clone()));
-        }
-    }
-
-    /// Ends with why, unless that is how the process ended.
-    fn answers(&mut self) -> Option<Death> {
-        loop {
-            match receive(&mut self.incoming) {
-                Ok(FromModule::Answer { id, result }) => {
-                    let addressee = self.shared.lock().in_flight.answered(id);
-                    match addressee {
-                        Addressee::Waiter(done) => tell(done, result),
-                        // It is wiped here.
-                        Addressee::Gone => {}
-                        Addressee::Nobody => {
-                            return Some(Death::Unasked(format!("answered call {id}, never made")));
-                        }
-                    }
-                }
-                Ok(FromModule::Refused(error)) => return Some(Death::Refused(error)),
-                Err(WireError::End | WireError::Io(_)) => return None,
-                Err(error) => return Some(Death::Unasked(error.to_string())),
-            }
-        }
-    }
-}
-
 /// Runs a completion, which may panic: the panic hook tells of it, and the thread goes on for the others.
 fn tell(done: Done, outcome: Outcome) {
     let _ = catch_unwind(AssertUnwindSafe(|| done(outcome)));
-}
-
-fn how_ended(status: io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => format!("ended: {status}"),
-        Err(error) => format!("ended: {error}"),
-    }
-}
-
-/// Tells callers that their time is up, and kills the process when a deadline is passed by the grace.
-struct Watch {
-    name: String,
-    pid: Pid,
-    shared: Arc<Shared>,
-}
-
-impl Watch {
-    fn watch(self) {
-        let mut table = self.shared.lock();
-        while table.death.is_none() && !table.killed {
-            let now = Instant::now();
-            let end = table.end_at.is_some_and(|at| at <= now);
-            let late = match table.in_flight.due(now) {
-                Due::TimedOut(late) if !end => late,
-                Due::TimedOut(_) | Due::Kill => {
-                    tracing::warn!(module = self.name, "module is overdue: killed");
-                    table.killed = true;
-                    let _ = kill(self.pid, Signal::SIGKILL);
-                    break;
-                }
-            };
-            if !late.is_empty() {
-                drop(table);
-                for (id, done) in late {
-                    self.shared.write(&ToModule::Cancel { id });
-                    tell(done, Err(ModuleError::TimedOut));
-                }
-                table = self.shared.lock();
-                continue;
-            }
-            let alarm = table
-                .in_flight
-                .alarm()
-                .into_iter()
-                .chain(table.end_at)
-                .min();
-            table.asleep_until = alarm;
-            table = match alarm {
-                Some(at) => {
-                    let wait = self.shared.changed.wait_timeout(table, at - now);
-                    wait.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => {
-                    let wait = self.shared.changed.wait(table);
-                    wait.unwrap_or_else(PoisonError::into_inner)
-                }
-            };
-        }
-    }
 }
