@@ -280,12 +280,6 @@ impl NativeFile {
         self.read_state().size
     }
 
-    /// Sequence number of the newest shape: within one mount it never goes down, so a lower one at
-    /// the next open is a file that was put back.
-    pub fn shape_seq(&self) -> u64 {
-        self.read_state().shapes.last().seq
-    }
-
     /// The lower file.
     pub fn lower(&self) -> BorrowedFd<'_> {
         self.lower.as_fd()
