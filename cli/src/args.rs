@@ -1,14 +1,16 @@
 //! The command line: one definition for parsing, `--help`, man pages and shell completions.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::{NonEmptyStringValueParser, PossibleValue, TypedValueParser};
-use clap::{Arg, Args, Parser, Subcommand, ValueEnum, ValueHint};
-use claviger_protocol::control::FolderFormat;
-use claviger_vault::ecryptfs::Salt;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::help;
+
+mod ecryptfs;
+mod keys;
+
+pub use ecryptfs::{Ecryptfs, Format, GivenKeys, Migrate};
+pub use keys::{Generate, Key, Module, Recipient, Token};
 
 /// Encrypted folders that only your smartcard, YubiKey or TPM opens.
 #[derive(Debug, Parser)]
@@ -198,149 +200,6 @@ pub struct Unlock {
     pub all: bool,
 }
 
-/// `claviger token …`.
-#[derive(Debug, Subcommand)]
-pub enum Token {
-    /// List the tokens that are present.
-    List {
-        /// How to print.
-        #[command(flatten)]
-        output: Output,
-    },
-}
-
-/// `claviger key …`.
-#[derive(Debug, Subcommand)]
-pub enum Key {
-    /// Make a key pair that cannot leave its token, and enrol it.
-    Generate(Generate),
-    /// Enrol a key that exists in a token or file.
-    Add {
-        /// A PKCS#11 URI, a PEM file, a TPM key file, or MODULE:KEY for a key in a module that the
-        /// configuration adds.
-        key: String,
-        /// Name for people.
-        #[arg(long)]
-        label: Option<String>,
-    },
-    /// List enrolled keys.
-    List {
-        /// How to print.
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Forget an enrolled key; the token keeps it.
-    Remove {
-        /// An id or label from `key list`.
-        key: String,
-    },
-}
-
-/// `claviger key generate`.
-#[derive(Debug, Args)]
-pub struct Generate {
-    /// Where the key shall live: one of these, or a module that the configuration adds.
-    #[arg(long, value_parser = ModuleNames)]
-    pub module: String,
-    /// The token, as `token list` has it: `pkcs11:token=LABEL`.
-    #[arg(long, value_name = "URI")]
-    pub token: Option<String>,
-    /// Kind of key: ec-p256, ec-p384, rsa2048, rsa3072 or rsa4096.
-    #[arg(long = "type", value_name = "TYPE")]
-    pub key_type: Option<String>,
-    /// Name for people.
-    #[arg(long)]
-    pub label: Option<String>,
-    /// Protect the TPM key or key file with a PIN or passphrase, which is asked for.
-    #[arg(long)]
-    pub pin: bool,
-    /// Write the key file here, where the module keeps keys in files (tpm, openssl).
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub out: Option<PathBuf>,
-}
-
-/// Where a key lives, for the modules that are Claviger's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Module {
-    /// A smartcard, YubiKey or HSM, through its PKCS#11 library.
-    Pkcs11,
-    /// The TPM 2.0 of this machine.
-    Tpm,
-    /// A PEM file: weaker, whoever copies the file has the key.
-    Openssl,
-}
-
-impl Module {
-    /// Its name in auth toks.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pkcs11 => "pkcs11",
-            Self::Tpm => "tpm",
-            Self::Openssl => "openssl",
-        }
-    }
-}
-
-/// Takes the name of any module, and offers those of [`Module`]: only the daemon knows the others.
-#[derive(Clone, Copy, Debug)]
-struct ModuleNames;
-
-impl TypedValueParser for ModuleNames {
-    type Value = String;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        arg: Option<&Arg>,
-        value: &OsStr,
-    ) -> Result<String, clap::Error> {
-        NonEmptyStringValueParser::new().parse_ref(command, arg, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let ours = Module::value_variants().iter();
-        Some(Box::new(ours.filter_map(Module::to_possible_value)))
-    }
-}
-
-/// `claviger recipient …`.
-#[derive(Debug, Subcommand)]
-pub enum Recipient {
-    /// List who opens the volume.
-    List {
-        /// The volume's folder or a mount point of it.
-        #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
-        place: PathBuf,
-        /// How to print.
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Let one more key open the volume.
-    Add {
-        /// The volume's folder or a mount point of it.
-        #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
-        place: PathBuf,
-        /// A PKCS#11 URI, a key file (PEM or TPM, the public key is enough), or an id or label from
-        /// `key list`.
-        #[arg(required_unless_present_any = ["passphrase_file", "recovery"])]
-        key: Option<String>,
-        /// Add the passphrase in this file instead of a key.
-        #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "recovery"])]
-        passphrase_file: Option<PathBuf>,
-        /// Add a new recovery key, and print it.
-        #[arg(long, conflicts_with = "key")]
-        recovery: bool,
-    },
-    /// Remove a recipient and start a new epoch: it reads nothing written from then on.
-    Remove {
-        /// The volume's folder or a mount point of it.
-        #[arg(value_name = "DIR|MNT", value_hint = ValueHint::DirPath)]
-        place: PathBuf,
-        /// A key reference, or a label or key id from `recipient list`.
-        key: String,
-    },
-}
-
 /// `claviger cat`.
 #[derive(Debug, Args)]
 pub struct Cat {
@@ -355,116 +214,6 @@ pub struct Cat {
     pub dir: PathBuf,
     /// Path of the file from there, by its names above.
     pub path: PathBuf,
-}
-
-/// What a folder holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A volume of Claviger's own.
-    Native,
-    /// Files of the kernel's eCryptfs.
-    Ecryptfs,
-}
-
-impl From<FolderFormat> for Format {
-    fn from(format: FolderFormat) -> Self {
-        match format {
-            FolderFormat::Native => Self::Native,
-            FolderFormat::Ecryptfs => Self::Ecryptfs,
-        }
-    }
-}
-
-/// What opens a folder: a passphrase or a key, and what else there is of eCryptfs.
-#[derive(Clone, Debug, Default, Args)]
-pub struct GivenKeys {
-    /// The passphrase is the first line of this file; with --wrapped-passphrase, the login passphrase
-    /// is. `-` is standard input.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub passphrase_file: Option<PathBuf>,
-    /// A key that opens it: a PKCS#11 URI, a PEM file, a TPM key file, or an id or label from `key list`.
-    /// Of eCryptfs it is an RSA key.
-    #[arg(long, value_name = "KEY")]
-    pub key: Option<String>,
-    /// Names of eCryptfs are encrypted by the passphrase in this file instead of the same as the
-    /// content.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub fnek_passphrase_file: Option<PathBuf>,
-    /// The salt of the eCryptfs passphrase, if ~/.ecryptfsrc had one: 16 hexadecimal digits.
-    #[arg(long, value_name = "HEX")]
-    pub salt: Option<Salt>,
-    /// The mount passphrase of eCryptfs is in this file, wrapped by the login passphrase: the old home's
-    /// .ecryptfs/wrapped-passphrase.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub wrapped_passphrase: Option<PathBuf>,
-}
-
-impl GivenKeys {
-    /// Whether any is given.
-    pub fn are_given(&self) -> bool {
-        self.passphrase_file.is_some() || self.key.is_some() || self.are_of_ecryptfs_only()
-    }
-
-    /// Whether one is given that no volume has.
-    pub fn are_of_ecryptfs_only(&self) -> bool {
-        self.fnek_passphrase_file.is_some()
-            || self.salt.is_some()
-            || self.wrapped_passphrase.is_some()
-    }
-}
-
-/// `claviger ecryptfs …`.
-#[derive(Debug, Subcommand)]
-pub enum Ecryptfs {
-    /// Print the header and packets of a lower file, or what a wrapped-passphrase file or an auth tok
-    /// says; needs no key.
-    Inspect {
-        /// A lower file; a wrapped-passphrase file; the payload of a key of the kernel's keyring.
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// How to print.
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Look for encrypted homes and .Private folders, and say how each is opened.
-    Recover {
-        /// Where to look: a folder, such as the mount point of a rescued disk.
-        #[arg(value_name = "DIR-OR-DISK", value_hint = ValueHint::AnyPath)]
-        place: PathBuf,
-        /// How to print.
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Move an eCryptfs folder into a volume: copy everything, read it back, compare. Can be interrupted
-    /// and run again; changes and removes nothing in OLD.
-    Migrate(Migrate),
-    /// Let the kernel's eCryptfs use an RSA key: log in to its token, put its auth tok into the keyring,
-    /// and print the mount(8) command.
-    AddKey {
-        /// A PKCS#11 URI, a PEM file, a TPM key file, or an id or label from `key list`.
-        key: String,
-    },
-}
-
-/// `claviger ecryptfs migrate`.
-#[derive(Debug, Args)]
-pub struct Migrate {
-    /// Mount options of the kernel's eCryptfs, as for `claviger mount`, if OLD is a lower folder that is
-    /// not mounted. Those of any mount are of no effect.
-    #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
-    pub options: Vec<String>,
-    /// What opens OLD, if it is a lower folder that is not mounted.
-    #[command(flatten)]
-    pub keys: GivenKeys,
-    /// How to print.
-    #[command(flatten)]
-    pub output: Output,
-    /// The folder where eCryptfs is mounted, or its lower folder.
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub old: PathBuf,
-    /// The mount point of a volume, an empty folder in it, or the volume's folder.
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub new: PathBuf,
 }
 
 /// `claviger seal`.
