@@ -250,8 +250,9 @@ impl Tokens {
         request: &Arc<Request>,
     ) -> Option<InProgress> {
         // Neither a TPM nor a file has anything to touch. And a module that does not run yet takes its time
-        // to load its library, but has nobody logged in.
-        if [TPM, OPENSSL].contains(&host.name()) || host.status().pid.is_none() {
+        // to load its library, but has nobody logged in; whoever is starting it is not waited for, since this
+        // is asked on callout's thread, too.
+        if [TPM, OPENSSL].contains(&host.name()) || host.running().is_none() {
             return None;
         }
         let request = request.clone();
@@ -260,9 +261,16 @@ impl Tokens {
             (request.waits_for)(WaitsFor::Touch);
             // Sixteen files opened at once want one touch each, and one word about it.
             let now = Instant::now();
-            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.is_none_or(|told| now - told > HINT_INTERVAL) {
-                *told = Some(now);
+            let is_due = {
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_due = told.is_none_or(|told| now - told > HINT_INTERVAL);
+                if is_due {
+                    *told = Some(now);
+                }
+                is_due
+            };
+            // Not under the lock: a terminal may take seconds not to be told.
+            if is_due {
                 let errand = &request.errand;
                 request
                     .asker

@@ -27,7 +27,8 @@ pub(crate) fn pass_socket(command: &mut Command, socket: OwnedFd) {
     };
     // SAFETY: between fork and exec, `place` makes one async-signal-safe call and allocates nothing
     // (`last_os_error` holds the number only). It does not overwrite the pipe on which std reports a
-    // failed exec: that one is made after the socketpair, so descriptor 3 was taken by then.
+    // failed exec: that one is made after the socketpair, so descriptor 3 was taken by then. If another thread
+    // has closed it in between, a failed exec is seen as the end of the module instead.
     unsafe { command.pre_exec(place) };
 }
 
