@@ -124,12 +124,26 @@ impl Audit {
         text.push(b'\n');
         let mut log = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if log.size > FULL {
-            log_file::put_aside(&self.path)?;
-            *log = Log::open(&self.path)?;
+            match self.begin_anew() {
+                Ok(new) => *log = new,
+                // It goes on where it is: a line in a log that is too long is better than none.
+                Err(error) => {
+                    tracing::warn!(%error, path = %self.path.display(), "full audit log not put aside");
+                }
+            }
         }
         log.file.write_all(&text)?;
         log.size += text.len() as u64;
         Ok(())
+    }
+
+    fn begin_anew(&self) -> io::Result<Log> {
+        match log_file::put_aside(&self.path) {
+            // Somebody else has moved it, or we did and could not open the next one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            moved => moved?,
+        }
+        Log::open(&self.path)
     }
 }
 
@@ -198,5 +212,29 @@ mod tests {
             fs::metadata(dir.path().join("audit.log.1")).unwrap().len(),
             FULL + 1
         );
+    }
+
+    #[test]
+    fn a_full_log_that_somebody_moved_away_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        File::create(&path).unwrap().set_len(FULL + 1).unwrap();
+        let audit = Audit::open(dir.path()).unwrap();
+        fs::remove_file(&path).unwrap();
+        let took = Duration::ZERO;
+        audit.record(Event::Lock, &errand(), &UsedKey::default(), &Ok(()), took);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn no_line_is_lost_where_a_full_log_cannot_be_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        File::create(&path).unwrap().set_len(FULL + 1).unwrap();
+        fs::create_dir(dir.path().join("audit.log.1")).unwrap();
+        let audit = Audit::open(dir.path()).unwrap();
+        let took = Duration::ZERO;
+        audit.record(Event::Lock, &errand(), &UsedKey::default(), &Ok(()), took);
+        assert!(fs::metadata(&path).unwrap().len() > FULL + 1);
     }
 }
