@@ -57,14 +57,23 @@ impl Daemon {
         }
         let Ready { keys, by, sigs } = ready?;
         if let Some(opened_by) = by.first() {
-            let keys = match &open {
-                Some(open) => open.change_keys(|held| held.extend(keys)),
+            // A person may have taken a minute to say a PIN, and another have opened or locked it meanwhile.
+            let turn = self.volumes.change(id, &caller.wait)?;
+            let now = self.volumes.folder(id).ok();
+            let is_that =
+                |before: &Arc<Folder>| now.as_ref().is_some_and(|now| Arc::ptr_eq(before, now));
+            if !open.as_ref().is_none_or(is_that) {
+                // What it held may be part of what was found to open it.
+                return Err(Failure::Locked);
+            }
+            match now {
+                Some(now) => now.change_keys(|held| held.extend(keys))?,
                 None => {
                     let folder = Folder::new(id, &dir, opened_by.clone(), keys);
-                    self.volumes.insert_folder(folder)
+                    self.volumes.insert_folder(folder)?;
                 }
-            };
-            keys?;
+            }
+            drop(turn);
             tracing::info!(folder = %dir.display(), by = %opened_by.label, "eCryptfs folder unlocked");
             self.tell_unlocked(id);
         }

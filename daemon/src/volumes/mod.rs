@@ -107,7 +107,7 @@ impl Volumes {
     }
 
     /// Waits until nobody else changes the volume below or takes it in.
-    fn change(&self, id: VolumeId, wait: &Wait) -> Result<Turn<'_, VolumeId>, Failure> {
+    pub(crate) fn change(&self, id: VolumeId, wait: &Wait) -> Result<Turn<'_, VolumeId>, Failure> {
         self.changing.take(id, "another change of the volume", wait)
     }
 

@@ -11,7 +11,7 @@ use claviger_protocol::keys::SigBytes;
 use claviger_vault::ecryptfs::{Fek, KeyLen, KeySig, Packet, Salt, Tag1};
 
 use super::lower::{Lower, PASSPHRASE, SIG, password, rsa_key, sig, unlock};
-use crate::harness::{Daemon, PIN, User, user_test};
+use crate::harness::{Cli, Daemon, PIN, User, user_test};
 
 /// A daemon, and an RSA key in a token `card`.
 fn with_rsa_card(user: &User) -> (Daemon, KeyInfo) {
@@ -107,6 +107,24 @@ user_test! {
         user.cli().run(Command::KeyRemove { key: KeyRef::Id(key.key_id.clone()) }).unwrap();
         let fresh = lower.mount(user).fresh(&sigs, 16).unwrap_err();
         assert!(matches!(fresh, Failure::NotARecipient(_)), "{fresh:?}");
+    }
+}
+
+user_test! {
+    fn of_two_who_unlock_a_folder_by_different_keys_neither_takes_the_others_away(user) {
+        let (_daemon, key) = with_rsa_card(user);
+        let lower = Lower::empty(user);
+        let cli = user.cli();
+        let mut by_card = cli.connect(Command::EcryptfsUnlock(lower.by_key(&key)));
+        let prompt = Cli::next_prompt(&mut by_card);
+        let (_, sigs) = unlock(&user.cli(), lower.by_passphrase()).unwrap();
+        cli.reply(&mut by_card, &prompt);
+        Cli::result(&mut by_card).unwrap();
+
+        let folder = lower.mount(user);
+        let fresh = folder.fresh(&sigs, 32).unwrap();
+        folder.fek(&fresh.packets).unwrap();
+        assert_eq!(user.audited("unwrap")[0]["key"], SIG);
     }
 }
 
