@@ -128,14 +128,31 @@ isolated_test! {
 isolated_test! {
     fn every_failure_to_unwrap_has_the_errno_of_the_table() {
         let mounted = with_file();
+        let text = || "text".to_owned();
         let failures = [
-            Failure::TokenAbsent { token: "card".into() },
-            Failure::PinBlocked { token: "card".into() },
-            Failure::TimedOut { what: "touch".into() },
+            Failure::Internal(text()),
+            Failure::Usage(text()),
+            Failure::NotFound(text()),
+            Failure::NotARecipient(text()),
+            Failure::TokenAbsent { token: text() },
+            Failure::PinWrong { token: text(), tries_left: Some(2) },
+            Failure::PinBlocked { token: text() },
+            Failure::NobodyToAsk { what: text() },
+            Failure::Declined,
+            Failure::TimedOut { what: text() },
+            Failure::Locked,
             Failure::NoDaemon { uid: 0 },
-            Failure::NotARecipient("file".into()),
-            Failure::Integrity("key record".into()),
+            Failure::BadMountpoint(text()),
+            Failure::Permission(text()),
+            Failure::Integrity(text()),
+            Failure::Identity(text()),
+            Failure::Policy(text()),
+            Failure::TpmLockout(text()),
+            Failure::Unsupported(text()),
+            Failure::Busy(text()),
+            Failure::Module { module: text(), what: text() },
         ];
+        // Cancelled alone is missing: it is EINTR, after which std opens again.
         for failure in failures {
             answer_by(&mounted, Manner::Refused(failure.clone()));
             assert_eq!(errno(fs::read(mounted.path("file"))), Some(failure.errno()), "{failure}");
