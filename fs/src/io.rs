@@ -47,8 +47,8 @@ impl VolumeFs {
         suid: SuidOnChange,
     ) -> Result<(), OpError> {
         let handle = self.handle(handle)?;
-        let file = handle.file()?;
-        file.change(|content| {
+        handle.file()?;
+        handle.open.change(|content| {
             if suid == SuidOnChange::Clear {
                 self.clear_suid(content.as_fd())?;
             }
@@ -78,7 +78,7 @@ impl VolumeFs {
         let handle = self.handle(handle)?;
         let open = handle.writable()?;
         let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
-        open.file().change(|content| {
+        open.change(|content| {
             if caller.suid_on_change() == SuidOnChange::Clear {
                 self.clear_suid(content.as_fd())?;
             }

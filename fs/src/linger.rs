@@ -6,7 +6,7 @@
 //! the barrier that opening it anew would owe.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub(crate) struct Linger {
 #[derive(Default)]
 struct State {
     closed: VecDeque<(Instant, Arc<Inode>)>,
+    /// Files of which something waits in memory for a barrier, open or not.
+    announced: VecDeque<(Instant, Weak<Inode>)>,
     /// Batches that are being settled.
     under_way: usize,
     life: Life,
@@ -84,6 +86,18 @@ impl Linger {
         drop(self.settle(state, waiting));
     }
 
+    /// Takes on a file of which something that was written waits in memory for a barrier (rule W3 of the
+    /// native format): it is synced in a while.
+    pub(crate) fn announced(&self, inode: &Arc<Inode>) {
+        let mut state = self.state();
+        state
+            .announced
+            .push_back((Instant::now(), Arc::downgrade(inode)));
+        if state.announced.len() == 1 {
+            self.changed.notify_all();
+        }
+    }
+
     /// Settles all files that wait, and waits for those that others settle. Returns those of its own whose
     /// last writes are lost.
     pub(crate) fn settle_all(&self) -> Vec<Arc<Inode>> {
@@ -97,7 +111,9 @@ impl Linger {
 
     /// Forgets all files that wait.
     pub(crate) fn clear(&self) {
-        self.state().closed.clear();
+        let mut state = self.state();
+        state.closed.clear();
+        state.announced.clear();
     }
 
     /// So many that they are settled before they are due: closers get ahead of a sync by as many more.
@@ -109,22 +125,37 @@ impl Linger {
         let mut state = self.state();
         while state.life == Life::Going {
             let now = Instant::now();
-            let old = |(at, _): &&(Instant, Arc<Inode>)| now.duration_since(*at) >= DELAY;
+            let old = |at: &Instant| now.duration_since(*at) >= DELAY;
             let due = match state.closed.len() {
                 waiting if waiting >= self.many() => waiting,
-                _ => state.closed.iter().take_while(old).count(),
+                _ => state.closed.iter().take_while(|(at, _)| old(at)).count(),
             };
             if due > 0 {
                 (_, state) = self.settle(state, due);
                 continue;
             }
-            state = match state.closed.front() {
+            let due = state.announced.iter().take_while(|(at, _)| old(at));
+            let due = due.count();
+            if due > 0 {
+                let announced: Vec<_> = state.announced.drain(..due).collect();
+                drop(state);
+                self.release(
+                    announced
+                        .into_iter()
+                        .filter_map(|(_, inode)| inode.upgrade()),
+                );
+                state = self.state();
+                continue;
+            }
+            let closed = state.closed.front().map(|(at, _)| *at);
+            let announced = state.announced.front().map(|(at, _)| *at);
+            state = match closed.into_iter().chain(announced).min() {
                 None => self
                     .changed
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
-                Some((at, _)) => {
-                    let left = (*at + DELAY).saturating_duration_since(now);
+                Some(at) => {
+                    let left = (at + DELAY).saturating_duration_since(now);
                     let woken = self.changed.wait_timeout(state, left);
                     woken.unwrap_or_else(PoisonError::into_inner).0
                 }
@@ -148,6 +179,19 @@ impl Linger {
         state.under_way -= 1;
         self.changed.notify_all();
         (lost, state)
+    }
+
+    /// Has files write out what they have announced. What makes them wait is done before, for all of them and
+    /// while they can be used.
+    fn release(&self, inodes: impl Iterator<Item = Arc<Inode>>) {
+        // An error is told by the file that it is about.
+        let _ = self.syncs.sync();
+        for inode in inodes {
+            if let Err(error) = inode.open.sync() {
+                let lower = inode.shown_path();
+                tracing::error!(lower, %error, "writes are not on the disk yet, and may be lost");
+            }
+        }
     }
 
     /// Settles files that nobody has opened again: what was written before the sync began is durable

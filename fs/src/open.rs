@@ -140,9 +140,21 @@ impl OpenUse {
         &self.file
     }
 
+    /// Changes the content on behalf of an application.
+    pub(crate) fn change<T>(
+        &self,
+        work: impl FnOnce(&dyn Content) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let done = self.file.change(work);
+        if self.file.begins_to_announce() {
+            self.file.linger.announced(&self.inode);
+        }
+        done
+    }
+
     /// Cuts or extends the content.
     pub(crate) fn truncate(&self, size: u64) -> Result<(), OpError> {
-        self.file.change(|content| Ok(content.truncate(size)?))
+        self.change(|content| Ok(content.truncate(size)?))
     }
 }
 

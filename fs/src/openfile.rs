@@ -27,6 +27,8 @@ pub(crate) struct OpenFile {
     begun: AtomicU64,
     /// How many had begun when all of it was last durable.
     settled: AtomicU64,
+    /// Something that was written waits for a barrier, and [`Linger`] knows.
+    announces: AtomicBool,
     /// Where it waits, closed, for what was written to be durable.
     pub(crate) linger: Arc<Linger>,
 }
@@ -58,6 +60,7 @@ impl OpenFile {
             changes: Mutex::default(),
             begun: AtomicU64::new(0),
             settled: AtomicU64::new(0),
+            announces: AtomicBool::new(false),
             linger,
         }
     }
@@ -159,11 +162,21 @@ impl OpenFile {
     /// Makes everything durable, and has the lower file say so.
     pub(crate) fn sync(&self) -> Result<(), OpError> {
         let then = self.moment();
+        self.announces.store(false, Ordering::Release);
         self.maintain(|content| Ok(content.sync()?))?;
         if then.under_way == 0 {
             self.settled.store(then.begun, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Whether the first since the last sync of what is written waits for a barrier now. Says so once.
+    pub(crate) fn begins_to_announce(&self) -> bool {
+        let announces = self.with(|content| {
+            let settles = content.settles();
+            Ok(settles.is_some_and(|settles| settles.announces()))
+        });
+        announces.unwrap_or(false) && !self.announces.swap(true, Ordering::AcqRel)
     }
 
     /// How many changes of content have begun.

@@ -244,7 +244,7 @@ impl VolumeFs {
     fn cut(&self, open: &OpenUse, caller: Caller) -> Result<(), OpError> {
         open.truncate(0)?;
         // As a change: it is not put back after what is being written for other reasons.
-        open.file().change(|content| {
+        open.change(|content| {
             if caller.suid_on_change() == SuidOnChange::Clear {
                 self.clear_suid(content.as_fd())?;
             }

@@ -202,7 +202,7 @@ story! {
 }
 
 story! {
-    /// "An ordinary kill of the filesystem process loses nothing that was written."
+    /// "A kill of the filesystem process loses nothing of a new file."
     fn a_filesystem_that_is_killed_leaves_data_whole_and_a_mount_to_be_cleaned_up(world) {
         let alice = alice_with_an_open_folder(world);
         alice.sh("for i in $(seq 200); do echo line $i; done >private/lines; head -c 300000 /dev/urandom >noise; cp noise private/").ok();
@@ -213,6 +213,59 @@ story! {
         alice.claviger(["mount", "Private", "private"]).ok();
         alice.sh("cmp noise private/noise && test $(wc -l <private/lines) = 200").ok();
         alice.claviger(["verify", "Private"]).ok();
+    }
+}
+
+story! {
+    /// "A kill loses what was written over something durable in the last 5 seconds", and no more than that.
+    fn what_is_written_over_is_below_within_seconds(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("echo 'the old content' >private/letter && sync private/letter").ok();
+        let sum = || alice.sh("cat $(find Private -type f -size +3 ! -path '*/.claviger/*') | sha256sum").ok();
+        let mut shell = alice.shell();
+        shell.ok("exec 4<>private/letter && printf 'the new' >&4");
+        assert_eq!(alice.sh("cat private/letter").ok(), "the new content\n");
+        let announced = sum();
+        wait_until("it is written below, and the file still open", || sum() != announced);
+        alice.filesystem().kill();
+        wait_until("the mount is dead", || alice.sh("cat private/letter").finish().stderr.contains("not connected"));
+        shell.line("exec 4>&-");
+        alice.sh("fusermount3 -u private").ok();
+        alice.claviger(["mount", "Private", "private"]).ok();
+        assert_eq!(alice.sh("cat private/letter").ok(), "the new content\n");
+
+        alice.sh("printf 'too late' 1<>private/letter").ok();
+        alice.filesystem().kill();
+        wait_until("the mount is dead", || alice.sh("cat private/letter").finish().stderr.contains("not connected"));
+        alice.sh("fusermount3 -u private").ok();
+        alice.claviger(["mount", "Private", "private"]).ok();
+        let found = alice.sh("cat private/letter").ok();
+        assert!(["the new content\n", "too latecontent\n"].contains(&found.as_str()), "{found}");
+        alice.claviger(["verify", "Private"]).ok();
+    }
+}
+
+story! {
+    /// "A lock, an unmount and SIGTERM write everything out."
+    fn what_is_written_over_is_not_lost_by_a_lock_an_unmount_or_a_signal_to_end(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("echo old >private/letter && sync private/letter").ok();
+        let over = |text: &str| alice.sh(&format!("printf {text} 1<>private/letter")).ok();
+        let holds = |text: &str| assert_eq!(alice.sh("cat private/letter").ok(), format!("{text}\n"));
+        over("one");
+        alice.claviger(["lock", "private"]).ok();
+        alice.claviger(["unlock", "private"]).ok();
+        holds("one");
+        over("two");
+        alice.claviger(["umount", "private"]).ok();
+        alice.claviger(["mount", "Private", "private"]).ok();
+        holds("two");
+        over("end");
+        let filesystem = alice.filesystem();
+        filesystem.signal(Signal::SIGTERM);
+        wait_until("it has ended", || filesystem.has_ended());
+        alice.claviger(["mount", "Private", "private"]).ok();
+        holds("end");
     }
 }
 

@@ -191,6 +191,9 @@ pub trait Settles {
     /// # Errors
     /// [`FormatError`].
     fn made_durable(&self) -> Result<(), FormatError>;
+
+    /// Whether something that was written waits in memory for a barrier: [`Content::sync`] writes it out.
+    fn announces(&self) -> bool;
 }
 
 /// Holes and reserved room.

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::aead::Random;
+use super::announced::Announced;
 use super::error::{FileError, Part};
 use super::feks::{ContentKeys, Feks};
 use super::fixed::FixedPart;
@@ -44,7 +45,7 @@ pub enum Access {
 /// each block has two slot halves and each record two copies (`docs/format.md`).
 ///
 /// There must be no other `NativeFile` of the same lower file, in any process: what is known to be
-/// durable is known here only. Dropping it writes nothing.
+/// durable is known here only. Dropping it writes nothing: what was announced and not synced is lost.
 pub struct NativeFile {
     lower: Lower,
     access: Access,
@@ -68,6 +69,7 @@ struct State {
     shapes: Shapes,
     segments: Segments,
     unsynced: Unsynced,
+    announced: Announced,
     earlier: Earlier,
     cut: Cut,
     health: Health,
@@ -160,6 +162,7 @@ impl NativeFile {
                 shapes: Shapes::of_new_file(shape),
                 segments,
                 unsynced: Unsynced::default(),
+                announced: Announced::default(),
                 earlier: Earlier::Durable,
                 cut: Cut::Durable,
                 health: Health::Well,
@@ -252,6 +255,7 @@ impl NativeFile {
                 shapes,
                 segments,
                 unsynced: Unsynced::default(),
+                announced: Announced::default(),
                 earlier: Earlier::Unknown,
                 cut: Cut::Unchecked,
                 health: Health::Well,
@@ -285,6 +289,11 @@ impl NativeFile {
         self.lower.as_fd()
     }
 
+    /// Whether something that was written waits in memory for a barrier (rule W3).
+    pub fn announces(&self) -> bool {
+        !self.read_state().announced.is_empty()
+    }
+
     /// Takes the FEKs of a head that was sealed anew: blocks from now on use the newest.
     pub fn adopt(&self, feks: Feks) {
         self.write_state().keys = ContentKeys::new(self.fixed.file, &feks);
@@ -307,9 +316,21 @@ impl NativeFile {
         match self.access {
             Access::ReadOnly => self.barrier(&mut state),
             Access::ReadWrite => {
+                if !state.announced.is_empty() {
+                    self.barrier(&mut state)?;
+                }
+                let size = state.size;
+                let resized = state.shapes.last().size != size
+                    || state.shapes.durable_size().is_some_and(|told| told != size);
                 self.write_shape_if_changed(&mut state)?;
                 self.barrier(&mut state)?;
-                self.write_shape_if_changed(&mut state)
+                let told = state.shapes.last().seq;
+                self.write_shape_if_changed(&mut state)?;
+                if resized && state.shapes.last().seq == told {
+                    // Should one copy be damaged below, the other tells the same size.
+                    self.write_shape_again(&mut state)?;
+                }
+                Ok(())
             }
         }
     }

@@ -227,6 +227,10 @@ impl Settles for NativeFile {
     fn made_durable(&self) -> Result<(), FormatError> {
         Ok(self.made_durable()?)
     }
+
+    fn announces(&self) -> bool {
+        self.announces()
+    }
 }
 
 impl Ranges for NativeFile {

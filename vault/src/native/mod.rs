@@ -44,6 +44,7 @@
 //! ```
 
 mod aead;
+mod announced;
 mod bound;
 mod error;
 mod feks;

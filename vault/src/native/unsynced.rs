@@ -13,8 +13,12 @@ pub(super) enum Mark {
     Fresh,
     /// Slot zeroed where nothing was durable.
     Emptied,
-    /// Written over a durable version, which its other half names.
+    /// Announced: its newest half is of a version that is not written yet, and its other half names the
+    /// durable one.
     Over,
+    /// Released: both halves are durable, and the version that the newest names was written over the other
+    /// since the last barrier.
+    Released,
     /// A hole record over a durable version, which its other half names; the block is still there.
     HoleOver,
     /// Durable; the hole record in its other half was wiped.
@@ -38,6 +42,7 @@ const ALL_CLEAN: SegmentMarks = [Mark::Clean; SEGMENT_BLOCKS as usize];
 pub(super) struct Unsynced {
     segments: BTreeMap<u64, SegmentMarks>,
     fresh: usize,
+    released: usize,
 }
 
 impl Unsynced {
@@ -53,6 +58,11 @@ impl Unsynced {
     /// Whether any block is fresh, so that a shape has to say *unsettled* (rule W7).
     pub(super) fn any_fresh(&self) -> bool {
         self.fresh > 0
+    }
+
+    /// Whether any block was written over its durable version since the last barrier.
+    pub(super) fn any_released(&self) -> bool {
+        self.released > 0
     }
 
     pub(super) fn mark(&self, block: u64) -> Mark {
@@ -83,6 +93,8 @@ impl Unsynced {
         for (place, mark) in places.iter_mut().skip(span.index()).zip(marks) {
             self.fresh -= usize::from(place.is_fresh());
             self.fresh += usize::from(mark.is_fresh());
+            self.released -= usize::from(*place == Mark::Released);
+            self.released += usize::from(*mark == Mark::Released);
             *place = *mark;
         }
     }
@@ -97,6 +109,8 @@ impl Unsynced {
         }
         for marks in self.segments.split_off(&(segment + 1)).into_values() {
             self.fresh -= marks.iter().filter(|mark| mark.is_fresh()).count();
+            let released = marks.iter().filter(|mark| **mark == Mark::Released);
+            self.released -= released.count();
         }
     }
 

@@ -1,12 +1,13 @@
 //! Barriers, what they make of the marks, and the shape.
 
-use super::super::PAGE_LEN;
 use super::super::error::FileError;
 use super::super::layout::{self, SHAPES};
+use super::super::lower::ShortWrite;
 use super::super::octets::Side;
 use super::super::shape::{SHAPE_LEN, Settled, Shape};
 use super::super::slot::{HALF_LEN, Kind, SLOT_LEN, Slot};
 use super::super::unsynced::Mark;
+use super::super::{PAGE, PAGE_LEN};
 use super::{Cut, Earlier, Health, NativeFile, State};
 
 impl State {
@@ -32,12 +33,14 @@ impl State {
 
 impl NativeFile {
     /// Has the lower file tell the size, for whoever looks at it next. No barrier, but for the one that
-    /// a file may owe that was written before it was opened.
+    /// a file may owe that was written before it was opened. A size that grows is told when there is
+    /// nothing left that is announced, or a file whose process ends would end in zeros.
     pub(super) fn tell_size(&self, state: &mut State) -> Result<(), FileError> {
-        match state.shapes.last().size == state.size {
-            true => Ok(()),
-            false => self.write_shape_if_changed(state),
+        let told = state.shapes.last().size;
+        if told == state.size || (told < state.size && !state.announced.is_empty()) {
+            return Ok(());
         }
+        self.write_shape_if_changed(state)
     }
 
     pub(super) fn write_shape_if_changed(&self, state: &mut State) -> Result<(), FileError> {
@@ -45,6 +48,11 @@ impl NativeFile {
         if shape == *state.shapes.last() {
             return Ok(());
         }
+        self.write_shape(state, shape)
+    }
+
+    pub(super) fn write_shape_again(&self, state: &mut State) -> Result<(), FileError> {
+        let shape = state.shape();
         self.write_shape(state, shape)
     }
 
@@ -102,24 +110,65 @@ impl NativeFile {
         self.after_barrier(state)
     }
 
+    /// Makes durable all that was written or announced.
+    pub(super) fn flush(&self, state: &mut State) -> Result<(), FileError> {
+        self.barrier(state)?;
+        match state.unsynced.any_released() {
+            true => self.barrier(state),
+            false => Ok(()),
+        }
+    }
+
     /// What a barrier allows, once there has been one.
     fn after_barrier(&self, state: &mut State) -> Result<(), FileError> {
         state.shapes.synced();
         state.earlier = Earlier::Durable;
         state.wiped_from = u64::MAX;
-        if let Cut::From(_) = state.cut {
+        let marks = state.unsynced.take();
+        let released = self.release(state);
+        if let (Cut::From(_), true) = (state.cut, state.unsynced.is_empty()) {
             state.cut = Cut::Durable;
         }
-        for (block, mark) in state.unsynced.take() {
+        for (block, mark) in marks {
             match mark {
                 Mark::Fresh => self.wipe_stale_hole(state, block)?,
                 Mark::HoleOver => {
                     self.lower.free(self.layout.block(block), PAGE_LEN)?;
                 }
-                Mark::Clean | Mark::Emptied | Mark::Over | Mark::Wiped => {}
+                Mark::Clean | Mark::Emptied | Mark::Over | Mark::Released | Mark::Wiped => {}
             }
         }
-        self.advance_solid(state)
+        self.advance_solid(state)?;
+        released
+    }
+
+    /// Writes what was announced: the halves that name it are durable (rule W3). What cannot be written
+    /// stays announced.
+    fn release(&self, state: &mut State) -> Result<(), FileError> {
+        let mut result = Ok(());
+        let mut next = 0;
+        while let Some(run) = state.announced.run(next) {
+            next = run.block + run.count as u64;
+            let offset = self.layout.block(run.block);
+            let written = match self.lower.write(offset, &run.sealed) {
+                Ok(()) => run.count,
+                Err(ShortWrite { written, error }) => {
+                    result = Err(error.into());
+                    written / PAGE
+                }
+            };
+            for (nth, block) in (run.block..next).enumerate() {
+                let mark = match nth < written {
+                    true => Mark::Released,
+                    false => Mark::Over,
+                };
+                state.unsynced.set(block, mark);
+                if mark == Mark::Released {
+                    state.announced.remove(block);
+                }
+            }
+        }
+        result
     }
 
     /// Zeros the hole record beside a durable block: it would speak for zeros if the block were
@@ -160,7 +209,7 @@ impl NativeFile {
             for (block, slot) in span.blocks().zip(slots) {
                 let durable = !slot.is_zero()
                     && stale_hole(slot).is_none()
-                    && state.unsynced.mark(block) == Mark::Clean;
+                    && matches!(state.unsynced.mark(block), Mark::Clean | Mark::Released);
                 if !durable {
                     return Ok(());
                 }

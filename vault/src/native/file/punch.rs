@@ -5,6 +5,7 @@ use super::super::layout::{self, Span};
 use super::super::slot::{HALF_LEN, Kind, SLOT_LEN, Slot};
 use super::super::unsynced::Mark;
 use super::super::{PAGE, PAGE_LEN};
+use super::version::is_hole;
 use super::{NativeFile, State};
 
 impl NativeFile {
@@ -97,13 +98,18 @@ impl NativeFile {
         match mark {
             Mark::Fresh if newest.kind() == Kind::Hole => Ok(()),
             Mark::Fresh => {
-                // Nothing durable, or a hole record in the other half: that counts again.
+                // Nothing is durable, or a hole record in the other half: that counts again.
                 let index = span.index();
                 let offset = self.layout.slots(span.segment) + (index * SLOT_LEN) as u64;
-                self.lower
-                    .write_at(side.offset(offset, HALF_LEN), &[0; HALF_LEN])?;
                 let mut slot = slot;
-                *side.of_mut(&mut slot.0) = [0; HALF_LEN];
+                if is_hole(&slot, side.other()) {
+                    let half = side.offset(offset, HALF_LEN);
+                    self.lower.write_at(half, &[0; HALF_LEN])?;
+                    *side.of_mut(&mut slot.0) = [0; HALF_LEN];
+                } else {
+                    self.lower.write_at(offset, &[0; SLOT_LEN])?;
+                    slot = Slot::ZERO;
+                }
                 let segment = state
                     .segments
                     .read_mut(&self.lower, self.layout, span.segment)?;
@@ -118,13 +124,7 @@ impl NativeFile {
             }
             Mark::HoleOver | Mark::Emptied => Ok(()),
             Mark::Clean if self.is_hole(state, block)? => Ok(()),
-            // The version written since the barrier lies over the durable one: it has to be durable
-            // itself before a hole record may take the half that names the older.
-            Mark::Over => {
-                self.barrier(state)?;
-                self.put_holes(state, span)
-            }
-            Mark::Clean | Mark::Wiped => self.put_holes(state, span),
+            Mark::Clean | Mark::Over | Mark::Released | Mark::Wiped => self.put_holes(state, span),
         }
     }
 

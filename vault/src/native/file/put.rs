@@ -45,6 +45,15 @@ impl NativeFile {
     /// Makes the blocks fit to be written to: whatever is durable of them, or vouches for them, is
     /// not touched after this.
     fn admit(&self, state: &mut State, span: Span) -> Result<(), FileError> {
+        // A barrier releases what was announced, these blocks too, and they owe another then.
+        while self.owes_barrier(state, span)? {
+            self.barrier(state)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing of the blocks may be written before a barrier.
+    fn owes_barrier(&self, state: &mut State, span: Span) -> Result<bool, FileError> {
         let segment = self.segment(state, span.segment)?;
         let slots = segment.slots().iter().skip(span.index());
         let marks = state
@@ -55,6 +64,8 @@ impl NativeFile {
         let mut barrier = false;
         let mut mark_shape = false;
         for (block, (slot, mark)) in span.blocks().zip(slots.zip(marks)) {
+            // W3: until a barrier, either version may be the one that is there.
+            barrier |= *mark == Mark::Released;
             if *mark != Mark::Clean {
                 continue;
             }
@@ -68,10 +79,7 @@ impl NativeFile {
         if mark_shape {
             self.write_unsettled_shape(state)?;
         }
-        if mark_shape || barrier {
-            self.barrier(state)?;
-        }
-        Ok(())
+        Ok(mark_shape || barrier)
     }
 
     fn put_sealed(
@@ -83,21 +91,47 @@ impl NativeFile {
         sealed: &mut [u8],
     ) -> Result<(), FileError> {
         let versions = self.seal(state, span, content, nonces, sealed)?;
-        if let Err(ShortWrite { written, error }) = self.write_versions(span, &versions, sealed) {
-            self.undo(state, span, &versions, written)?;
+        let written = self.write_versions(span, &versions, sealed);
+        let whole = match &written {
+            Ok(()) => span.count,
+            Err(ShortWrite { written, .. }) => written / PAGE,
+        };
+        self.adopt_versions(state, span, &versions, sealed, whole)?;
+        if let Err(ShortWrite { error, .. }) = written {
+            self.undo(state, span, &versions, whole)?;
             return Err(error.into());
         }
-        let segment = state
-            .segments
-            .read_mut(&self.lower, self.layout, span.segment)?;
-        for (block, slot) in span.blocks().zip(versions.slots()) {
-            segment.set_slot(layout::index_in_segment(block), *slot);
-        }
-        state.unsynced.set_span(span, versions.marks());
         Ok(())
     }
 
-    /// Writes halves and blocks; if it fails, tells how much of the blocks is there.
+    /// Takes the first `whole` blocks of `span` for what they are now.
+    fn adopt_versions(
+        &self,
+        state: &mut State,
+        span: Span,
+        versions: &Versions,
+        sealed: &[u8],
+        whole: usize,
+    ) -> Result<(), FileError> {
+        let segment = state
+            .segments
+            .read_mut(&self.lower, self.layout, span.segment)?;
+        let mut texts = sealed.chunks(PAGE);
+        for (block, (slot, mark)) in span.blocks().zip(versions.all()).take(whole) {
+            let text = texts.next().unwrap_or_default();
+            segment.set_slot(layout::index_in_segment(block), *slot);
+            match mark {
+                Mark::Over => state.announced.put(block, text),
+                _ => state.announced.remove(block),
+            }
+        }
+        let (marks, _) = versions.marks().split_at(whole);
+        state.unsynced.set_span(span, marks);
+        Ok(())
+    }
+
+    /// Writes halves and blocks, but for those that are announced; if it fails, tells up to where `sealed`
+    /// has been taken care of.
     fn write_versions(
         &self,
         span: Span,
@@ -108,10 +142,24 @@ impl NativeFile {
         // verify and takes the other.
         let halves = self.write_halves(span, versions);
         halves.map_err(|error| ShortWrite { written: 0, error })?;
-        match sealed {
-            [] => Ok(()),
-            sealed => self.lower.write(self.layout.block(span.first), sealed),
+        let is_announced = |mark: &Mark| *mark == Mark::Over;
+        let runs = versions
+            .marks()
+            .chunk_by(|one, next| is_announced(one) == is_announced(next));
+        let mut done = 0;
+        for run in runs {
+            let (begin, end) = (done * PAGE, (done + run.len()) * PAGE);
+            let text = sealed.get(begin..end.min(sealed.len())).unwrap_or_default();
+            if !text.is_empty() && !run.iter().all(is_announced) {
+                let offset = self.layout.block(span.first + done as u64);
+                self.lower.write(offset, text).map_err(|short| ShortWrite {
+                    written: begin + short.written,
+                    ..short
+                })?;
+            }
+            done += run.len();
         }
+        Ok(())
     }
 
     /// Writes halves, each by itself: beside it lies the half that names the durable version, and a
@@ -138,36 +186,29 @@ impl NativeFile {
         Ok(())
     }
 
-    /// After a failed write, of which `written` bytes of the blocks are there: those have their new
-    /// version. Each of the others has what it had, synced or not, and the half that names it is put
-    /// back.
+    /// After a failed write: blocks behind the first `whole` have what they had, synced or not, and the half
+    /// that names it is put back.
     fn undo(
         &self,
         state: &mut State,
         span: Span,
         versions: &Versions,
-        written: usize,
+        whole: usize,
     ) -> Result<(), FileError> {
-        let whole = written / PAGE;
         let segment = state
             .segments
             .read_mut(&self.lower, self.layout, span.segment)?;
-        for (nth, block) in span.blocks().enumerate() {
-            let Some((new, side, mark)) = versions.get(nth) else {
+        for (nth, block) in span.blocks().enumerate().skip(whole) {
+            let Some((_, side, mark)) = versions.get(nth) else {
                 break;
             };
             let index = layout::index_in_segment(block);
-            if nth < whole {
-                segment.set_slot(index, *new);
-                state.unsynced.set(block, mark);
-                continue;
-            }
             let old = segment.slot(index);
             let offset = self.layout.slots(span.segment) + (index * SLOT_LEN) as u64;
             let half: &[u8; HALF_LEN] = side.of(&old.0);
             // Where even that fails, the block is damaged once the file is opened anew.
             let _ = self.lower.write_at(side.offset(offset, HALF_LEN), half);
-            if nth == whole {
+            if nth == whole && mark != Mark::Over {
                 // It may be torn.
                 segment.doubt(index);
             }

@@ -192,6 +192,11 @@ impl NativeFile {
         text: &mut [u8],
     ) -> Result<(), FileError> {
         let index = layout::index_in_segment(block);
+        if let Some(sealed) = state.announced.get(block) {
+            let len = sealed.len().min(text.len());
+            let ((text, _), (sealed, _)) = (text.split_at_mut(len), sealed.split_at(len));
+            text.copy_from_slice(sealed);
+        }
         if let Some((_, half)) = segment.slot(index).newest()
             && half.kind() == Kind::Data
             && let Some((text, zeros)) = text.split_at_mut_checked(usize::from(half.length))
@@ -242,7 +247,9 @@ impl NativeFile {
             let mut sealed = [0; PAGE];
             let read = self.lower.read_at(self.layout.block(block), &mut sealed)?;
             let (sealed, _) = sealed.split_at(read);
+            let announced = state.announced.get(block);
             for (age, (side, half)) in slot.newest_first().into_iter().flatten().enumerate() {
+                let sealed = announced.filter(|_| age == 0).unwrap_or(sealed);
                 let Ok(len) = segment.open_into(&state.keys, block, &half, sealed, plain) else {
                     continue;
                 };
@@ -298,7 +305,7 @@ impl State {
         }
         match self.unsynced.mark(block) {
             // What was written since the file was opened is there, or someone took it away.
-            Mark::Fresh | Mark::Over | Mark::HoleOver | Mark::Wiped => false,
+            Mark::Fresh | Mark::Over | Mark::Released | Mark::HoleOver | Mark::Wiped => false,
             Mark::Emptied => true,
             Mark::Clean => never_written || block < self.doubtful_end,
         }

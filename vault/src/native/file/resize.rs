@@ -2,7 +2,7 @@
 
 use super::super::error::FileError;
 use super::super::layout::{self, Span};
-use super::super::slot::{Half, SLOT_LEN, Slot};
+use super::super::slot::{Half, Kind, SLOT_LEN, Slot};
 use super::super::unsynced::Mark;
 use super::super::{PAGE, PAGE_LEN};
 use super::read::Held;
@@ -112,7 +112,7 @@ impl NativeFile {
         match state.cut {
             Cut::Durable => Ok(()),
             Cut::From(first) if layout::blocks(end) <= first => Ok(()),
-            Cut::From(_) => self.barrier(state),
+            Cut::From(_) => self.flush(state),
             Cut::Unchecked => self.tidy(state),
         }
     }
@@ -198,6 +198,10 @@ impl NativeFile {
                 count: 1,
             };
             self.put(state, span, Content::Data(plain), &mut Nonces::new())?;
+            if state.unsynced.mark(block) == Mark::Over {
+                // Its durable version is longer: it must not be cut before another is there.
+                self.flush(state)?;
+            }
         }
         let keep = layout::blocks(state.size);
         let last = layout::segment_of(keep.saturating_sub(1));
@@ -219,6 +223,7 @@ impl NativeFile {
             }
         }
         state.unsynced.forget_from(keep);
+        state.announced.forget_from(keep);
         state.segments.forget_from(last + 1);
         Ok(self.lower.set_len(self.layout.lower_len(state.size))?)
     }
@@ -228,11 +233,13 @@ impl State {
     /// Whether a version of a block, data or hole, may be durable.
     fn is_durable(&self, block: u64, slot: &Slot) -> bool {
         match self.unsynced.mark(block) {
-            // With a second half: a hole record, which is.
-            Mark::Fresh => slot.newest_first().iter().flatten().count() > 1,
+            // The hole record in its other half is.
+            Mark::Fresh => {
+                matches!(slot.newest_first(), [Some(_), Some((_, other))] if other.kind() == Kind::Hole)
+            }
             Mark::Emptied => false,
             Mark::Clean => !slot.is_zero(),
-            Mark::Over | Mark::HoleOver | Mark::Wiped => true,
+            Mark::Over | Mark::Released | Mark::HoleOver | Mark::Wiped => true,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod failures;
+mod kill;
 mod model;
 mod reader;
 

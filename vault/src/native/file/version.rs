@@ -74,7 +74,7 @@ struct Target {
 impl Target {
     /// Where the next version of a block goes, of which `current` names what it holds; `over` is the
     /// mark of a new version of something durable.
-    fn beside(current: Option<(Side, Half)>, mark: Mark, over: Mark) -> Self {
+    fn beside(slot: &Slot, current: Option<(Side, Half)>, mark: Mark, over: Mark) -> Self {
         let Some((side, half)) = current else {
             return Self {
                 side: Side::A,
@@ -93,11 +93,14 @@ impl Target {
             mark,
         };
         match (mark, half.kind()) {
-            // Not durable yet: the same half again, or the next crash could find neither version.
-            (Mark::Fresh, _) => again(Mark::Fresh),
+            // The other half may be of a hole that is durable.
+            (Mark::Fresh, Kind::Hole) => again(Mark::Fresh),
+            (Mark::Fresh, Kind::Data) if is_hole(slot, side.other()) => again(Mark::Fresh),
+            // Nothing is durable: a process that is killed between half and block leaves the version before.
+            (Mark::Fresh, Kind::Data) => beside(Mark::Fresh),
             (Mark::Over | Mark::HoleOver, _) => again(over),
             (Mark::Emptied | Mark::Clean, Kind::Hole) => beside(Mark::Fresh),
-            (Mark::Emptied | Mark::Clean | Mark::Wiped, _) => beside(over),
+            (Mark::Emptied | Mark::Clean | Mark::Wiped | Mark::Released, _) => beside(over),
         }
     }
 }
@@ -135,6 +138,11 @@ impl Versions {
         self.marks.split_at(self.count).0
     }
 
+    /// The slots and their marks.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Slot, &Mark)> {
+        self.slots().iter().zip(self.marks())
+    }
+
     /// A slot, the half of it that is new, and its mark.
     pub(super) fn get(&self, index: usize) -> Option<(&Slot, Side, Mark)> {
         let slot = self.slots().get(index)?;
@@ -146,10 +154,16 @@ impl Versions {
         let (_, slots) = self.slots().split_at(index);
         let fates = self.marks.iter().zip(&self.sides).skip(index);
         let whole = slots.iter().zip(fates).take_while(|(slot, (mark, side))| {
-            **mark == Mark::Fresh && slot.half(side.other()).is_none()
+            **mark == Mark::Fresh && !is_hole(slot, side.other())
         });
         slots.split_at(whole.count()).0
     }
+}
+
+/// Whether this half is a hole record.
+pub(super) fn is_hole(slot: &Slot, side: Side) -> bool {
+    slot.half(side)
+        .is_some_and(|half| half.kind() == Kind::Hole)
 }
 
 impl NativeFile {
@@ -180,8 +194,9 @@ impl NativeFile {
             .iter()
             .skip(span.index());
         for (done, (block, mark)) in span.blocks().zip(marks).enumerate() {
+            let index = layout::index_in_segment(block);
             let current = self.current_half(state, &segment, block, *mark)?;
-            let target = Target::beside(current, *mark, over);
+            let target = Target::beside(&segment.slot(index), current, *mark, over);
             let (plain, text) = (
                 plain.next().unwrap_or_default(),
                 texts.next().unwrap_or_default(),
@@ -194,7 +209,7 @@ impl NativeFile {
                 fek,
             };
             half.tag = aead::seal_into(cipher, &half.nonce, &half.associated(block), plain, text);
-            let mut slot = segment.slot(layout::index_in_segment(block));
+            let mut slot = segment.slot(index);
             *target.side.of_mut(&mut slot.0) = half.write();
             versions.set(done, slot, target);
         }

@@ -54,7 +54,7 @@ impl NativeFile {
             return Ok(());
         }
         let end = checked_end(offset, data.len() as u64)?;
-        if state.unsynced.segments() > MAX_MARKED {
+        if state.unsynced.segments() > MAX_MARKED || state.announced.is_full() {
             self.barrier(state)?;
         }
         self.reach(state, end)?;

@@ -103,30 +103,46 @@ fn a_write_into_a_hole_that_fails_leaves_the_hole() {
 
 #[test]
 fn a_rewrite_that_fails_leaves_what_was_written_before_it() {
-    for synced in [40 * PAGE, 0] {
-        let (fixture, mut file) = Fixture::new();
-        file.write_at(0, &vec![1; synced]).unwrap();
-        file.sync().unwrap();
+    let (fixture, mut file) = Fixture::new();
+    file.write_at(0, &[2; 40 * PAGE]).unwrap();
+    let write = |file: &NativeFile| file.write_at(0, &[3; 40 * PAGE]);
+    assert!(while_full(&mut file, 30 * PAGE, write).is_err());
+    let mut expected = vec![2; 40 * PAGE];
+    expected[..30 * PAGE].fill(3);
+    holds(&fixture, file, &expected);
+}
+
+/// It fails when it is written out, and until then and after that it is there.
+#[test]
+fn a_rewrite_of_what_is_durable_that_does_not_fit_is_kept_until_it_does() {
+    let (fixture, mut file) = Fixture::new();
+    file.write_at(0, &[1; 40 * PAGE]).unwrap();
+    file.sync().unwrap();
+    file.punch(20 * PAGE as u64, PAGE as u64).unwrap();
+    let write = |file: &NativeFile| {
         file.write_at(0, &[2; 40 * PAGE]).unwrap();
-        let write = |file: &NativeFile| file.write_at(0, &[3; 40 * PAGE]);
-        assert!(while_full(&mut file, 30 * PAGE, write).is_err());
-        let mut expected = vec![2; 40 * PAGE];
-        expected[..30 * PAGE].fill(3);
-        holds(&fixture, file, &expected);
-    }
+        file.write_at(0, &[3; 39 * PAGE]).unwrap();
+        file.sync()
+    };
+    let failed = while_full(&mut file, 30 * PAGE, write);
+    assert!(matches!(failed, Err(FileError::Io(_))), "{failed:?}");
+    let mut expected = vec![3; 40 * PAGE];
+    expected[39 * PAGE..].fill(2);
+    holds(&fixture, file, &expected);
 }
 
 #[test]
-fn a_punched_block_stays_one_though_a_write_to_it_fails() {
-    let (fixture, mut file) = Fixture::new();
+fn a_rewrite_of_what_is_durable_costs_a_barrier_more_once_it_is_synced() {
+    let (_fixture, mut file) = Fixture::new();
     file.write_at(0, &[1; 4 * PAGE]).unwrap();
     file.sync().unwrap();
-    file.punch(2 * PAGE as u64, PAGE as u64).unwrap();
-    let write = |file: &NativeFile| file.write_at(2 * PAGE as u64, &[3; PAGE]);
-    assert!(while_full(&mut file, 2 * PAGE, write).is_err());
-    let mut expected = vec![1; 4 * PAGE];
-    expected[2 * PAGE..3 * PAGE].fill(0);
-    holds(&fixture, file, &expected);
+    for byte in 2..4 {
+        let rewrite = |file: &NativeFile| file.write_at(0, &[byte; 4 * PAGE]).unwrap();
+        assert_eq!(cost(&mut file, rewrite), (4, 0), "a half for each block");
+    }
+    let sync = |file: &NativeFile| file.sync().unwrap();
+    assert_eq!(cost(&mut file, sync), (1, 2), "all blocks");
+    assert_eq!(cost(&mut file, sync), (0, 0));
 }
 
 #[test]
@@ -305,13 +321,13 @@ fn what_is_known_to_be_durable_needs_no_barrier_to_be_written_beside() {
     let mut file = fixture.open();
     assert_eq!(
         cost(&mut file, overwrite),
-        (2, 1),
+        (1, 1),
         "who knows when it was written"
     );
     drop(file);
     let mut file = fixture.open();
     file.assume_durable();
-    assert_eq!(cost(&mut file, overwrite), (2, 0));
+    assert_eq!(cost(&mut file, overwrite), (1, 0));
     drop(file);
     let append = |file: &NativeFile| {
         file.append(&[7; PAGE]).unwrap();

@@ -94,6 +94,7 @@ proptest! {
             prop_assert_eq!(file.size(), model.len() as u64);
             prop_assert!(contents(&file) == model, "after {:?}", operation);
         }
+        file.sync().unwrap();
         let lower_len = fixture.lower.metadata().unwrap().len();
         let size = crate::native::stat_size(lower_len, crate::ids::Scope::Volume);
         prop_assert_eq!(size, model.len() as u64);
@@ -132,6 +133,7 @@ fn run(
         Operation::Sync => file.sync().unwrap(),
         Operation::Settle => file.settle().unwrap(),
         Operation::Reopen => {
+            file.sync().unwrap();
             *file = fixture.open();
         }
     }

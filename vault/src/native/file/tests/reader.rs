@@ -116,6 +116,7 @@ fn the_other_half_counts_where_the_newer_does_not_verify() {
         .unwrap();
     assert_eq!(fixture.read(slot_offset(block), 32), durable);
     assert_eq!(read(&file, block), Ok(block_of(3, block)));
+    file.sync().unwrap();
     assert_eq!(read(&fixture.open(), block), Ok(block_of(3, block)));
 }
 
