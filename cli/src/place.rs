@@ -75,6 +75,11 @@ pub fn mounts() -> Result<Vec<Mounted>, Failed> {
     Ok(mounts)
 }
 
+/// Whether a filesystem tells of itself that a daemon of this user can reach.
+pub(crate) fn any_is_told() -> bool {
+    told().next().is_some()
+}
+
 /// Those of a table of mounts that are ours. The lower folder is what the table says: the option `fsname` lets
 /// it say anything.
 pub(crate) fn ours(table: impl IntoIterator<Item = mount_table::Mounted>) -> Vec<Mounted> {

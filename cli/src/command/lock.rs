@@ -23,12 +23,18 @@ pub(super) fn lock(place: Option<&Path>, prompter: &mut Prompter) -> Result<Exit
     let Reply::Locked(locked) = reply else {
         return Err(unexpected());
     };
-    match (locked.volumes.as_slice(), place) {
-        ([], _) => outln!("Nothing was unlocked"),
+    match (locked.folders.as_slice(), place) {
+        ([], _) => {}
         (_, Some(place)) => outln!("Locked {}", place.display()),
-        (volumes, None) => volumes.iter().for_each(|volume| outln!("Locked {volume}")),
+        (folders, None) => folders.iter().for_each(|folder| outln!("Locked {folder}")),
+    }
+    for mountpoint in &locked.mounts {
+        outln!("{mountpoint} is locked");
     }
     let faults = locked.faults();
+    if locked.folders.is_empty() && locked.mounts.is_empty() && faults.is_empty() {
+        outln!("Nothing was unlocked");
+    }
     for fault in &faults {
         errln!("claviger: {fault}");
     }

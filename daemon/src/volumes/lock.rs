@@ -33,11 +33,13 @@ impl Daemon {
         };
         let begun = Instant::now();
         let mounts = self.mounts();
+        let mut locked = Locked::default();
         let mut was_open = BTreeSet::new();
         for &volume in &volumes {
             // Wiped before anything else can go wrong.
             if let Some(dir) = self.volumes.remove(volume) {
                 was_open.insert(volume);
+                locked.folders.push(dir.to_string_lossy().into_owned());
                 tracing::info!(%volume, "volume locked");
                 let errand = Errand {
                     volume: Some(VolumeName {
@@ -59,21 +61,20 @@ impl Daemon {
             self.tokens.modules.log_out(&Wait::at_most(LOCK_TIME));
         }
         let end = begun + LOCK_TIME;
-        let mut locked = Locked {
-            volumes: was_open.into_iter().collect(),
-            ..Locked::default()
-        };
         for &volume in &volumes {
             let (files, silent) = self
                 .volumes
                 .acknowledgements
                 .wait(KeyEvent::Lock { volume }, end);
             locked.lost.extend(files);
-            let silent = mounts
-                .iter()
-                .filter(|mount| silent.contains(&mount.instance));
-            let mountpoints = silent.map(|mount| mount.mountpoint.clone());
-            locked.silent.extend(mountpoints);
+            for mount in mounts.iter().filter(|it| it.volume == Some(volume)) {
+                let mountpoint = mount.mountpoint.clone();
+                if silent.contains(&mount.instance) {
+                    locked.silent.push(mountpoint);
+                } else if !was_open.contains(&volume) {
+                    locked.mounts.push(mountpoint);
+                }
+            }
         }
         Ok(locked)
     }

@@ -98,8 +98,8 @@ user_test! {
             said_done.store(true, Ordering::SeqCst);
             let lost = vec![b"half-written".to_vec()];
             mount.ask(&KeyRequest::Acknowledge { event: KeyEvent::Lock { volume }, lost });
-            let Reply::Locked(Locked { volumes, lost, .. }) = locked.join().unwrap().unwrap() else { panic!() };
-            assert_eq!((volumes, lost), (vec![volume], vec!["half-written".to_owned()]));
+            let Reply::Locked(Locked { folders, lost, .. }) = locked.join().unwrap().unwrap() else { panic!() };
+            assert_eq!((folders, lost), (vec![dir.to_string_lossy().into_owned()], vec!["half-written".to_owned()]));
         });
         user.cli().unlock(&dir, UnlockWith::AnyKey).unwrap();
         mount.wait_event(KeyEvent::Unlocked { volume });
@@ -154,8 +154,8 @@ user_test! {
             mount.wait_event(KeyEvent::Lock { volume });
             let event = KeyEvent::Lock { volume };
             mount.ask(&KeyRequest::Acknowledge { event, lost: Vec::new() });
-            let Reply::Locked(Locked { volumes, .. }) = locked.join().unwrap().unwrap() else { panic!() };
-            assert_eq!(volumes, [volume]);
+            let Reply::Locked(Locked { folders, .. }) = locked.join().unwrap().unwrap() else { panic!() };
+            assert_eq!(folders, [dir.to_string_lossy()]);
         });
     }
 }

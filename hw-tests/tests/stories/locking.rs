@@ -1,5 +1,6 @@
 //! A locked folder refuses everything, and an unlocked one has lost nothing.
 
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use claviger_hw_tests::{story, wait_until};
@@ -104,7 +105,32 @@ story! {
         alice.claviger(["unlock", "second"]).ok();
         assert_eq!(alice.sh("cat second/f").ok(), "two\n");
         says(&alice.sh("cat private/f").fails(1), &[LOCKED]);
-        assert!(alice.claviger(["lock", "private"]).ok().contains("Nothing was unlocked"));
+        assert_eq!(alice.claviger(["lock", "private"]).ok(), "/home/alice/private is locked\n");
+        alice.claviger(["umount", "private"]).ok();
+        assert_eq!(alice.claviger(["lock", "Private"]).ok(), "Nothing was unlocked\n");
+    }
+}
+
+story! {
+    /// A daemon that crashed has not locked (decision 041); `lock` and `stop` reach what it left open, and say so.
+    fn what_a_crashed_daemon_left_open_is_locked_by_lock_and_by_stop(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("echo text >private/f").ok();
+        for (command, said) in [
+            (["lock", "--all"].as_slice(), "/home/alice/private is locked\n"),
+            (&["lock", "Private"], "/home/alice/private is locked\n"),
+            (&["stop"], "clavigerd did not run; what it left open is locked\n"),
+        ] {
+            alice.claviger(["unlock", "private"]).ok();
+            alice.daemon().kill();
+            let socket = alice.runtime().join("claviger/daemon.sock");
+            wait_until("its socket is dead", || UnixStream::connect(&socket).is_err());
+            alice.sh("ls private/f").ok();
+            assert_eq!(alice.claviger(command).ok(), said, "{command:?}");
+            says(&alice.sh("ls private/f").fails(2), &[LOCKED]);
+        }
+        alice.claviger(["umount", "private"]).ok();
+        assert_eq!(alice.claviger(["stop"]).ok(), "clavigerd does not run\n");
     }
 }
 

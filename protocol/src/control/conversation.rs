@@ -13,7 +13,7 @@ use super::{Command, Reply};
 use crate::{Failure, Secret, encode};
 
 /// Version of this conversation; both programs come from one build, so it must be equal.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// Largest message body, bytes.
 pub const MESSAGE_MAX: usize = 1 << 20;

@@ -118,8 +118,11 @@ pub struct TokenInfo {
 /// What a lock came to.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Locked {
-    /// What was unlocked and is no longer.
-    pub volumes: Vec<VolumeId>,
+    /// Lower folders of what was unlocked and is no longer.
+    pub folders: Vec<String>,
+    /// Mount points of what this daemon had not unlocked: a daemon that went may have left them open. They are
+    /// locked now.
+    pub mounts: Vec<String>,
     /// Lower paths whose last writes could not be written out.
     pub lost: Vec<String>,
     /// Mount points that have not said in time that they are locked.

@@ -253,7 +253,8 @@ pub(super) fn control_replies() -> Vec<Reply> {
         },
         unlocked(),
         Reply::Locked(Locked {
-            volumes: vec![VOLUME],
+            folders: vec!["/home/ann/Private".into()],
+            mounts: Vec::new(),
             lost: Vec::new(),
             silent: Vec::new(),
         }),

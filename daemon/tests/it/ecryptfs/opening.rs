@@ -243,8 +243,8 @@ user_test! {
         let daemon: Daemon = user.start();
         let lower = Lower::empty(user);
         unlock(&user.cli(), lower.by_passphrase()).unwrap();
-        let Reply::Locked(Locked { volumes, .. }) = user.cli().run(Command::Lock(LockTarget::All)).unwrap() else { panic!() };
-        assert_eq!(volumes, [folder_id(&lower.dir)]);
+        let Reply::Locked(Locked { folders, .. }) = user.cli().run(Command::Lock(LockTarget::All)).unwrap() else { panic!() };
+        assert_eq!(folders, [lower.dir.to_string_lossy()]);
         unlock(&user.cli(), lower.by_passphrase()).unwrap();
         user.cli().stop().1.unwrap();
         drop(daemon);
