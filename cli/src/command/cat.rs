@@ -65,16 +65,18 @@ fn print(
     mut read_at: impl FnMut(u64, &mut [u8]) -> Result<usize, Failed>,
 ) -> Result<ExitCode, Failed> {
     let mut out = io::stdout().lock();
+    let refused = |error| Failed::file(Path::new("standard output"), &error);
     let mut chunk = Zeroizing::new(vec![0; CHUNK]);
     let mut offset = 0;
     loop {
         let read = read_at(offset, &mut chunk)?;
         let plain = chunk.get(..read).unwrap_or_default();
         if plain.is_empty() {
+            // What follows the last line's end is still in its buffer, and nobody hears of it at the exit.
+            out.flush().map_err(refused)?;
             return Ok(ExitCode::Ok);
         }
-        out.write_all(plain)
-            .map_err(|error| Failed::file(Path::new("standard output"), &error))?;
+        out.write_all(plain).map_err(refused)?;
         offset += read as u64;
     }
 }

@@ -26,6 +26,18 @@ story! {
 }
 
 story! {
+    /// A file of secrets that ends without a newline, as a key often does, is whole or an error.
+    fn cat_to_a_full_disk_fails_however_short_the_file_is(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("printf secret >private/short; printf 'line\nrest' >private/lines").ok();
+        for file in ["short", "lines"] {
+            let said = alice.sh(&format!("/run/programs/claviger cat Private {file} >/dev/full")).fails(1);
+            says(&said, &["standard output: No space left on device"]);
+        }
+    }
+}
+
+story! {
     /// "`claviger doctor` looks for what is missing."
     fn doctor_says_what_is_there_and_what_is_missing(world) {
         let alice = world.user("alice");
