@@ -215,6 +215,16 @@ impl HeldSignals {
         Ok(Self { before })
     }
 
+    /// The same for those alone that end the process: Ctrl-Z stops it.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub(crate) fn hold_ends() -> io::Result<Self> {
+        let ends: SigSet = ENDS.into_iter().collect();
+        let before = ends.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        Ok(Self { before })
+    }
+
     /// The mask of this thread as it was before: for a thread that shall not hold them.
     pub(crate) fn before(&self) -> SigSet {
         self.before

@@ -64,9 +64,12 @@ pub enum StreamError {
         /// Where.
         chunk: u64,
     },
-    /// Reading or writing failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    /// What it comes from cannot be read.
+    #[error("reading failed: {0}")]
+    Read(#[source] io::Error),
+    /// Where it goes cannot be written to.
+    #[error("writing failed: {0}")]
+    Write(#[source] io::Error),
 }
 
 impl StreamHeader {
@@ -143,7 +146,7 @@ pub fn seal(
     mut from: impl Read,
     mut to: impl Write,
 ) -> Result<(), StreamError> {
-    to.write_all(&header.write()?)?;
+    to.write_all(&header.write()?).map_err(StreamError::Write)?;
     let key = header.content_key(key)?;
     let mut chunk = Zeroizing::new(Vec::with_capacity(CHUNK + TAG));
     let mut next = Zeroizing::new(Vec::with_capacity(CHUNK + TAG));
@@ -159,13 +162,13 @@ pub fn seal(
             .seal_in_place_separate_tag(nonce(number, place), Aad::empty(), &mut chunk)
             .expect("AES-GCM seals anything shorter than 64 GiB");
         chunk.extend_from_slice(tag.as_ref());
-        to.write_all(&chunk)?;
+        to.write_all(&chunk).map_err(StreamError::Write)?;
         if place == Place::Last {
             break;
         }
         core::mem::swap(&mut chunk, &mut next);
     }
-    Ok(to.flush()?)
+    to.flush().map_err(StreamError::Write)
 }
 
 /// Writes out what follows the header in `from`, opened with `key`.
@@ -195,13 +198,13 @@ pub fn open(
         let plain = key
             .open_in_place(nonce(number, place), Aad::empty(), &mut chunk)
             .map_err(|_| StreamError::Damaged { chunk: number })?;
-        to.write_all(plain)?;
+        to.write_all(plain).map_err(StreamError::Write)?;
         if place == Place::Last {
             break;
         }
         core::mem::swap(&mut chunk, &mut next);
     }
-    Ok(to.flush()?)
+    to.flush().map_err(StreamError::Write)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -220,12 +223,10 @@ fn nonce(number: u64, place: Place) -> Nonce {
 }
 
 /// Fills `chunk` with up to `length` bytes; fewer only at the end.
-fn fill(from: &mut impl Read, chunk: &mut Vec<u8>, length: usize) -> io::Result<()> {
+fn fill(from: &mut impl Read, chunk: &mut Vec<u8>, length: usize) -> Result<(), StreamError> {
     chunk.clear();
-    from.by_ref()
-        .take(length as u64)
-        .read_to_end(chunk)
-        .map(drop)
+    let mut from = from.by_ref().take(length as u64);
+    from.read_to_end(chunk).map(drop).map_err(StreamError::Read)
 }
 
 /// One packet: its own length says how much to read.
@@ -258,7 +259,7 @@ fn read_packet(from: &mut impl Read) -> Result<Packet, StreamError> {
 fn read_or(from: &mut impl Read, bytes: &mut [u8]) -> Result<(), StreamError> {
     from.read_exact(bytes).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => StreamError::NotSealed,
-        _ => StreamError::Io(error),
+        _ => StreamError::Read(error),
     })
 }
 

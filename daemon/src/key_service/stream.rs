@@ -132,6 +132,6 @@ fn of_stream(error: StreamError) -> Failure {
         StreamError::NotSealed | StreamError::Recipients(_) => Failure::Usage(text),
         StreamError::Version(_) => Failure::Unsupported(text),
         StreamError::Packet(_) | StreamError::Damaged { .. } => Failure::Integrity(text),
-        StreamError::Io(_) => Failure::Internal(text),
+        StreamError::Read(_) | StreamError::Write(_) => Failure::Internal(text),
     }
 }
