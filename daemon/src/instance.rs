@@ -27,12 +27,13 @@ pub enum InstanceError {
     #[error("{}: must belong to uid {} and be closed to others", .0.display(), Uid::current())]
     OpenToOthers(PathBuf),
     /// It cannot be made.
-    #[error("{}: {source}", path.display())]
+    // Not a `source`, which whoever shows a chain of causes would say once more.
+    #[error("{}: {why}", path.display())]
     Io {
         /// What was being made.
         path: PathBuf,
         /// Why it was not.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -100,10 +101,10 @@ pub fn private_folder(folder: &Path) -> Result<(), InstanceError> {
     Ok(())
 }
 
-fn io_error(path: &Path, source: io::Error) -> InstanceError {
+fn io_error(path: &Path, why: io::Error) -> InstanceError {
     InstanceError::Io {
         path: path.into(),
-        source,
+        why,
     }
 }
 

@@ -29,6 +29,9 @@ struct Args {
     /// Stay in the foreground, as under systemd (the default)
     #[arg(long, conflicts_with = "background")]
     foreground: bool,
+    /// Say what is wrong with the configuration, if anything is, and end
+    #[arg(long, conflicts_with_all = ["background", "foreground"])]
+    check: bool,
     /// Leave the session of whoever started it
     #[arg(long, hide = true, conflicts_with = "background")]
     own_session: bool,
@@ -36,7 +39,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = if args.background {
+    let result = if args.check {
+        check()
+    } else if args.background {
         match background::start() {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(BackgroundError::Ended { said, code }) => {
@@ -54,6 +59,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn check() -> anyhow::Result<ExitCode> {
+    let user = paths::config_dir();
+    Ok(
+        match Config::load(paths::system_config_dir(), user.as_deref()) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => ended(&error, USAGE),
+        },
+    )
 }
 
 fn serve(args: &Args) -> anyhow::Result<ExitCode> {

@@ -12,7 +12,7 @@ use claviger_pki::p11_modules;
 use claviger_protocol::failure::ExitCode;
 use claviger_protocol::paths;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::Uid;
+use nix::unistd::{AccessFlags, Uid, access};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -46,6 +46,7 @@ pub(super) fn run(output: &Output) -> Result<ExitCode, Failed> {
         fuse(),
         fusermount(),
         runtime(),
+        state(),
         memlock(),
         programs(),
         swap::swap(),
@@ -172,11 +173,43 @@ fn programs() -> Finding {
     }
 }
 
-/// With a file that cannot be used no daemon starts.
+/// With a file that cannot be used no daemon starts: it says itself what it does not understand.
 fn configuration(configured: &Result<Configured, String>) -> Finding {
-    match configured {
-        Ok(_) => finding("configuration", Verdict::Good, "can be read"),
-        Err(why) => finding("configuration", Verdict::Bad, why),
+    if let Err(why) = configured {
+        return finding("configuration", Verdict::Bad, why);
+    }
+    // That the program is missing is another finding.
+    let checked = Command::new(paths::program("clavigerd"))
+        .arg("--check")
+        .output();
+    match checked {
+        Ok(output) if !output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.trim().trim_start_matches("clavigerd: ");
+            finding("configuration", Verdict::Bad, said)
+        }
+        _ => finding("configuration", Verdict::Good, "can be read"),
+    }
+}
+
+/// Without a place for its log and what it has seen of volumes no daemon starts.
+fn state() -> Finding {
+    let check = "state folder";
+    let Some(dir) = paths::state_dir() else {
+        let says = "neither HOME nor XDG_STATE_HOME is set";
+        return finding(check, Verdict::Bad, says);
+    };
+    let there = dir.ancestors().find(|above| above.exists());
+    match access(there.unwrap_or(&dir), AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) => finding(check, Verdict::Good, dir.display().to_string()),
+        Err(errno) => {
+            let says = format!(
+                "{}: {}; set HOME or XDG_STATE_HOME to a folder of yours",
+                dir.display(),
+                errno.desc()
+            );
+            finding(check, Verdict::Bad, says)
+        }
     }
 }
 
