@@ -12,6 +12,7 @@ use claviger_fs::prepare;
 use claviger_protocol::Failure;
 use claviger_protocol::failure;
 use claviger_protocol::inherited::close_inherited;
+use claviger_protocol::plain::plain;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     match report {
         Report::Ready => ExitCode::SUCCESS,
         Report::Failed { exit_code, text } => {
-            eprintln!("claviger-fs: {}", text.replace('\n', "\n  "));
+            eprintln!("claviger-fs: {}", plain(&text).replace('\n', "\n  "));
             ExitCode::from(exit_code)
         }
     }
