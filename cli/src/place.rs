@@ -18,13 +18,13 @@ const FILESYSTEM_TYPE: &[u8] = b"fuse.claviger";
 /// [`Failed`] if there is nothing at `place`.
 pub fn lower_folder(place: &Path) -> Result<PathBuf, Failed> {
     if let Some(mount) = mount_at(place)? {
-        return Ok(mount.lower);
+        return in_utf8(mount.lower);
     }
     let folder = place
         .canonicalize()
         .map_err(|error| Failed::file(place, &error))?;
     if folder.is_dir() {
-        return Ok(folder);
+        return in_utf8(folder);
     }
     Err(Failed::new(
         ExitCode::NotFound,
@@ -38,9 +38,22 @@ pub fn lower_folder(place: &Path) -> Result<PathBuf, Failed> {
 /// [`Failed`] if the current folder is gone.
 pub fn absolute(dir: &Path) -> Result<PathBuf, Failed> {
     if let Ok(canonical) = dir.canonicalize() {
-        return Ok(canonical);
+        return in_utf8(canonical);
     }
-    std::path::absolute(dir).map_err(|error| Failed::file(dir, &error))
+    in_utf8(std::path::absolute(dir).map_err(|error| Failed::file(dir, &error))?)
+}
+
+/// `path`, if the daemon can be told of it: it says it to people and programs again, in UTF-8. Names of files in a
+/// volume may be anything.
+fn in_utf8(path: PathBuf) -> Result<PathBuf, Failed> {
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => Err(Failed::usage(format!(
+            "{}: the path of a volume or key must be UTF-8",
+            path.display()
+        ))
+        .advise("Rename the folder, or that in which it lies")),
+    }
 }
 
 /// A lower folder that is mounted.

@@ -2,7 +2,9 @@
 
 use core::fmt;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -190,6 +192,24 @@ pub(crate) fn manifest_failed(dir: &Path, error: &ManifestError) -> Failed {
 pub(crate) fn open_folder(dir: &Path) -> Result<OwnedFd, Failed> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open(dir, flags, Mode::empty()).map_err(|errno| Failed::file(dir, &errno.into()))
+}
+
+/// Opens a file that a person named to look at; does not wait for the writer of a FIFO.
+///
+/// # Errors
+/// [`Failed`] if there is none, or it is something else.
+pub(crate) fn open_regular(path: &Path) -> Result<File, Failed> {
+    let refused = |error| Failed::file(path, &error);
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(refused)?;
+    if !file.metadata().map_err(refused)?.is_file() {
+        return Err(Failed::usage(format!(
+            "{} is no regular file",
+            path.display()
+        )));
+    }
+    Ok(file)
 }
 
 fn path_bytes(path: &Path) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
@@ -227,6 +228,12 @@ impl Daemon {
         if path.exists() {
             return Err(Failure::Usage(format!("{} exists already", path.display())));
         }
+        if !path.parent().is_some_and(Path::is_dir) {
+            return Err(Failure::NotFound(format!(
+                "{}: there is no such folder to make it in",
+                path.display()
+            )));
+        }
         Ok(Some(path.to_string_lossy().into_owned()))
     }
 }
@@ -273,7 +280,10 @@ fn in_file(path: &Path) -> Result<InFile, Failure> {
             _ => Failure::NotFound(text),
         }
     };
-    let file = File::open(path).map_err(failed)?;
+    // Does not wait for the writer of a FIFO: nobody could call that off.
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Failure::Usage(format!("{} is not a file", path.display())));
     }

@@ -1,6 +1,7 @@
 //! Which failure each error of the crates below is: one table an enum, without a catch-all.
 
 use std::io;
+use std::path::Path;
 
 use claviger_pki::auth_tok::AuthTokError;
 use claviger_pki::auth_tok::enrolled::EnrolledError;
@@ -56,6 +57,11 @@ pub fn of_unwrap(module: &str, error: UnwrapError) -> Failure {
 /// What is wrong with a manifest.
 pub fn of_manifest(error: ManifestError) -> Failure {
     Failure::of_manifest(error.to_string(), &error)
+}
+
+/// The same for the manifest of the volume in `dir`, which a person has named.
+pub fn of_manifest_in(dir: &Path, error: ManifestError) -> Failure {
+    Failure::of_manifest(format!("{}: {error}", dir.display()), &error)
 }
 
 /// What is wrong with something of eCryptfs.

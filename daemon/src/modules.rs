@@ -312,7 +312,9 @@ fn no_host(module: &str) -> HostError {
 }
 
 fn absence(module: &str) -> String {
+    let program = paths::program(&format!("claviger-pki-{module}"));
     match module {
+        PKCS11 if !program.is_file() => format!("{} is not installed", program.display()),
         PKCS11 => "no PKCS#11 library is installed or configured".into(),
         other => format!("module '{other}' is not installed"),
     }

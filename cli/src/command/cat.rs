@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use claviger_protocol::failure::ExitCode;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{SFlag, fstatat};
 use zeroize::Zeroizing;
 
 use super::lock;
@@ -36,6 +38,17 @@ fn native(cat: &Cat, mut prompter: Prompter) -> Result<ExitCode, Failed> {
         .resolve(path.as_os_str().as_bytes(), volume.keys())
         .map_err(refused)?;
     let lower = lower.ok_or_else(|| Failed::usage(format!("{} is a folder", path.display())))?;
+    let found = fstatat(&folder, lower.as_bytes(), AtFlags::AT_SYMLINK_NOFOLLOW);
+    let found = found.map_err(|errno| Failed::file(path, &errno.into()))?;
+    let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
+    let refusal = match kind {
+        SFlag::S_IFREG | SFlag::S_IFDIR => None,
+        SFlag::S_IFLNK => Some("is a symbolic link: name what it leads to"),
+        _ => Some("is no regular file"),
+    };
+    if let Some(refusal) = refusal {
+        return Err(Failed::usage(format!("{} {refusal}", path.display())));
+    }
     let file = volume
         .open_file(&folder, lower.as_bytes(), lower.as_bytes())
         .map_err(|error| error.failed(path))?;

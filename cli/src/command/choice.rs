@@ -12,7 +12,7 @@ use super::{key, unexpected};
 use crate::args::Module;
 use crate::print::{errln, outln};
 use crate::prompter::Prompter;
-use crate::{Failed, daemon, place};
+use crate::{Failed, daemon, place, terminal};
 
 /// What the person chose.
 pub(super) enum Choice {
@@ -22,6 +22,13 @@ pub(super) enum Choice {
 
 /// Offers the enrolled keys, then the tokens present, then the weaker ways.
 pub(super) fn choose(dir: &Path, prompter: &mut Prompter) -> Result<Choice, Failed> {
+    let nobody = || {
+        Failed::usage("no key is named, and there is no terminal to ask on")
+            .advise("Name one with --recipient or --passphrase-file")
+    };
+    if prompter.has_a_person() && !terminal::is_there() {
+        return Err(nobody());
+    }
     let enrolled = enrolled_keys(prompter)?;
     if !enrolled.is_empty() {
         return Ok(Choice::Keys(enrolled));
@@ -36,10 +43,7 @@ pub(super) fn choose(dir: &Path, prompter: &mut Prompter) -> Result<Choice, Fail
         }
     }
     if !prompter.has_a_person() || !io::stdin().is_terminal() {
-        return Err(
-            Failed::usage("no key is named, and there is no terminal to ask on")
-                .advise("Name one with --recipient or --passphrase-file"),
-        );
+        return Err(nobody());
     }
     errln!(
         "Without a token, a key in a file or a passphrase can open the volume. Both are weaker:"

@@ -1,18 +1,17 @@
 //! `claviger inspect`: what a lower file or a volume says of itself; needs no key, verifies nothing.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use claviger_protocol::failure::ExitCode;
 use claviger_vault::ids::{Epoch, FileId, Scope, VolumeId};
 use claviger_vault::manifest;
-use claviger_vault::native::{FixedPart, NativeFile, stat_size};
+use claviger_vault::native::{FileError, FixedPart, NativeFile, stat_size};
 use serde::Serialize;
 
 use crate::args::Output;
 use crate::print::outln;
-use crate::volume::{file_failed, manifest_failed, open_folder};
+use crate::volume::{file_failed, manifest_failed, open_folder, open_regular};
 use crate::{Failed, print};
 
 /// What a manifest says.
@@ -128,11 +127,21 @@ fn volume(dir: &Path) -> Result<VolumeFacts, Failed> {
 }
 
 fn file(path: &Path) -> Result<FileFacts, Failed> {
-    let file = File::open(path).map_err(|error| Failed::file(path, &error))?;
+    let file = open_regular(path)?;
     let metadata = file
         .metadata()
         .map_err(|error| Failed::file(path, &error))?;
-    let refused = |error| file_failed(path, &error);
+    let refused = |error| match error {
+        // Of a file that somebody names: damage is what it is least likely to be.
+        FileError::NeverReachedDisk => Failed::new(
+            ExitCode::Integrity,
+            format!("{} has no header of a volume's file", path.display()),
+        )
+        .advise(
+            "It is none, as a file below a mount is not, or one that a crash kept from the disk",
+        ),
+        error => file_failed(path, &error),
+    };
     let head = NativeFile::read_head(file.as_fd()).map_err(refused)?;
     let fixed = head
         .first_chunk()

@@ -12,7 +12,7 @@ use claviger_protocol::{Failure, Secret};
 use claviger_vault::dir::{Location, Record};
 use claviger_vault::epoch::EpochKeys;
 use claviger_vault::ids::Scope;
-use claviger_vault::manifest::{Manifest, Recipient};
+use claviger_vault::manifest::{self, Manifest, Recipient};
 use claviger_vault::names::{NamesKeys, RECORD, RESERVED};
 use claviger_vault::pin::{Pin, remember};
 
@@ -154,6 +154,15 @@ fn empty_folder(dir: &Path) -> Result<PathBuf, Failure> {
             _ => Failure::NotFound(text),
         }
     };
+    // Its own mount would show nothing of it, and every check would call it damage.
+    let around = |above: &&Path| above.join(RESERVED).join(manifest::NAME).exists();
+    if let Some(volume) = dir.ancestors().skip(1).find(around) {
+        return Err(Failure::Usage(format!(
+            "{} lies in the volume {}: name a folder outside of it",
+            dir.display(),
+            volume.display()
+        )));
+    }
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}

@@ -101,7 +101,8 @@ impl Daemon {
             return Ok(volume);
         }
         let (lower, _) = open_lower(dir)?;
-        let loaded = manifest::load(&lower).map_err(crate::failure::of_manifest)?;
+        let loaded =
+            manifest::load(&lower).map_err(|error| crate::failure::of_manifest_in(dir, error))?;
         Ok(loaded.manifest.claims().volume())
     }
 }

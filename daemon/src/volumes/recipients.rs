@@ -31,7 +31,7 @@ impl Daemon {
     /// [`Failure`].
     pub fn recipient_list(&self, dir: &Path, caller: &Caller) -> Result<Reply, Failure> {
         let (lower, dir) = open_lower(dir)?;
-        let manifest = self.load_manifest(&lower, caller)?;
+        let manifest = self.load_manifest((&lower, &dir), caller)?;
         if let Ok(volume) = self.volumes.get(manifest.claims().volume())
             && self.refresh(&dir, &volume, manifest.clone())?
         {
@@ -191,7 +191,7 @@ impl Daemon {
     ) -> Result<Changed<'_>, Failure> {
         let begun = Instant::now();
         let (lower, dir) = open_lower(dir)?;
-        let manifest = self.load_manifest(&lower, caller)?;
+        let manifest = self.load_manifest((&lower, &dir), caller)?;
         let volume = self.volumes.get(manifest.claims().volume())?;
         // Another machine may have changed it meanwhile.
         if !self.refresh(&dir, &volume, manifest)? {

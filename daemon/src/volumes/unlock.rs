@@ -59,7 +59,7 @@ impl Daemon {
         loop {
             let since = Instant::now();
             let (lower, dir) = open_lower(dir)?;
-            let manifest = self.load_manifest(&lower, caller)?;
+            let manifest = self.load_manifest((&lower, &dir), caller)?;
             let id = manifest.claims().volume();
             let standing = self.check_identity(&dir, &manifest)?;
             if let Some(already) = self.already_unlocked(&dir, &manifest)? {
@@ -246,10 +246,10 @@ impl Daemon {
 
     pub(super) fn load_manifest(
         &self,
-        lower: &File,
+        (lower, dir): (&File, &Path),
         caller: &Caller,
     ) -> Result<Unverified, Failure> {
-        let loaded = manifest::load(lower).map_err(failure::of_manifest)?;
+        let loaded = manifest::load(lower).map_err(|error| failure::of_manifest_in(dir, error))?;
         if let Copy::Backup { because } = &loaded.copy {
             let text = format!("{because}; its backup copy is used. Any change writes both anew.");
             tracing::warn!(volume = %loaded.manifest.claims().volume(), "{text}");

@@ -73,6 +73,73 @@ story! {
 }
 
 story! {
+    /// A setting that no daemon starts with is found by doctor, by its line; so is a home that it cannot write to.
+    fn doctor_finds_what_keeps_the_daemon_from_starting(world) {
+        let mut alice = world.user("alice");
+        alice.write(".config/claviger/config.toml", "[pkcs11]\nlibrarys = []\n");
+        let said = alice.claviger(["doctor"]).finish();
+        assert_eq!(said.code, 28, "{said}");
+        says(&said.stdout, &["BAD   configuration", "config.toml:2: unknown field `librarys`"]);
+        alice.claviger(["status"]).fails(2);
+        alice.set("HOME", "/nowhere");
+        let said = alice.claviger(["doctor"]).finish();
+        assert_eq!(said.code, 28, "{said}");
+        says(&said.stdout, &["BAD   state folder", "/nowhere/.local/state/claviger: Permission denied; set HOME"]);
+        let said = alice.claviger(["status"]).fails(1);
+        assert_eq!(said.matches("Permission denied").count(), 1, "{said}");
+    }
+}
+
+story! {
+    /// Whoever names the wrong thing hears which, and no command waits for ever: nobody writes to this pipe.
+    fn what_is_no_volume_no_key_and_no_file_is_named_in_the_error(world) {
+        let alice = alice_with_an_open_folder(world);
+        alice.sh("mkdir plain; echo text >plain/letter; echo text >private/letter; mkfifo pipe private/pipe").ok();
+        alice.sh("ln -s letter private/link").ok();
+        let no_volume = "/home/alice/plain: no manifest here";
+        let table = [
+            ("unlock plain", 3, no_volume),
+            ("lock plain", 3, no_volume),
+            ("recipient list plain", 3, no_volume),
+            ("recipient add plain k", 3, no_volume),
+            ("verify plain", 3, no_volume),
+            ("cat plain letter", 3, no_volume),
+            ("inspect plain/letter", 12, "plain/letter has no header of a volume's file"),
+            ("inspect pipe", 2, "pipe is no regular file"),
+            ("ecryptfs inspect pipe", 2, "pipe is no regular file"),
+            ("cat Private pipe", 2, "pipe is no regular file"),
+            ("cat Private link", 2, "link is a symbolic link: name what it leads to"),
+            ("recipient add Private pipe", 2, "/home/alice/pipe is not a file"),
+            ("key add pipe", 2, "/home/alice/pipe is not a file"),
+            ("seal --recipient pipe plain/letter", 2, "/home/alice/pipe is not a file"),
+            ("key generate --module openssl --out no/k.pem", 3, "/home/alice/no/k.pem: there is no such folder"),
+            ("init --recipient k Private/inner", 2, "Private/inner lies in the volume /home/alice/Private"),
+            ("init New", 2, "no key is named, and there is no terminal to ask on"),
+        ];
+        for (command, code, said) in table {
+            let finished = alice.sh(&format!("timeout 20 /run/programs/claviger {command}")).finish();
+            assert_eq!(finished.code, code, "{command}: {finished}");
+            says(&finished.stderr, &[said]);
+        }
+        alice.claviger(["verify", "Private"]).ok();
+    }
+}
+
+story! {
+    /// The daemon and JSON have paths as text: a folder whose name is none is refused, in words, and below it nothing
+    /// is made. Names in a volume may be anything.
+    fn a_folder_whose_name_is_not_utf_8_is_refused_by_name(world) {
+        let alice = alice_with_an_open_folder(world);
+        let in_it = |command: &str| format!("N=$(printf 'b\\377d'); mkdir -p \"$N\"; /run/programs/claviger {command}");
+        for command in ["init --recipient k \"$N/new\"", "unlock \"$N\"", "lock \"$N\"", "mount \"$N\" private"] {
+            let said = alice.sh(&in_it(command)).fails(2);
+            says(&said, &["the path of a volume or key must be UTF-8", "Rename the folder"]);
+        }
+        alice.sh("N=$(printf 'b\\377d'); echo text >\"private/$N\"; test $(/run/programs/claviger cat Private \"$N\") = text").ok();
+    }
+}
+
+story! {
     /// Labels are chosen by others, and so are the names of folders on their disks: an escape sequence or a change
     /// of the direction of writing is shown, not obeyed. Programs get them as they are.
     fn no_label_and_no_name_steers_the_terminal_that_it_is_shown_on(world) {
@@ -80,7 +147,8 @@ story! {
         let (label, dir) = ("k\u{202e}gpj", "Pri\u{1b}[2Jvate\nmoved");
         alice.claviger(["key", "generate", "--module", "openssl", "--label", label, "--out", "k.pem"]).ok();
         alice.claviger(["init", "--no-recovery", "--recipient", "k.pem", dir]).ok();
-        let commands: [&[&str]; 6] = [
+        let commands: [&[&str]; 7] = [
+            &["mount", dir, dir],
             &["unlock", dir],
             &["unlock", dir],
             &["status"],
@@ -93,7 +161,7 @@ story! {
             let steers = |c: char| c == '\u{202e}' || (c.is_control() && c != '\n');
             let said = stdout + &stderr;
             assert!(!said.contains(steers), "{command:?}: {said:?}");
-            let shown = [r"k\u{202e}gpj", r"Pri\u{1b}[2Jvate\nmoved"];
+            let shown = [r"k\u{202e}gpj", r"Pri\u{1b}[2Jvate\nmoved", "lower folder /home/alice/Pri\\u{1b}[2Jvate\n  moved"];
             assert!(shown.iter().any(|shown| said.contains(shown)), "{command:?}: {said}");
         }
         let keys = json(&alice.claviger(["key", "list", "--json"]).ok());

@@ -39,10 +39,9 @@ impl KeyFile {
             io::ErrorKind::NotFound => ModuleError::Absent(at.to_string()),
             _ => ModuleError::BadRequest(format!("{at}: {error}")),
         };
-        if fs::metadata(path).map_err(|error| refuse(&error))?.len() > FILE_MAX {
-            return Err(ModuleError::BadRequest(format!(
-                "{at} is too long for a key file"
-            )));
+        let metadata = fs::metadata(path).map_err(|error| refuse(&error))?;
+        if !metadata.is_file() || metadata.len() > FILE_MAX {
+            return Err(ModuleError::BadRequest(format!("{at} is no key file")));
         }
         let pem = fs::read(path).map_err(|error| refuse(&error))?;
         Self::parse(&pem).map_err(|error| match error {

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::args::Output;
 use crate::ecryptfs::failed;
 use crate::print::outln;
+use crate::volume::open_regular;
 use crate::{Failed, print};
 
 /// What a key of the kernel's keyring can hold; nothing small of eCryptfs is larger.
@@ -26,7 +27,7 @@ const SMALL: usize = 32767;
 const ENCRYPTED_KEY: &[u8] = b"ecryptfs ";
 
 pub(super) fn run(path: &Path, output: &Output) -> Result<ExitCode, Failed> {
-    let file = File::open(path).map_err(|error| Failed::file(path, &error))?;
+    let file = open_regular(path)?;
     let facts = match Header::read(&file) {
         Ok(header) => lower_file(&header, &file, path)?,
         Err(EcryptfsError::NotEcryptfs) => small(file, path)?,
