@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -75,7 +75,7 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     let published = match served.open {
         None => Some(Published::start(
             &keys,
-            requester_config(&options, about),
+            requester_config(&options, about)?,
             listener,
         )?),
         Some(tree) => {
@@ -169,25 +169,45 @@ fn harden() -> Result<(), Errno> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
-fn requester_config(options: &Options, about: BTreeMap<String, String>) -> RequesterConfig {
+fn requester_config(
+    options: &Options,
+    about: BTreeMap<String, String>,
+) -> Result<RequesterConfig, Failure> {
     let (dir, serves) = match (Mounter::of_process(), options.audience) {
-        (Mounter::System, Audience::Everyone) => {
-            (paths::system_requesters().into(), Serves::AnyUid)
+        (Mounter::System, audience) => {
+            let folder = paths::system_requesters();
+            open_to_daemons(folder).map_err(system("the folder of root's mounts"))?;
+            let serves = match audience {
+                Audience::Everyone => Serves::AnyUid,
+                Audience::Owner => Serves::Owner,
+            };
+            (folder.into(), serves)
         }
-        (Mounter::System, Audience::Owner) => (paths::system_requesters().into(), Serves::Owner),
         // Serves its owner only, whoever the kernel lets in.
         (Mounter::User, Audience::Everyone | Audience::Owner) => {
             (paths::own_requesters(), Serves::Owner)
         }
     };
-    RequesterConfig {
+    Ok(RequesterConfig {
         dir,
         transport: options.transport,
         service: keys::SERVICE.into(),
         about,
         serves,
         limits: Limits::default(),
+    })
+}
+
+/// Lets every user's daemon look into the folder that all mounts of root share: a requester makes it for those
+/// whom itself serves, and one for root alone would close it to all that come after. Each entry has its own mode.
+fn open_to_daemons(folder: &Path) -> io::Result<()> {
+    for folder in folder.parent().into_iter().chain([folder]) {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => fs::set_permissions(folder, Permissions::from_mode(0o755))?,
+        }
     }
+    Ok(())
 }
 
 /// Whose mount it is.

@@ -184,3 +184,21 @@ story! {
         assert_eq!(alice.sh("cat private/letter").ok(), "text\n");
     }
 }
+
+story! {
+    /// Root's mounts tell of themselves in one folder. The first of them, for root alone, does not close it to the
+    /// daemons of those whom a later one is for.
+    fn a_mount_for_all_is_found_after_one_for_root_alone(world) {
+        let (alice, root) = (world.user("alice"), world.root());
+        software_key(&alice, "k");
+        alice.claviger(["init", "--no-recovery", "--recipient", "k", "Private"]).ok();
+        alice.sh("mkdir private && chmod 711 .").ok();
+        let places = ["/home/alice/Private", "/home/alice/private"];
+        root.claviger(["mount", "--locked", places[0], places[1]]).ok();
+        root.claviger(["umount", places[1]]).ok();
+        root.claviger(["mount", "-o", "allow_other", places[0], places[1]]).ok();
+        finds_a_mount_of_roots(&alice);
+        alice.claviger(["unlock", "private"]).ok();
+        alice.sh("echo text >private/letter && cat private/letter").ok();
+    }
+}
