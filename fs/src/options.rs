@@ -73,6 +73,12 @@ pub enum OptionError {
     /// No such option.
     #[error("unknown mount option '{0}'")]
     Unknown(String),
+    /// It is mounted already, by another process.
+    #[error(
+        "a mount is not changed through its filesystem: as root, 'mount -i -o remount,…' changes what the kernel \
+         checks, such as ro and noexec; for anything else unmount it first"
+    )]
+    Remount,
     /// The option does not take this value.
     #[error("mount option '{option}={value}': expected {expected}")]
     Value {
@@ -183,6 +189,7 @@ impl Options {
             // For mount(8), systemd and people: they say when to mount, or who may.
             "defaults" | "async" | "auto" | "noauto" | "nofail" | "user" | "nouser" | "users"
             | "owner" | "group" | "_netdev" => (),
+            "remount" => return Err(OptionError::Remount),
             _ if word.starts_with("x-") || word.starts_with("X-") => (),
             _ => return Err(OptionError::Unknown(word.into())),
         }
@@ -301,7 +308,11 @@ mod tests {
         let table = [
             ("ro,shiny", "unknown mount option 'shiny'"),
             ("shiny=1", "unknown mount option 'shiny='"),
-            ("remount", "unknown mount option 'remount'"),
+            (
+                "ro,remount",
+                "a mount is not changed through its filesystem: as root, 'mount -i -o remount,…' changes what the \
+                 kernel checks, such as ro and noexec; for anything else unmount it first",
+            ),
             ("ro=1", "unknown mount option 'ro='"),
             ("transport", "unknown mount option 'transport'"),
             (
