@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use claviger_hw_tests::{Finished, PIN, story};
+use claviger_hw_tests::{Finished, PIN, SoftHsm, story};
 use serde_json::Value;
 
 use crate::scene::{alice_with_a_card, alice_with_an_open_folder, folder, says};
@@ -87,6 +87,17 @@ story! {
         says(&said.stdout, &["BAD   state folder", "/nowhere/.local/state/claviger: Permission denied; set HOME"]);
         let said = alice.claviger(["status"]).fails(1);
         assert_eq!(said.matches("Permission denied").count(), 1, "{said}");
+    }
+}
+
+story! {
+    /// A package of its own may be missing, or a file of one: not the library, which the configuration names.
+    fn a_module_that_is_not_installed_is_named(world) {
+        let mut alice = world.user("alice");
+        SoftHsm::new(&mut alice).alone(&alice);
+        alice.sh("mkdir bin && cp /run/programs/claviger /run/programs/clavigerd bin").ok();
+        let said = alice.sh("bin/claviger key add pkcs11:token=work").finish();
+        says(&said.stderr, &["module pkcs11: ", "/libexec/claviger/claviger-pki-pkcs11 is not installed"]);
     }
 }
 
