@@ -208,7 +208,7 @@ user_test! {
     fn a_lower_folder_that_hangs_keeps_its_volume_from_no_lock_and_no_other_from_an_unlock(user) {
         let (_daemon, card) = user.with_card();
         let make = |name| user.cli().init(name, Scope::Volume, &[&card], Recovery::None);
-        let ((slow, volume, _), (other, ..)) = (make("Slow"), make("Other"));
+        let ((slow, ..), (other, ..)) = (make("Slow"), make("Other"));
         user.cli().unlock(&slow, UnlockWith::AnyKey).unwrap();
 
         // flock(2) is how the test gets the change of a manifest to hang; a NAS has other ways.
@@ -221,7 +221,7 @@ user_test! {
 
         let lock = Command::Lock(LockTarget::All);
         let Reply::Locked(locked) = user.cli().run(lock).unwrap() else { panic!() };
-        assert_eq!(locked.volumes, [volume]);
+        assert_eq!(locked.folders, [slow.to_string_lossy()]);
         user.cli().unlock(&other, UnlockWith::AnyKey).unwrap();
 
         // It goes through all the same, and nobody loses the key that it made.
