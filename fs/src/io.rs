@@ -61,10 +61,10 @@ impl VolumeFs {
         let handle = self.handle(handle)?;
         handle.inode().is_synced();
         handle.file()?.sync()?;
-        match handle.inode().place() {
-            Some(place) => self.sync_above(&place.parent),
-            None => Ok(()),
-        }
+        // By whichever name it is looked for.
+        let places = handle.inode().places().clone();
+        let mut parents = places.iter().map(|place| &place.parent);
+        parents.try_for_each(|parent| self.sync_above(parent))
     }
 
     pub(crate) fn fallocate(

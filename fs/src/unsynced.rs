@@ -164,13 +164,16 @@ impl VolumeFs {
         })
     }
 
-    /// Before what may be durable gets the name at `to`, makes the sidecar durable: without it the name
-    /// cannot be told.
+    /// Before what may be durable gets the name at `to`, makes durable what it will be found by: the
+    /// sidecar of the name, and the records of new directories on the way.
     pub(crate) fn sync_name(&self, to: &Spot, inode: Option<&Inode>) -> Result<(), OpError> {
-        match (&to.name, self.synced(inode)) {
-            (LowerName::Long { sidecar, .. }, Synced::Maybe) => Ok(sync_file(&to.dir, sidecar)?),
-            (LowerName::Long { .. }, Synced::Never) | (LowerName::Short(_), _) => Ok(()),
+        if self.synced(inode) == Synced::Never {
+            return Ok(());
         }
+        if let LowerName::Long { sidecar, .. } = &to.name {
+            sync_file(&to.dir, sidecar)?;
+        }
+        self.sync_above(&to.parent)
     }
 
     /// Syncs the lower directory itself, and the records of directories in it: their names are what

@@ -104,3 +104,49 @@ isolated_test! {
         volume.open(file).unwrap();
     }
 }
+
+isolated_test! {
+    fn what_is_durable_is_found_after_a_power_cut_in_the_new_directory_that_it_was_put_into() {
+        let volume = Volume::new();
+        let old = volume.make_dir("old");
+        let [_, linked, _] = ["renamed", "linked", "exchanged"].map(|name| volume.write_durably(name));
+        volume.grows_old(&[old]);
+        // No fsync from here on.
+        let [files, links, exchange, dirs] =
+            ["files", "links", "exchange", "dirs"].map(|name| volume.make_dir(name));
+        let put = |name: &str, to, flags| {
+            let (from, to) = ((ROOT, name.as_bytes()), (to, name.as_bytes()));
+            volume.fs.rename(from, to, flags).unwrap();
+        };
+        put("renamed", files, RenameFlags::empty());
+        volume.fs.link(linked, links, b"linked").unwrap();
+        volume.fs.unlink(ROOT, b"linked").unwrap();
+        volume.write(exchange, "exchanged");
+        put("exchanged", exchange, RenameFlags::RENAME_EXCHANGE);
+        put("old", dirs, RenameFlags::empty());
+        let volume = volume.without_power();
+        for (dir, name) in [("files", "renamed"), ("links", "linked"), ("exchange", "exchanged")] {
+            let dir = volume.find(ROOT, dir).unwrap();
+            let file = volume.find(dir, name).unwrap();
+            volume.open(file).unwrap();
+        }
+        let dirs = volume.find(ROOT, "dirs").unwrap();
+        let old = volume.find(dirs, "old").unwrap();
+        volume.fs.opendir(old).unwrap();
+    }
+}
+
+isolated_test! {
+    fn a_file_that_was_synced_is_found_after_a_power_cut_by_each_of_its_names() {
+        let volume = Volume::new();
+        let (file, handle) = volume.write(ROOT, "file");
+        let dir = volume.make_dir("dir");
+        volume.fs.link(file, dir, b"link").unwrap();
+        volume.fs.fsync(handle).unwrap();
+        volume.fs.unlink(ROOT, b"file").unwrap();
+        let volume = volume.without_power();
+        let dir = volume.find(ROOT, "dir").unwrap();
+        let file = volume.find(dir, "link").unwrap();
+        volume.open(file).unwrap();
+    }
+}
