@@ -115,6 +115,17 @@ impl Inode {
         self.places.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it is known to be at `place`.
+    pub(crate) fn is_at(&self, place: &Place) -> bool {
+        self.places().iter().any(|known| known.is(place))
+    }
+
+    /// Whether all places that it is known to have are in `parent`.
+    pub(crate) fn is_in(&self, parent: &Inode) -> bool {
+        let places = self.places();
+        places.iter().all(|known| known.parent.ino == parent.ino)
+    }
+
     /// Notes that it is new.
     pub(crate) fn is_made(&self, made: Made) {
         *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);

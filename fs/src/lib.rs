@@ -24,6 +24,7 @@ mod dircache;
 mod dirstream;
 pub mod failure;
 pub mod filesystem;
+mod found;
 pub mod fuse;
 pub mod fuzzing;
 mod handles;

@@ -135,8 +135,11 @@ impl VolumeFs {
                     name: &name,
                 };
                 let lower = entry.name.as_bytes();
-                if show(&listing.inode, &dir, lower, shown)? == Room::Full {
-                    return Ok(());
+                match show(&listing.inode, &dir, lower, shown) {
+                    Ok(Room::Taken) => {}
+                    Ok(Room::Full) => return Ok(()),
+                    Err(error @ OpError::Damaged(_)) => left_out.note(lower, &error),
+                    Err(error) => return Err(error),
                 }
             }
             stream.advance();

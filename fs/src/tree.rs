@@ -173,6 +173,7 @@ impl VolumeFs {
             parent: Arc::clone(parent),
             name: name.into(),
         };
+        self.check_found(&place, stat)?;
         Ok(self.inodes.looked_up(stat.st_ino, kind, place, links))
     }
 

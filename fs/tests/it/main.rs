@@ -15,4 +15,5 @@ mod mounted;
 mod names;
 mod namespaces;
 mod owners;
+mod places;
 mod served;
