@@ -102,9 +102,7 @@ impl VolumeFs {
             .and_then(|lower| Ok(self.format.begin(lower, access.into())?));
         let (lower, head) = match begun {
             Ok(Begun::Sealed { lower, head }) => (lower, head),
-            Ok(Begun::Open(content)) => {
-                return done(self.grant_at_once(&inode, caller, access, content));
-            }
+            Ok(Begun::Open(_)) => return done(self.grant_at_once(&inode, caller, access)),
             Ok(Begun::Empty(lower)) => return done(self.make_anew(&inode, caller, lower)),
             Ok(Begun::NeverReachedDisk(lower)) if want == Want::Truncated => {
                 return done(self.make_anew(&inode, caller, lower));
@@ -156,10 +154,18 @@ impl VolumeFs {
         inode: &Arc<Inode>,
         caller: Caller,
         access: Access,
-        content: Box<dyn Content>,
     ) -> Result<OpenUse, OpError> {
         let _opening = self.opening()?;
-        let open = || Ok(content);
+        // Since it was looked at, somebody may have given it a key.
+        let open = || {
+            let lower = self.open_lower(inode, access)?;
+            match self.format.begin(lower, access.into())? {
+                Begun::Open(content) => Ok(content),
+                Begun::Sealed { .. } | Begun::Empty(_) | Begun::NeverReachedDisk(_) => {
+                    Err(Errno::ESTALE.into())
+                }
+            }
+        };
         let slot = &inode.open;
         slot.grant(inode, caller.uid, access, &self.linger, Claim::NoKey, open)
     }
@@ -232,6 +238,11 @@ impl VolumeFs {
         let tree = self.tree()?;
         let claim = Claim::NewFile(fresh.mark());
         let create = || {
+            // Since it was looked at, somebody may have made it, and written it.
+            let lower = match self.format.begin(lower, native::Access::ReadWrite)? {
+                Begun::Empty(lower) | Begun::NeverReachedDisk(lower) => lower,
+                Begun::Sealed { .. } | Begun::Open(_) => return Err(Errno::ESTALE.into()),
+            };
             nix::unistd::ftruncate(&lower, 0)?;
             let at = location(&parent, &place.name);
             Ok(fresh.create(lower, &*tree, at, links)?)

@@ -40,6 +40,7 @@ struct Keys {
     keys: Vec<PassphraseKey>,
     tree: Mutex<Option<Arc<dyn Tree>>>,
     feks_are: Mutex<FeksAre>,
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// What an unwrap brings.
@@ -74,6 +75,7 @@ impl Folder {
             keys,
             tree: Mutex::default(),
             feks_are: Mutex::new(FeksAre::Genuine),
+            meanwhile: Mutex::default(),
         });
         keys.unlock();
         let upper = PathBuf::from("/mnt/upper");
@@ -101,6 +103,11 @@ impl Folder {
     /// From now on unwraps bring such FEKs.
     pub(super) fn unwraps_bring(&self, feks_are: FeksAre) {
         *self.keys.feks_are.lock().unwrap() = feks_are;
+    }
+
+    /// The next time that a new file is wanted, this happens before there is one.
+    pub(super) fn meanwhile(&self, work: impl FnOnce() + Send + 'static) {
+        *self.keys.meanwhile.lock().unwrap() = Some(Box::new(work));
     }
 
     /// How much is in it.
@@ -203,6 +210,10 @@ impl KeySource for Keys {
     }
 
     fn fresh(&self, _uid: u32) -> Result<Box<dyn NewFile>, Failure> {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
         let options = self.options.lock().unwrap();
         let fek = Fek::random(options.key_len);
         let wrap = |sig| {

@@ -4,12 +4,14 @@ mod folder;
 mod hostile;
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use claviger_hw_tests::wait_until;
 use claviger_vault::ecryptfs::{Header, KeyLen, MetadataPlace, MountOptions, PlainFiles, View};
 use folder::{Folder, Vector, passphrase_key};
 
@@ -118,6 +120,24 @@ isolated_test! {
         fs::write(&path, "content").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"content");
         assert_eq!(fs::metadata("/mnt/lower/f").unwrap().len(), 8192 + 4096);
+    }
+}
+
+isolated_test! {
+    fn of_two_who_write_a_file_that_was_never_written_neither_loses_anything() {
+        let folder = Folder::fresh(Path::new("/mnt/lower"), |_| ());
+        fs::write("/mnt/lower/f", "").unwrap();
+        let append = |path: &Path, line: &str| {
+            let file = File::options().append(true).open(path);
+            file.unwrap().write_all(line.as_bytes()).unwrap();
+        };
+        let (path, fs) = (folder.path("f"), Arc::clone(folder.fs()));
+        folder.meanwhile(move || {
+            append(&path, "first\n");
+            wait_until("the kernel has said that it is closed", || fs.open_paths().is_empty());
+        });
+        append(&folder.path("f"), "second\n");
+        assert_eq!(fs::read_to_string(folder.path("f")).unwrap(), "first\nsecond\n");
     }
 }
 
