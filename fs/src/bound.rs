@@ -155,7 +155,7 @@ impl VolumeFs {
         let Some(names) = tree.names_keys() else {
             return Ok(Bound::Nowhere);
         };
-        let inode = self.inodes.find(self.inodes.number(stat.st_ino));
+        let inode = self.inodes.find_lower(stat.st_ino);
         let mut bound = self.bound(
             names,
             &from.dir,

@@ -47,7 +47,7 @@ impl VolumeFs {
             return Ok(());
         };
         let kind = Kind::of(stat);
-        let known = self.inodes.find(self.inodes.number(stat.st_ino));
+        let known = self.inodes.find_lower(stat.st_ino);
         let known = known.filter(|inode| inode.kind == kind && !inode.is_gone());
         let several = kind != Kind::DIRECTORY && stat.st_nlink > 1;
         match &known {

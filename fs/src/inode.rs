@@ -1,12 +1,14 @@
 //! The inodes that the kernel knows, and where their lower objects are.
 //!
-//! An inode is its lower inode number. No descriptor is kept for one: it is found again through its
+//! An inode has its lower inode number, but where the kernel still knows that of something else: the lower
+//! filesystem may use a number again as soon as what had it is gone, while requests for that are on their
+//! way. No descriptor is kept for one: it is found again through its
 //! parent's descriptor and its lower name, and checked to be the same inode. Between renames and
 //! everything else a name can move under us, so a place is read, used, and read again if the lower
 //! object was not there.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::attr::Kind;
@@ -22,7 +24,9 @@ pub(crate) const ROOT: u64 = 1;
 pub(crate) struct Inode {
     /// Node id, and `st_ino`.
     pub(crate) ino: u64,
-    /// Tells two lower objects apart that had the same inode number one after the other.
+    /// The number of the lower object.
+    pub(crate) lower: u64,
+    /// Tells two apart that had the same number one after the other.
     pub(crate) generation: u64,
     /// Never changes: another kind is another inode.
     pub(crate) kind: Kind,
@@ -64,10 +68,11 @@ pub(crate) enum Links {
 }
 
 impl Inode {
-    fn new(ino: u64, generation: u64, kind: Kind, places: Vec<Place>) -> Arc<Self> {
+    fn new(numbers: Numbers, kind: Kind, places: Vec<Place>) -> Arc<Self> {
         Arc::new(Self {
-            ino,
-            generation,
+            ino: numbers.ino,
+            lower: numbers.lower,
+            generation: numbers.generation,
             kind,
             places: RwLock::new(places),
             gone: AtomicBool::new(false),
@@ -172,17 +177,31 @@ pub(crate) fn drop_place(places: &mut Vec<Place>, place: &Place) {
     places.retain(|known| !known.is(place));
 }
 
+/// What tells inodes apart.
+#[derive(Clone, Copy)]
+struct Numbers {
+    ino: u64,
+    lower: u64,
+    generation: u64,
+}
+
 /// Every inode that the kernel knows.
 pub(crate) struct Inodes {
     root: Arc<Inode>,
     /// The lower inode number of the root, which is number 1 above; and 1 below is that above.
     root_lower: u64,
     table: Mutex<Table>,
+    /// How many have another number than their lower object's: seldom any.
+    renumbered: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Table {
     known: HashMap<u64, Known>,
+    /// The numbers of those that have another than their lower object's, by that.
+    renumbered: HashMap<u64, u64>,
+    /// How many there ever were.
+    renumberings: u64,
     /// Forgotten by the kernel, but a child or an open file still needed them.
     lingering: HashSet<u64>,
     sweep_at: usize,
@@ -196,11 +215,16 @@ struct Known {
 impl Inodes {
     /// A table that knows the root only, whose lower inode number is `root_lower`.
     pub(crate) fn new(root_lower: u64) -> Self {
-        let root = Inode::new(ROOT, 0, Kind::DIRECTORY, Vec::new());
+        let numbers = Numbers {
+            ino: ROOT,
+            lower: root_lower,
+            generation: 0,
+        };
         Self {
-            root,
+            root: Inode::new(numbers, Kind::DIRECTORY, Vec::new()),
             root_lower,
             table: Mutex::default(),
+            renumbered: AtomicUsize::new(0),
         }
     }
 
@@ -208,13 +232,29 @@ impl Inodes {
         &self.root
     }
 
-    /// The number above of a lower inode number, and the other way round.
+    /// The number above of a lower inode number.
     pub(crate) fn number(&self, lower: u64) -> u64 {
+        if self.renumbered.load(Ordering::Acquire) > 0
+            && let Some(ino) = self.table().renumbered.get(&lower)
+        {
+            return *ino;
+        }
+        self.own_number(lower)
+    }
+
+    /// The same, of what has not been given another.
+    fn own_number(&self, lower: u64) -> u64 {
         match lower {
             lower if lower == self.root_lower => ROOT,
             ROOT => self.root_lower,
             lower => lower,
         }
+    }
+
+    /// The inode of a lower inode number, if the kernel knows one.
+    pub(crate) fn find_lower(&self, lower: u64) -> Option<Arc<Inode>> {
+        self.find(self.number(lower))
+            .filter(|inode| inode.lower == lower)
     }
 
     /// The inode that the kernel names.
@@ -230,8 +270,8 @@ impl Inodes {
 
     /// Notes that the kernel is told of a lower object, found at `place`.
     ///
-    /// An object that has a known number but cannot be the known one gets a new generation, and
-    /// inherits the count: the kernel's forgets do not tell generations apart.
+    /// An object whose number is known but cannot be the known one gets a number of its own: requests
+    /// for the other may be on their way, and say no generation.
     pub(crate) fn looked_up(
         &self,
         lower_ino: u64,
@@ -241,21 +281,37 @@ impl Inodes {
     ) -> Arc<Inode> {
         let ino = self.number(lower_ino);
         let mut table = self.table();
+        let mut numbers = Numbers {
+            ino,
+            lower: lower_ino,
+            generation: 0,
+        };
         if let Some(known) = table.known.get_mut(&ino) {
-            known.lookups += 1;
-            if known.inode.kind == kind && !known.inode.is_gone() {
-                let inode = Arc::clone(&known.inode);
+            let inode = &known.inode;
+            if inode.lower == lower_ino && inode.kind == kind && !inode.is_gone() {
+                known.lookups += 1;
+                let inode = Arc::clone(inode);
                 // A rename holds places while it works, and may want the table: not both at once.
                 drop(table);
                 inode.add_place(place, links);
                 return inode;
             }
-            known.inode = Inode::new(ino, known.inode.generation + 1, kind, vec![place]);
-            return Arc::clone(&known.inode);
+            numbers = match known.lookups {
+                0 => Numbers {
+                    generation: inode.generation + 1,
+                    ..numbers
+                },
+                _ => Numbers {
+                    ino: table.renumber(lower_ino),
+                    ..numbers
+                },
+            };
+            self.renumbered
+                .store(table.renumbered.len(), Ordering::Release);
         }
-        let inode = Inode::new(ino, 0, kind, vec![place]);
+        let inode = Inode::new(numbers, kind, vec![place]);
         table.known.insert(
-            ino,
+            numbers.ino,
             Known {
                 inode: Arc::clone(&inode),
                 lookups: 1,
@@ -278,6 +334,8 @@ impl Inodes {
         // Sweeping when the set has doubled costs each forget a constant.
         if table.lingering.len() > table.sweep_at {
             table.sweep();
+            self.renumbered
+                .store(table.renumbered.len(), Ordering::Release);
         }
     }
 
@@ -295,15 +353,33 @@ impl Inodes {
     }
 }
 
+/// Where numbers begin that are no lower filesystem's; if one is all the same, it is passed over.
+const RENUMBERED_FROM: u64 = 1 << 62;
+
 impl Table {
+    /// Gives another number to what has the lower number `lower` now.
+    fn renumber(&mut self, lower: u64) -> u64 {
+        loop {
+            let ino = RENUMBERED_FROM + self.renumberings;
+            self.renumberings += 1;
+            if !self.known.contains_key(&ino) {
+                self.renumbered.insert(lower, ino);
+                return ino;
+            }
+        }
+    }
+
     /// Drops what is forgotten and used by nobody, then their parents that were kept for them.
     fn sweep(&mut self) {
         loop {
             let before = self.known.len();
-            let known = &mut self.known;
+            let (known, renumbered) = (&mut self.known, &mut self.renumbered);
             self.lingering.retain(|ino| match known.get(ino) {
                 // The table lock is held: with one reference nobody else can make a second.
                 Some(entry) if entry.lookups == 0 && Arc::strong_count(&entry.inode) == 1 => {
+                    if renumbered.get(&entry.inode.lower) == Some(ino) {
+                        renumbered.remove(&entry.inode.lower);
+                    }
                     known.remove(ino);
                     false
                 }
@@ -344,18 +420,48 @@ mod tests {
     }
 
     #[test]
-    fn a_number_used_again_gets_a_new_generation_and_keeps_the_count() {
+    fn a_number_used_again_is_not_told_while_the_kernel_knows_what_had_it() {
         let inodes = Inodes::new(77);
         let old = looked_up(&inodes, 5, "a");
         old.leaving();
         let new = looked_up(&inodes, 5, "b");
-        assert_eq!((old.generation, new.generation), (0, 1));
-        inodes.forget(5, 1);
-        assert!(
-            inodes
-                .find(5)
-                .is_some_and(|inode| Arc::ptr_eq(&inode, &new))
-        );
+        assert_ne!(old.ino, new.ino);
+        let is = |found: Option<Arc<Inode>>, inode: &Arc<Inode>| {
+            found.is_some_and(|found| Arc::ptr_eq(&found, inode))
+        };
+        assert!(is(inodes.find(5), &old));
+        assert!(is(inodes.find(new.ino), &new));
+        assert!(is(inodes.find_lower(5), &new));
+        assert!(Arc::ptr_eq(&looked_up(&inodes, 5, "b"), &new));
+        new.leaving();
+        let newer = looked_up(&inodes, 5, "c");
+        assert!(![old.ino, new.ino].contains(&newer.ino));
+        assert!(is(inodes.find_lower(5), &newer));
+    }
+
+    #[test]
+    fn a_number_used_again_is_told_again_once_everything_is_forgotten() {
+        let inodes = Inodes::new(77);
+        let old = looked_up(&inodes, 5, "a");
+        old.leaving();
+        let new = looked_up(&inodes, 5, "b");
+        new.leaving();
+        for inode in [old, new] {
+            inodes.forget(inode.ino, 1);
+        }
+        inodes.table().sweep();
+        let newest = looked_up(&inodes, 5, "c");
+        assert_eq!((newest.ino, inodes.table().renumbered.len()), (5, 0));
+    }
+
+    #[test]
+    fn a_lower_number_that_another_was_given_is_passed_over() {
+        let inodes = Inodes::new(77);
+        looked_up(&inodes, 5, "a").leaving();
+        let given = looked_up(&inodes, 5, "b").ino;
+        let other = looked_up(&inodes, given, "c");
+        assert_ne!(other.ino, given);
+        assert_eq!(other.lower, given);
     }
 
     #[test]

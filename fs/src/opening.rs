@@ -24,7 +24,7 @@ use crate::open::{Access, Claim, Handle, OpenUse, Want};
 use crate::options::Caching;
 use crate::park::{Awaited, Flight, Parked, Wanted};
 use crate::size_told::Opener;
-use crate::tree::location;
+use crate::tree::{WALKS, location};
 
 /// Takes the content that was asked for, or why there is none.
 pub(crate) type Granted = Box<dyn FnOnce(Result<OpenUse, OpError>) + Send>;
@@ -207,16 +207,26 @@ impl VolumeFs {
         keys: Box<dyn FileKeys>,
     ) -> Result<Box<dyn Content>, OpError> {
         let tree = self.tree()?;
-        let place = inode.place();
-        let parent = place
-            .as_ref()
-            .map(|place| self.dir_of(&place.parent))
-            .transpose()?;
-        let at = parent
-            .as_deref()
-            .zip(place.as_ref())
-            .map(|(parent, place)| location(parent, &place.name));
-        Ok(keys.open(lower, access.into(), &*tree, at)?)
+        for _ in 0..WALKS {
+            let place = inode.place();
+            let parent = place
+                .as_ref()
+                .map(|place| self.dir_of(&place.parent))
+                .transpose()?;
+            // What it is bound to and where it is change together.
+            let places = inode.places();
+            let stays = match (places.first(), &place) {
+                (Some(now), Some(then)) => now.is(then),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if stays {
+                let at = parent.as_deref().zip(place.as_ref());
+                let at = at.map(|(parent, place)| location(parent, &place.name));
+                return Ok(keys.open(lower, access.into(), &*tree, at)?);
+            }
+        }
+        Err(Errno::ESTALE.into())
     }
 
     /// Gives a file whose header never reached the disk a new one: nothing of it is wanted.
@@ -266,6 +276,10 @@ impl VolumeFs {
 
     /// Opens the lower file. Writing needs reading, too: blocks are larger than what is written.
     fn open_lower(&self, inode: &Inode, access: Access) -> Result<OwnedFd, OpError> {
+        // Another may have its number below, and be open.
+        if inode.is_gone() {
+            return Err(Errno::ESTALE.into());
+        }
         let flags = match access {
             Access::Read => OFlag::O_RDONLY,
             Access::Write => OFlag::O_RDWR,

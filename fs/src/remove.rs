@@ -102,7 +102,7 @@ impl VolumeFs {
             parent: Arc::clone(&spot.parent),
             name: spot.name.as_bytes().into(),
         };
-        let inode = self.inodes.find(self.inodes.number(stat.st_ino));
+        let inode = self.inodes.find_lower(stat.st_ino);
         let last = stat.st_nlink == 1 || Kind::of(stat) == Kind::DIRECTORY;
         if let Some(inode) = inode.as_ref().filter(|_| last) {
             inode.leaving();

@@ -80,7 +80,7 @@ impl VolumeFs {
         replaced: Option<&FileStat>,
         flags: RenameFlags,
     ) -> Result<(), OpError> {
-        let moved = self.inodes.find(self.inodes.number(stat.st_ino));
+        let moved = self.inodes.find_lower(stat.st_ino);
         if let (Some(moved), Some(_)) = (&moved, replaced) {
             // What replaces something must not be less durable than that was.
             moved.is_synced();
@@ -220,7 +220,7 @@ impl VolumeFs {
         to: &'a Spot,
         stat: &FileStat,
     ) -> Result<Exchanged<'a>, OpError> {
-        let inode = self.inodes.find(self.inodes.number(stat.st_ino));
+        let inode = self.inodes.find_lower(stat.st_ino);
         self.sync_name(to, inode.as_deref())?;
         let bound = self.announce(from, to, stat)?;
         let resealed = match self.is_resealed(from, to, stat)? {

@@ -21,7 +21,7 @@ use crate::inode::{Inode, Links, Place, ROOT};
 use crate::lower::{Pinned, open_dir, open_to_look_at};
 
 /// Walks that find the tree changed under them begin again; who changes it that often is not us.
-const WALKS: usize = 64;
+pub(crate) const WALKS: usize = 64;
 
 impl VolumeFs {
     /// The inode that the kernel names.
@@ -104,7 +104,7 @@ impl VolumeFs {
 
     /// Refuses a lower object that is not the one `inode` stands for: somebody works below.
     pub(crate) fn same(&self, inode: &Inode, stat: &FileStat) -> Result<(), OpError> {
-        let same = self.inodes.number(stat.st_ino) == inode.ino
+        let same = stat.st_ino == inode.lower
             && stat.st_dev == self.lower_device
             && Kind::of(stat) == inode.kind;
         if same {

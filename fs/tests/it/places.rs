@@ -2,8 +2,11 @@
 
 use std::fs::{self, File, hard_link};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+use claviger_vault::ids::Scope;
 
 use crate::mounted::Mounted;
 use crate::namespaces::isolated_test;
@@ -159,5 +162,34 @@ isolated_test! {
         assert_eq!(fs::read(mounted.path("dir/link")).unwrap(), b"content of file");
         fs::rename(mounted.path("dir/link"), mounted.path("file")).unwrap();
         assert_eq!(fs::read(mounted.path("file")).unwrap(), b"content of file");
+    }
+}
+
+isolated_test! {
+    fn a_number_that_is_used_again_below_is_not_taken_for_what_had_it() {
+        let disk = tempfile::tempdir().unwrap();
+        let mounted = Mounted::over(&disk.path().join("lower"), Scope::Volume);
+        let number = |name: &str| fs::metadata(below(&mounted, name)).unwrap().ino();
+        fs::write(mounted.path("old"), "old").unwrap();
+        let had = number("old");
+        // The kernel goes on knowing it.
+        let held = File::options().read(true).custom_flags(libc::O_PATH).open(mounted.path("old")).unwrap();
+        fs::remove_file(mounted.path("old")).unwrap();
+        let reused = (0..1000).map(|name| name.to_string()).find(|name| {
+            fs::write(mounted.path(name), "new").unwrap();
+            mounted.fs.sync_all();
+            fs::read_dir(mounted.lower()).unwrap().any(|entry| entry.unwrap().metadata().unwrap().ino() == had)
+        });
+        let reused = reused.expect("ext4 uses numbers again");
+        let by_number = format!("/proc/self/fd/{}", held.as_raw_fd());
+        for open in [File::options().read(true), File::options().append(true)] {
+            assert_eq!(errno(open.open(&by_number)), libc::ESTALE);
+        }
+        assert_eq!(held.metadata().map(drop).unwrap_err().raw_os_error(), Some(libc::ESTALE));
+        assert_eq!(fs::read(mounted.path(&reused)).unwrap(), b"new");
+        // By the number that it is told to have.
+        let told = fs::metadata(mounted.path(&reused)).unwrap().ino();
+        let listed = fs::read_dir(mounted.root()).unwrap().map(|entry| entry.unwrap());
+        assert!(listed.into_iter().any(|entry| entry.file_name() == *reused && entry.ino() == told));
     }
 }
