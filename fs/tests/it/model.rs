@@ -13,7 +13,7 @@ use claviger_fs::kernel::Kernel;
 use claviger_vault::ids::Scope;
 pub(crate) use operation::Operation;
 use operation::{Handles, Side};
-use random::Random;
+pub(crate) use random::Random;
 use tree::compare;
 
 use crate::mounted::{Age, Mounted};

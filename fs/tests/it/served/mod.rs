@@ -5,6 +5,8 @@
 )]
 
 mod creating;
+mod crowd;
+mod crowded;
 mod daemon;
 mod locking;
 mod mounting;
