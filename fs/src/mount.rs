@@ -161,12 +161,16 @@ impl Drop for Attached<'_> {
 }
 
 /// No core dump and no debugger of the same user reads what this process knows; and as many
-/// descriptors as are allowed, for every open file has one below.
+/// descriptors as are allowed, for every open file has one below, and files as large as are: whoever writes
+/// has a limit of his own. To write beyond ours is an error, and not the end of the mount.
 fn harden() -> Result<(), Errno> {
     prctl::set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)
+    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_FSIZE] {
+        let (_, most) = getrlimit(resource)?;
+        setrlimit(resource, most, most)?;
+    }
+    SigSet::from_iter([Signal::SIGXFSZ]).thread_block()
 }
 
 fn requester_config(

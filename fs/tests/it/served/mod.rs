@@ -8,6 +8,7 @@ mod creating;
 mod crowd;
 mod crowded;
 mod daemon;
+mod limits;
 mod locking;
 mod mounting;
 mod parking;
