@@ -22,6 +22,7 @@ pub mod callout_keys;
 mod create;
 mod dircache;
 mod dirstream;
+mod editions;
 pub mod failure;
 pub mod filesystem;
 mod found;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::editions::Editions;
 use crate::failure::OpError;
 use crate::inode::Inode;
 use crate::syncs::Syncs;
@@ -28,6 +29,8 @@ pub(crate) struct Linger {
     at_most: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// What is known of closed files.
+    pub(crate) editions: Editions,
 }
 
 #[derive(Default)]
@@ -55,6 +58,7 @@ impl Linger {
             at_most: raise_descriptor_limit(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            editions: Editions::default(),
         });
         let settling = Arc::clone(&linger);
         thread::Builder::new()

@@ -66,7 +66,8 @@ impl OpenFile {
     }
 
     pub(crate) fn replace(&self, content: Box<dyn Content>) {
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Some(content);
+        let mut place = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        self.put_away(place.replace(content));
     }
 
     /// Refuses every use from now on, waits for those under way, makes what they wrote durable and
@@ -80,7 +81,7 @@ impl OpenFile {
             }
             None => Ok(()),
         };
-        *content = None;
+        self.put_away(content.take());
         synced
     }
 
@@ -89,7 +90,7 @@ impl OpenFile {
     pub(crate) fn wipe(&self) {
         self.refused.store(true, Ordering::Release);
         if let Ok(mut content) = self.content.try_write() {
-            *content = None;
+            self.put_away(content.take());
         }
     }
 
@@ -193,6 +194,13 @@ impl OpenFile {
                 .unwrap_or(true)
     }
 
+    /// Forgets the keys, and remembers how far the file has come.
+    fn put_away(&self, content: Option<Box<dyn Content>>) {
+        if let Some(edition) = content.and_then(|content| content.edition()) {
+            self.linger.editions.note(edition);
+        }
+    }
+
     fn moment(&self) -> Moment {
         let changes = self.changes();
         Moment {
@@ -217,6 +225,14 @@ impl OpenFile {
 
     fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let content = self.content.get_mut();
+        let content = content.unwrap_or_else(PoisonError::into_inner).take();
+        self.put_away(content);
     }
 }
 

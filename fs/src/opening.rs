@@ -223,7 +223,14 @@ impl VolumeFs {
             if stays {
                 let at = parent.as_deref().zip(place.as_ref());
                 let at = at.map(|(parent, place)| location(parent, &place.name));
-                return Ok(keys.open(lower, access.into(), &*tree, at)?);
+                let content = keys.open(lower, access.into(), &*tree, at)?;
+                if let Some(edition) = content.edition()
+                    && let Some(before) = self.linger.editions.before(edition)
+                {
+                    // Somebody has written it below: what the kernel knows is of then.
+                    inode.size_told.of_another(before.size);
+                }
+                return Ok(content);
             }
         }
         Err(Errno::ESTALE.into())

@@ -49,6 +49,11 @@ impl SizeTold {
         *self.state() = State::Verified;
     }
 
+    /// The kernel goes by `size`, which was the content's, but the content is another by now.
+    pub(crate) fn of_another(&self, size: u64) {
+        *self.state() = State::Unverified { told: size };
+    }
+
     /// The kernel is told the size of a closed file, whose lower file has `lower_len` octets and by that
     /// would have `size`. Returns what is told.
     pub(crate) fn by_length(&self, lower_len: u64, size: u64) -> u64 {

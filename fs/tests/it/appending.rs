@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use claviger_hw_tests::wait_until;
 use claviger_vault::ids::Scope;
 use nix::mount::mount;
 
@@ -123,5 +124,38 @@ isolated_test! {
         let content = fs::read_to_string(&path).unwrap();
         let appended = content.strip_prefix("line 1\n").and_then(|rest| rest.strip_suffix("line 2\n"));
         assert!(appended.unwrap().bytes().all(|byte| byte == b'x'), "{} octets", content.len());
+    }
+}
+
+isolated_test! {
+    /// As a restore with `rsync --inplace` does, or `cp`.
+    fn an_append_goes_to_the_end_of_what_somebody_has_written_over_the_lower_file() {
+        let mut mounted = Mounted::new();
+        let path = mounted.path("log");
+        fs::write(&path, "line 1\n").unwrap();
+        // Everything is written out by then.
+        mounted.remount();
+        let [lower] = &mounted.lower_files()[..] else {
+            panic!("one file was written")
+        };
+        let lower = lower.clone();
+        let older = fs::read(&lower).unwrap();
+        let append = |data: &str| OpenOptions::new().append(true).open(&path)?.write_all(data.as_bytes());
+        append("line 2\nline 3\n").unwrap();
+        mounted.unmount();
+        let newer = fs::read(&lower).unwrap();
+        fs::write(&lower, &older).unwrap();
+        mounted.remount();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "line 1\n");
+        wait_until("it is closed", || mounted.fs.open_paths().is_empty());
+        fs::write(&lower, newer).unwrap();
+        append("line 4\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "line 1\nline 2\nline 3\nline 4\n");
+        mounted.fs.sync_all();
+        wait_until("it is closed", || mounted.fs.open_paths().is_empty());
+        mounted.fs.sync_all();
+        fs::write(&lower, older).unwrap();
+        append("line 5\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "line 1\nline 5\n");
     }
 }

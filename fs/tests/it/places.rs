@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use claviger_hw_tests::wait_until;
 use claviger_vault::ids::Scope;
 
 use crate::mounted::Mounted;
@@ -32,6 +33,14 @@ fn below(mounted: &Mounted, name: &str) -> PathBuf {
 fn errno<T>(result: std::io::Result<T>) -> i32 {
     let error = result.map(drop).expect_err("it is refused");
     error.raw_os_error().expect("it comes from the kernel")
+}
+
+/// Waits until everything is closed for good, and nothing of it is in memory.
+fn settle(mounted: &Mounted) {
+    wait_until("everything is closed", || {
+        mounted.fs.open_paths().is_empty()
+    });
+    mounted.fs.sync_all();
 }
 
 /// A volume with some things in it, and where they are below. The kernel knows nothing of them any more.
@@ -177,7 +186,7 @@ isolated_test! {
         fs::remove_file(mounted.path("old")).unwrap();
         let reused = (0..1000).map(|name| name.to_string()).find(|name| {
             fs::write(mounted.path(name), "new").unwrap();
-            mounted.fs.sync_all();
+            settle(&mounted);
             fs::read_dir(mounted.lower()).unwrap().any(|entry| entry.unwrap().metadata().unwrap().ino() == had)
         });
         let reused = reused.expect("ext4 uses numbers again");

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::error::EcryptfsError;
 use super::header::{Header, MetadataPlace};
 use super::mount_options::PlainFiles;
-use crate::format::{Content, FormatError, Ranges, Settles};
+use crate::format::{Content, Edition, FormatError, Ranges, Settles};
 use crate::native::Access;
 use crate::native::lower::{read_at, write_at};
 
@@ -58,6 +58,10 @@ impl Content for ClearFile {
 
     fn sync(&self) -> Result<(), FormatError> {
         Ok(self.lower.sync_all()?)
+    }
+
+    fn edition(&self) -> Option<Edition> {
+        None
     }
 
     fn settles(&self) -> Option<&dyn Settles> {
@@ -127,6 +131,10 @@ impl Content for EncryptedView {
 
     fn sync(&self) -> Result<(), FormatError> {
         Ok(())
+    }
+
+    fn edition(&self) -> Option<Edition> {
+        None
     }
 
     fn settles(&self) -> Option<&dyn Settles> {

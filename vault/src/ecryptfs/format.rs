@@ -15,7 +15,7 @@ use super::packet::Packet;
 use super::passphrase::PassphraseKey;
 use crate::dir::Location;
 use crate::format::{
-    Attributes, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, KeysMark,
+    Attributes, Begun, Carrier, Content, Edition, FileKeys, Folder, Format, FormatError, KeysMark,
     LowerObject, NewFile, Ranges, Settles, Sized, Tree,
 };
 use crate::ids::{DirId, Epoch};
@@ -261,6 +261,10 @@ impl Content for LowerFile {
 
     fn sync(&self) -> Result<(), FormatError> {
         Ok(self.sync()?)
+    }
+
+    fn edition(&self) -> Option<Edition> {
+        None
     }
 
     fn settles(&self) -> Option<&dyn Settles> {

@@ -23,7 +23,7 @@ pub use error::FormatError;
 pub use mark::KeysMark;
 
 use crate::dir::Location;
-use crate::ids::{DirId, Epoch};
+use crate::ids::{DirId, Epoch, FileId};
 use crate::names::{LowerName, NamesKeys};
 use crate::native::{Access, Links};
 use crate::tree::EntryError;
@@ -148,6 +148,17 @@ pub trait Folder: Send + Sync {
     fn open_target(&self, lower: &[u8]) -> Result<Vec<u8>, FormatError>;
 }
 
+/// Which of its states a file is in: a later one has a higher number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edition {
+    /// The file.
+    pub file: FileId,
+    /// 1 when it is made; one more whenever its size changes or what vouches for it.
+    pub seq: u64,
+    /// Bytes that can be read.
+    pub size: u64,
+}
+
 /// An open file: one an inode, shared by all who have it open.
 pub trait Content: AsFd + Send + Sync {
     /// Bytes that can be read.
@@ -176,6 +187,10 @@ pub trait Content: AsFd + Send + Sync {
     /// # Errors
     /// [`FormatError`].
     fn sync(&self) -> Result<(), FormatError>;
+
+    /// What its lower file is found to be when it is opened again, unless somebody else writes it. `None` where the format does not tell,
+    /// or nobody knows what the lower file has come to.
+    fn edition(&self) -> Option<Edition>;
 
     /// What there is to do once what was written is known to be durable; `None` if nothing.
     fn settles(&self) -> Option<&dyn Settles>;

@@ -284,6 +284,14 @@ impl NativeFile {
         self.read_state().size
     }
 
+    /// What the newest shape tells: its sequence number and the size. `None` after a failed barrier, which
+    /// may have lost it.
+    pub fn told(&self) -> Option<(u64, u64)> {
+        let state = self.read_state();
+        let Shape { seq, size, .. } = *state.shapes.last();
+        (state.health == Health::Well).then_some((seq, size))
+    }
+
     /// The lower file.
     pub fn lower(&self) -> BorrowedFd<'_> {
         self.lower.as_fd()

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::dir::{Location, Record};
 use crate::format::{
-    self, Begun, Carrier, Content, FileKeys, Folder, Format, FormatError, KeysMark, LowerObject,
-    NewFile, Ranges, Settles, Sized, Tree,
+    self, Begun, Carrier, Content, Edition, FileKeys, Folder, Format, FormatError, KeysMark,
+    LowerObject, NewFile, Ranges, Settles, Sized, Tree,
 };
 use crate::ids::{DirId, Epoch, Scope, VolumeId};
 use crate::names::{DirNames, LowerName, NAME_MAX, NamesKeys};
@@ -212,6 +212,12 @@ impl Content for NativeFile {
 
     fn sync(&self) -> Result<(), FormatError> {
         Ok(self.sync()?)
+    }
+
+    fn edition(&self) -> Option<Edition> {
+        let (seq, size) = self.told()?;
+        let file = self.fixed().file;
+        Some(Edition { file, seq, size })
     }
 
     fn settles(&self) -> Option<&dyn Settles> {
