@@ -7,6 +7,7 @@ mod ages;
 mod appending;
 mod content;
 mod ecryptfs;
+mod extremes;
 mod grants;
 mod keys;
 mod locking;
