@@ -3,7 +3,7 @@
 use super::super::PAGE;
 use super::super::error::FileError;
 use super::super::layout;
-use super::super::slot::{HALF_LEN, SLOT_LEN};
+use super::super::slot::{HALF_LEN, SLOT_LEN, Slot};
 use super::super::unsynced::Mark;
 use super::read::Held;
 use super::{NativeFile, State};
@@ -29,7 +29,12 @@ impl NativeFile {
             // Others get at the file between two of these.
             let state = self.read_state();
             let end = layout::blocks(state.size);
+            let done_before = done;
+            done = self.next_to_verify(&state, done)?.min(end);
             if done >= end {
+                if done > done_before {
+                    progress(done, end);
+                }
                 return Ok(());
             }
             let next = end.min(done + VERIFIED_AT_ONCE as u64);
@@ -44,6 +49,24 @@ impl NativeFile {
             }
             done = next;
             progress(done, end);
+        }
+    }
+
+    /// The first block from `block` on that is not in a segment of nothing but zeros that nothing vouches
+    /// for: there may be millions of those.
+    fn next_to_verify(&self, state: &State, block: u64) -> Result<u64, FileError> {
+        let number = layout::segment_of(block);
+        if block < state.solid || block >= layout::blocks(state.size) {
+            return Ok(block);
+        }
+        match self
+            .segment(state, number)?
+            .slots()
+            .iter()
+            .all(Slot::is_zero)
+        {
+            true => Ok(self.next_segment_in_use(number + 1)?.max(block)),
+            false => Ok(block),
         }
     }
 

@@ -306,3 +306,25 @@ fn a_file_cut_within_its_header_never_reached_the_disk() {
     let head = NativeFile::read_head(fixture.fd().as_fd());
     assert!(matches!(head, Err(FileError::NeverReachedDisk)), "zeros");
 }
+
+#[test]
+fn a_file_of_tebibytes_with_little_in_it_is_verified_at_once() {
+    let (fixture, file) = Fixture::new();
+    let places = [0, 1 << 40, 1 << 42, (1 << 43) - 9];
+    for place in places {
+        file.write_at(place, b"something").unwrap();
+    }
+    file.sync().unwrap();
+    let damage = |file: &NativeFile| {
+        let (mut damage, mut last) = (Vec::new(), (0, 1));
+        let verified = file.verify(|block| damage.push(block), |done, of| last = (done, of));
+        verified.unwrap();
+        assert_eq!(last.0, last.1, "told to the end");
+        damage
+    };
+    assert_eq!(damage(&file), []);
+    let block = (1 << 40) / PAGE as u64;
+    let at = Layout::new(1).block(block);
+    fixture.lower.write_all_at(&[7], at).unwrap();
+    assert_eq!(damage(&fixture.open()), [block]);
+}
