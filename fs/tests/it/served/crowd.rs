@@ -31,7 +31,8 @@ const STAYING: u64 = 60;
 pub(crate) enum Weather {
     /// Everything must succeed.
     Calm,
-    /// The volume may be locked, or its filesystem be killed: whoever is refused for that goes home.
+    /// The disk may be full, which they put up with. The volume may be locked, or its filesystem be killed:
+    /// whoever is refused for that goes home.
     Rough,
 }
 
@@ -130,6 +131,7 @@ impl Crowd {
         while !self.over.load(Ordering::Relaxed) {
             match one(&mut random) {
                 Ok(()) => drop(self.done.fetch_add(1, Ordering::Relaxed)),
+                Err(error) if self.weather == Weather::Rough && is_full(&error) => {}
                 // What he found was replaced before it was opened, and that once more: Linux looks again
                 // only once.
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {}
@@ -390,6 +392,10 @@ fn sends_home(error: &io::Error) -> bool {
     error
         .raw_os_error()
         .is_some_and(|errno| told.contains(&errno))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOSPC)
 }
 
 /// What is not there cannot go.

@@ -1,7 +1,12 @@
 //! What becomes of a crowd's files, undisturbed, and when the volume is locked or its filesystem killed.
 
+use std::fs;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::statvfs;
 
 use super::crowd::{Crowd, Weather};
 use super::volume::Volume;
@@ -38,4 +43,30 @@ fn a_crowd_finds_everything_as_it_left_it_through_locks_and_kills() {
         crowd.check();
     }
     println!("{} things were done", crowd.done());
+}
+
+#[test]
+fn a_crowd_on_a_full_disk_loses_nothing_when_its_filesystem_is_killed() {
+    isolated!();
+    let disk = Path::new("/mnt/disk");
+    fs::create_dir(disk).unwrap();
+    let none = MsFlags::empty();
+    mount(Some("small"), disk, Some("tmpfs"), none, Some("size=8m")).unwrap();
+    let volume = Volume::make_over(disk.join("lower"));
+    let (mut mounted, mut daemon) = volume.mount_unlocked();
+    let mut crowd = Crowd::new(&volume.mountpoint);
+    for left in [0, 20_000, 200_000, 600_000] {
+        let filler = disk.join("filler");
+        let free = statvfs(disk).unwrap();
+        let free = (free.blocks_available() * free.fragment_size()).saturating_sub(left);
+        fs::write(&filler, vec![1; free as usize]).unwrap();
+        crowd.work(Weather::Rough, || {
+            sleep(ROUGH);
+            mounted.child.kill().unwrap();
+        });
+        fs::remove_file(filler).unwrap();
+        drop((mounted, daemon));
+        (mounted, daemon) = volume.mount_unlocked();
+        crowd.check();
+    }
 }
