@@ -310,6 +310,18 @@ impl Crowd {
         Ok(())
     }
 
+    /// Begins logs and cells anew: of what is written over something durable, a kill loses the last seconds.
+    pub(crate) fn forget_what_was_written_over(&self) {
+        for log in 0..LOGS {
+            gone(fs::remove_file(self.path(&format!("log{log}")))).unwrap();
+        }
+        self.records().clear();
+        fs::write(self.path("cells"), [0; (CELL * CELLS) as usize]).unwrap();
+        for value in self.cells.iter().flatten() {
+            value.store(0, Ordering::SeqCst);
+        }
+    }
+
     /// Looks at everything when nobody works.
     pub(crate) fn check(&self) {
         let records = self.records();
