@@ -111,12 +111,26 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Failure> {
     ready();
 
     // Ends when it is unmounted; the filesystem has written everything out by then.
-    let ended = session.join();
+    let ended = ended(session.join());
     tracing::info!(mountpoint = %mountpoint.display(), "unmounted");
     drop(keeper);
     drop(published);
     drop(taken);
     ended.map_err(system("event loop"))
+}
+
+/// How the event loops ended: well, if by an unmount.
+///
+/// One that has just taken a request off the queue when the mount goes is told of it by ECONNABORTED, all others
+/// by ENODEV (`fuse_dev_do_read` of the kernel), which is all that fuser takes for an end.
+///
+/// # Errors
+/// Any other.
+pub fn ended(joined: io::Result<()>) -> io::Result<()> {
+    match joined {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        joined => joined,
+    }
 }
 
 /// The mount in the rendezvous folder. Dropped, it takes leave of the daemons and is gone from there.

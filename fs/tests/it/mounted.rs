@@ -9,6 +9,7 @@ use claviger_fs::filesystem::VolumeFs;
 use claviger_fs::fuse::Engine;
 use claviger_fs::kernel::{Expiry, Kernel};
 use claviger_fs::keys::KeySource;
+use claviger_fs::mount::ended;
 use claviger_vault::dir::{Location, Record};
 use claviger_vault::format::Format;
 use claviger_vault::ids::Scope;
@@ -90,9 +91,7 @@ impl Mounted {
 
     pub(crate) fn unmount(&mut self) {
         if let Some((session, _)) = self.session.take() {
-            session
-                .umount_and_join()
-                .expect("nothing uses the mount any more");
+            ended(session.umount_and_join()).expect("nothing uses the mount any more");
         }
     }
 

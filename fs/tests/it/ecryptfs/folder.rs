@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use claviger_fs::filesystem::VolumeFs;
 use claviger_fs::kernel::Kernel;
 use claviger_fs::keys::{KeySource, Ticket, Unwrap, UnwrapDone};
+use claviger_fs::mount::ended;
 use claviger_protocol::Failure;
 use claviger_vault::ecryptfs::{
     EcryptfsFormat, EcryptfsKeys, EcryptfsTree, Fek, MountOptions, NamesAre, NewEcryptfs, Packet,
@@ -117,7 +118,7 @@ impl Folder {
 
     fn unmount(&mut self) {
         if let Some((session, _)) = self.session.take() {
-            session.umount_and_join().unwrap();
+            ended(session.umount_and_join()).unwrap();
         }
     }
 }
