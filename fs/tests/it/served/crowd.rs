@@ -392,10 +392,12 @@ impl Crowd {
     }
 }
 
-/// What a lock, and the end of the filesystem, are told by.
+/// What a lock, and the end of the filesystem, are told by. On a machine that is busy besides, the daemon may
+/// be too late with a key that was asked for just before.
 fn sends_home(error: &io::Error) -> bool {
     let told = [
         libc::ENOKEY,
+        libc::ETIMEDOUT,
         libc::ENOTCONN,
         libc::ECONNABORTED,
         libc::EAGAIN,
